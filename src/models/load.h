@@ -1,0 +1,25 @@
+// Model directories ↔ decoders.
+#pragma once
+
+#include <memory>
+
+#include "formats/model_directory.h"
+#include "models/decoder.h"
+
+namespace attune::models {
+
+// Declares the model of a directory; no weights yet.
+std::unique_ptr<Decoder> declare(const formats::ModelDirectory& directory);
+
+// Reads all weights into storage of `dtype`. Every tensor must be there with its shape and nothing may be left over
+// (buffers that older files carry, and a tied head's second copy, are known and skipped).
+void load_weights(Decoder& model, formats::ModelDirectory& directory);
+
+// Fills weights as transformers initialises them: normal(0, initializer_range), norms 1, biases 0. A function of the
+// seed and the tensor's name: sharding and order change nothing.
+void initialise_weights(Decoder& model, uint64_t seed);
+
+// What to save, in declaration order: masters where `from_masters` and present, as `save_dtype`.
+std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, bool from_masters);
+
+}  // namespace attune::models

@@ -1,0 +1,107 @@
+#include "nn/parameter.h"
+
+#include <algorithm>
+
+#include "util/error.h"
+
+namespace attune::nn {
+namespace {
+
+uint64_t aligned(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t rows_of(const Parameter& p) { return p.shape.size() == 1 ? 1 : p.shape[0]; }
+int64_t cols_of(const Parameter& p) { return p.shape.back(); }
+
+}  // namespace
+
+std::vector<Parameter*> ParameterStore::add_group(const std::vector<Spec>& specs) {
+  std::vector<Parameter*> group;
+  for (const Spec& spec : specs) {
+    if (find(spec.name)) fail("internal error: parameter {} is declared twice", spec.name);
+    auto p = std::make_unique<Parameter>();
+    p->name = spec.name;
+    p->shape = spec.shape;
+    group.push_back(p.get());
+    parameters_.push_back(std::move(p));
+  }
+  groups_.push_back(group);
+  return group;
+}
+
+Parameter* ParameterStore::find(const std::string& name) const {
+  for (const auto& p : parameters_)
+    if (p->name == name) return p.get();
+  return nullptr;
+}
+
+int64_t ParameterStore::count() const {
+  int64_t n = 0;
+  for (const auto& p : parameters_) n += rows_of(*p) * cols_of(*p);
+  return n;
+}
+
+int64_t ParameterStore::trainable_count() const {
+  int64_t n = 0;
+  for (const auto& p : parameters_)
+    if (p->trainable) n += rows_of(*p) * cols_of(*p);
+  return n;
+}
+
+uint64_t ParameterStore::allocate(std::unique_ptr<Arena>& arena, Arena::Kind kind, Tensor Parameter::*slot,
+                                  const std::vector<std::vector<Parameter*>>& groups,
+                                  DType (*dtype_of)(const Parameter&)) {
+  uint64_t total = 0;
+  for (const auto& group : groups) {
+    uint64_t bytes = 0;
+    for (const Parameter* p : group) bytes += static_cast<uint64_t>(rows_of(*p) * cols_of(*p)) * size_of(dtype_of(*p));
+    total += aligned(bytes);
+  }
+  arena = std::make_unique<Arena>(kind, total);
+  for (const auto& group : groups) {
+    uint64_t bytes = 0;
+    for (const Parameter* p : group) bytes += static_cast<uint64_t>(rows_of(*p) * cols_of(*p)) * size_of(dtype_of(*p));
+    auto* at = static_cast<char*>(arena->allocate(bytes));
+    for (Parameter* p : group) {
+      p->*slot = Tensor::matrix(at, dtype_of(*p), rows_of(*p), cols_of(*p));
+      at += (p->*slot).bytes();
+    }
+  }
+  return total;
+}
+
+uint64_t ParameterStore::allocate_weights(Arena::Kind kind, DType dtype) {
+  if (dtype == DType::bf16)
+    return allocate(weights_, kind, &Parameter::weight, groups_, [](const Parameter&) { return DType::bf16; });
+  return allocate(weights_, kind, &Parameter::weight, groups_, [](const Parameter&) { return DType::f32; });
+}
+
+uint64_t ParameterStore::allocate_masters(Arena::Kind kind) {
+  std::vector<std::vector<Parameter*>> groups;
+  for (const auto& p : parameters_)
+    if (p->trainable) groups.push_back({p.get()});
+  const uint64_t bytes = allocate(masters_, kind, &Parameter::master, groups, [](const Parameter&) { return DType::f32; });
+  if (kind == Arena::Kind::real)
+    for (const auto& group : groups)
+      convert(group[0]->weight.data, group[0]->weight.dtype, group[0]->master.data, DType::f32,
+              static_cast<size_t>(group[0]->count()));
+  return bytes;
+}
+
+uint64_t ParameterStore::allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted) {
+  std::vector<std::vector<Parameter*>> groups;
+  for (const auto& group : groups_) {
+    std::vector<Parameter*> chosen;
+    for (Parameter* p : group)
+      if (p->trainable && std::find(wanted.begin(), wanted.end(), p) != wanted.end()) chosen.push_back(p);
+    if (!chosen.empty()) groups.push_back(chosen);
+  }
+  return allocate(gradients_, kind, &Parameter::gradient, groups, [](const Parameter& p) { return p.gradient_dtype; });
+}
+
+void ParameterStore::begin_step() {
+  for (const auto& p : parameters_) {
+    p->gradient_written = false;
+    p->pending_uses = 0;
+  }
+}
+
+}  // namespace attune::nn

@@ -1,0 +1,73 @@
+// A parameter: the Hugging Face name it is saved under, and views into where its numbers lie.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensor/arena.h"
+
+namespace attune::nn {
+
+// How ops read a weight. Dense for now; a quantised base joins here (int8 + scales, nf4) without its users knowing.
+struct WeightView {
+  Tensor dense;
+  int64_t rows() const { return dense.rows.count; }
+  int64_t cols() const { return dense.cols; }
+};
+
+struct Parameter {
+  std::string name;
+  std::vector<int64_t> shape;  // as saved; one or two dimensions
+  Tensor weight;               // [rows, cols]; vectors are one row
+  Tensor master;               // fp32 copy that the optimizer steps, where the weight is narrower
+  Tensor gradient;             // undefined until somebody gives it storage
+  DType gradient_dtype = DType::f32;
+  bool trainable = true;
+  bool gradient_written = false;
+  int pending_uses = 0;  // uses recorded with gradient in this step whose backward has not run
+
+  int64_t count() const { return weight.count(); }
+  bool is_vector() const { return shape.size() == 1; }
+  WeightView view() const { return {weight}; }
+  // What the optimizer steps.
+  Tensor& stepped() { return master.defined() ? master : weight; }
+};
+
+// Owns all parameters of a model. Parameters that are added as one group lie next to each other, so a fused
+// product over the group (q‖k‖v, gate‖up) is one view; each keeps its own name and identity.
+class ParameterStore {
+ public:
+  struct Spec {
+    std::string name;
+    std::vector<int64_t> shape;
+  };
+
+  std::vector<Parameter*> add_group(const std::vector<Spec>& specs);
+  Parameter& add(const std::string& name, std::vector<int64_t> shape) { return *add_group({{name, std::move(shape)}})[0]; }
+
+  const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
+  Parameter* find(const std::string& name) const;  // nullptr where there is none
+  int64_t count() const;
+  int64_t trainable_count() const;
+
+  // Storage. Dry storage has addresses but no memory. Each returns the bytes taken.
+  uint64_t allocate_weights(Arena::Kind kind, DType dtype);
+  // fp32 copies of the trainable parameters, filled from the weights.
+  uint64_t allocate_masters(Arena::Kind kind);
+  // Gradients of the trainable parameters `wanted` selects, each in its gradient_dtype; groups stay adjacent.
+  uint64_t allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted);
+
+  // Forgets gradients and open uses before a step.
+  void begin_step();
+
+ private:
+  uint64_t allocate(std::unique_ptr<Arena>& arena, Arena::Kind kind, Tensor Parameter::*slot,
+                    const std::vector<std::vector<Parameter*>>& groups, DType (*dtype_of)(const Parameter&));
+
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::vector<std::vector<Parameter*>> groups_;
+  std::unique_ptr<Arena> weights_, masters_, gradients_;
+};
+
+}  // namespace attune::nn

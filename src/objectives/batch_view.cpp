@@ -1,0 +1,53 @@
+#include "objectives/batch_view.h"
+
+#include "util/error.h"
+
+namespace attune::objectives {
+namespace {
+
+// Ops only read through these views; Tensor has one pointer type for both directions.
+template <class T>
+Tensor over(const std::vector<T>& v) {
+  return Tensor::vector(const_cast<T*>(v.data()), DTypeOf<T>::value, static_cast<int64_t>(v.size()));
+}
+
+}  // namespace
+
+void BatchView::bind(const MicroBatch& b, const BatchCapacity& c, double normaliser) {
+  const auto labelled = static_cast<int64_t>(b.label_rows.size());
+  if (b.token_count() > c.tokens || labelled > c.label_rows || b.sequence_count() > c.sequences)
+    fail("internal error: a micro-batch of {} tokens, {} labels, {} sequences exceeds the planned {}, {}, {}", b.token_count(),
+         labelled, b.sequence_count(), c.tokens, c.label_rows, c.sequences);
+  coefficients_.resize(static_cast<size_t>(c.label_rows));
+  logp_memory_.resize(static_cast<size_t>(c.label_rows));
+  for (size_t i = 0; i < b.loss_weights.size(); ++i) coefficients_[i] = static_cast<float>(b.loss_weights[i] / normaliser);
+  stream_ = {};
+  stream_.rows = {b.token_count(), c.tokens};
+  stream_.tokens = over(b.tokens);
+  stream_.positions = over(b.positions);
+  stream_.cu_seqlens = over(b.cu_seqlens);
+  stream_.sample_ids = over(b.sample_ids);
+  stream_.max_seqlen = c.max_seqlen;
+  targets_.rows = {labelled, c.label_rows};
+  targets_.label_rows = over(b.label_rows);
+  targets_.labels = over(b.labels);
+  targets_.coefficient = Tensor::vector(coefficients_.data(), DType::f32, labelled);
+  logp_ = Tensor::vector(logp_memory_.data(), DType::f32, labelled);
+}
+
+void BatchView::bind_dry(Arena& addresses, const BatchCapacity& c) {
+  stream_ = {};
+  stream_.rows = Rows::exactly(c.tokens);
+  stream_.tokens = addresses.vector(c.tokens, DType::i32);
+  stream_.positions = addresses.vector(c.tokens, DType::i32);
+  stream_.cu_seqlens = addresses.vector(c.sequences + 1, DType::i32);
+  stream_.sample_ids = addresses.vector(c.tokens, DType::i64);
+  stream_.max_seqlen = c.max_seqlen;
+  targets_.rows = Rows::exactly(c.label_rows);
+  targets_.label_rows = addresses.vector(c.label_rows, DType::i32);
+  targets_.labels = addresses.vector(c.label_rows, DType::i32);
+  targets_.coefficient = addresses.vector(c.label_rows, DType::f32);
+  logp_ = addresses.vector(c.label_rows, DType::f32);
+}
+
+}  // namespace attune::objectives

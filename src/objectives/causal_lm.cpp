@@ -1,0 +1,28 @@
+#include "objectives/objective.h"
+
+namespace attune::objectives {
+
+double normaliser_of(const Objective& objective, const Step& step) {
+  switch (objective.normaliser()) {
+    case Normaliser::labelled_weight: return step.total_weight;
+    case Normaliser::sequences: return static_cast<double>(step.total_sequences);
+    case Normaliser::groups: return static_cast<double>(step.total_groups);
+    case Normaliser::constant: return 1;
+  }
+  return 1;
+}
+
+double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
+                     const models::ForwardOptions& options) const {
+  nn::Value hidden = model.forward(tape, batch.stream(), compute, options);
+  model.head().loss(tape, hidden, batch.targets(), batch.logp());
+  if (tape.training()) tape.backward();
+  if (tape.context().dry()) return 0;
+  double loss = 0;
+  const auto* logp = batch.logp().as<float>();
+  const auto* coefficient = batch.targets().coefficient.as<float>();
+  for (int64_t i = 0; i < batch.targets().rows.count; ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
+  return loss;
+}
+
+}  // namespace attune::objectives

@@ -1,0 +1,51 @@
+#include "ops/attention.h"
+
+#include "ops/backend.h"
+
+namespace attune::ops {
+namespace {
+
+void check(const AttentionShape& s, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q,
+           const Tensor& cu_k) {
+  require(s.kv_heads > 0 && s.heads % s.kv_heads == 0, "attention", "heads is a multiple of kv_heads");
+  require(q.cols == s.heads * s.head_dim && k.cols == s.kv_heads * s.head_dim && v.cols == k.cols, "attention",
+          "q is [Nq, H·d], k and v are [Nk, KV·d]");
+  require(cu_q.cols == cu_k.cols && cu_q.cols >= 1, "attention", "cu_q and cu_k have one entry a sequence and one more");
+  require(s.dropout == 0 || (s.sample_ids.defined() && s.positions.defined()), "attention", "dropout knows its tokens");
+}
+
+// Visible pairs at full capacity in dry mode, real ones otherwise: pairs·4·H·d forward.
+double pair_flops(const Context& context, const AttentionShape& s, const Tensor& q, const Tensor& cu_q, const Tensor& cu_k) {
+  double pairs = 0;
+  if (context.dry()) {
+    pairs = static_cast<double>(q.rows.count) * static_cast<double>(s.max_k);
+  } else {
+    for (int64_t i = 0; i + 1 < cu_q.cols; ++i) {
+      const auto *cq = cu_q.as<int32_t>(), *ck = cu_k.as<int32_t>();
+      pairs += static_cast<double>(cq[i + 1] - cq[i]) * static_cast<double>(ck[i + 1] - ck[i]);
+    }
+  }
+  return (s.causal ? 2.0 : 4.0) * pairs * static_cast<double>(s.heads * s.head_dim);
+}
+
+}  // namespace
+
+void attention_forward(Context& context, AttentionForward a) {
+  check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
+  context.count(pair_flops(context, a.shape, a.q, a.cu_q, a.cu_k),
+                static_cast<double>(2 * a.q.count() + 2 * a.k.count()) * size_of(a.q.dtype));
+  ArenaScope scope(context.arena());
+  a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, false), DType::f32);
+  if (!context.dry()) context.backend().attention_forward(a);
+}
+
+void attention_backward(Context& context, AttentionBackward a) {
+  check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
+  context.count(2.5 * pair_flops(context, a.shape, a.q, a.cu_q, a.cu_k),
+                static_cast<double>(4 * a.q.count() + 4 * a.k.count()) * size_of(a.q.dtype));
+  ArenaScope scope(context.arena());
+  a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, true), DType::f32);
+  if (!context.dry()) context.backend().attention_backward(a);
+}
+
+}  // namespace attune::ops

@@ -1,0 +1,55 @@
+// The table through which ops reach a device. A backend fills every entry; nothing else knows which device it is.
+#pragma once
+
+#include <span>
+
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/gemm.h"
+#include "ops/optimizer.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/swiglu.h"
+
+namespace attune::ops {
+
+struct Backend {
+  const char* name;  // "cpu (avx512)"
+  int64_t (*threads)();
+
+  uint64_t (*gemm_workspace)(const Gemm&);
+  void (*gemm)(const GemmCall&);
+  // f32 elements of workspace for one call with these capacities.
+  int64_t (*attention_workspace)(const AttentionShape&, bool backward);
+  void (*attention_forward)(const AttentionForward&);
+  void (*attention_backward)(const AttentionBackward&);
+  void (*embedding_forward)(const EmbeddingForward&);
+  void (*embedding_backward)(const EmbeddingBackward&);
+  void (*rms_norm_forward)(const RmsNormForward&);
+  void (*rms_norm_backward)(const RmsNormBackward&);
+  void (*rope)(const Rope&);
+  void (*swiglu_forward)(const SwigluForward&);
+  void (*swiglu_backward)(const SwigluBackward&);
+  void (*add)(const Add&);
+  void (*add_bias)(const AddBias&);
+  void (*sum_rows)(const SumRows&);
+  void (*scale)(const Scale&);
+  void (*fill_zero)(const Tensor&);
+  void (*gather_rows)(const GatherRows&);
+  void (*scatter_rows)(const ScatterRows&);
+  void (*dropout)(const Dropout&);
+  void (*token_logprob)(const TokenLogprob&);
+  void (*logit_gradient)(const LogitGradient&);
+  void (*adamw)(const AdamW&);
+  void (*sgd)(const Sgd&);
+  double (*squared_norm)(const SquaredNorm&);
+};
+
+// The CPU backend for this processor; ATTUNE_ISA=portable|avx2|avx512 in the environment chooses a lower one.
+const Backend& cpu_backend();
+// All CPU backends this processor can run, the portable one first.
+std::span<const Backend* const> cpu_backends();
+
+}  // namespace attune::ops

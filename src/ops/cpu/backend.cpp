@@ -1,0 +1,43 @@
+#include "ops/cpu/kernel.h"
+
+#define ATTUNE_STRING_(x) #x
+#define ATTUNE_STRING(x) ATTUNE_STRING_(x)
+
+namespace attune::ops::cpu::ATTUNE_ISA {
+
+static int64_t threads() { return omp_get_max_threads(); }
+
+const Backend& backend() {
+  static constexpr Backend table{
+      .name = "cpu (" ATTUNE_STRING(ATTUNE_ISA) ")",
+      .threads = threads,
+      .gemm_workspace = gemm_workspace,
+      .gemm = gemm,
+      .attention_workspace = attention_workspace,
+      .attention_forward = attention_forward,
+      .attention_backward = attention_backward,
+      .embedding_forward = embedding_forward,
+      .embedding_backward = embedding_backward,
+      .rms_norm_forward = rms_norm_forward,
+      .rms_norm_backward = rms_norm_backward,
+      .rope = rope,
+      .swiglu_forward = swiglu_forward,
+      .swiglu_backward = swiglu_backward,
+      .add = add,
+      .add_bias = add_bias,
+      .sum_rows = sum_rows,
+      .scale = scale,
+      .fill_zero = fill_zero,
+      .gather_rows = gather_rows,
+      .scatter_rows = scatter_rows,
+      .dropout = dropout,
+      .token_logprob = token_logprob,
+      .logit_gradient = logit_gradient,
+      .adamw = adamw,
+      .sgd = sgd,
+      .squared_norm = squared_norm,
+  };
+  return table;
+}
+
+}  // namespace attune::ops::cpu::ATTUNE_ISA

@@ -1,0 +1,55 @@
+#include "ops/cpu/kernel.h"
+
+#include <atomic>
+
+namespace attune::ops::cpu::ATTUNE_ISA {
+
+void token_logprob(const TokenLogprob& a) {
+  const int64_t n = a.logits.rows.count, vocab = a.logits.cols;
+  const auto* labels = a.labels.as<int32_t>();
+#pragma omp parallel for schedule(static) if (n * vocab > kParallelElements)
+  for (int64_t i = 0; i < n; ++i) {
+    const float* z = a.logits.row<float>(i);
+    float highest = z[0];
+#pragma omp simd reduction(max : highest)
+    for (int64_t j = 0; j < vocab; ++j) highest = std::max(highest, z[j]);
+    // Blocks of fp32, summed in double: the sum over 150k words keeps its digits.
+    double sum = 0;
+    for (int64_t j = 0; j < vocab; j += 4096) {
+      const int64_t end = std::min(vocab, j + 4096);
+      float block = 0;
+#pragma omp simd reduction(+ : block)
+      for (int64_t l = j; l < end; ++l) block += fast_exp(z[l] - highest);
+      sum += block;
+    }
+    const float lse = highest + static_cast<float>(std::log(sum));
+    a.lse.as<float>()[i] = lse;
+    a.logp.as<float>()[i] = z[labels[i]] - lse;
+  }
+}
+
+void logit_gradient(const LogitGradient& a) {
+  const int64_t n = a.logits.rows.count, vocab = a.logits.cols;
+  const auto* labels = a.labels.as<int32_t>();
+  with_type(a.dtype, [&](auto g0) {
+    using G = decltype(g0);
+#pragma omp parallel for schedule(static) if (n * vocab > kParallelElements)
+    for (int64_t i = 0; i < n; ++i) {
+      const float* z = a.logits.row<float>(i);
+      auto* out = reinterpret_cast<G*>(a.logits.row<float>(i));
+      const float lse = a.lse.as<float>()[i], c = a.coefficient.as<float>()[i];
+      const float label_logit = z[labels[i]];
+      constexpr int64_t kBlock = 256;
+      float block[kBlock];  // a bf16 result overtakes nothing: it is written behind what was read
+      for (int64_t j = 0; j < vocab; j += kBlock) {
+        const int64_t w = std::min(kBlock, vocab - j);
+        for (int64_t l = 0; l < w; ++l) block[l] = c * fast_exp(z[j + l] - lse);
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+        for (int64_t l = 0; l < w; ++l) out[j + l] = from_float<G>(block[l]);
+      }
+      out[labels[i]] = from_float<G>(c * (fast_exp(label_logit - lse) - 1.0f));
+    }
+  });
+}
+
+}  // namespace attune::ops::cpu::ATTUNE_ISA

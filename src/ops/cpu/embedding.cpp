@@ -1,0 +1,60 @@
+#include "ops/cpu/kernel.h"
+
+namespace attune::ops::cpu::ATTUNE_ISA {
+
+void embedding_forward(const EmbeddingForward& a) {
+  const auto* ids = a.ids.as<int32_t>();
+  const int64_t n = a.y.rows.count, d = a.y.cols;
+  with_type(a.weight.dtype, [&](auto w) {
+    using W = decltype(w);
+    with_type(a.y.dtype, [&](auto y) {
+      using Y = decltype(y);
+#pragma omp parallel for schedule(static) if (n * d > kParallelElements)
+      for (int64_t i = 0; i < n; ++i) {
+        const W* from = a.weight.row<W>(ids[i]);
+        Y* to = a.y.row<Y>(i);
+        for (int64_t j = 0; j < d; ++j) to[j] = from_float<Y>(to_float(from[j]));
+      }
+    });
+  });
+}
+
+void embedding_backward(const EmbeddingBackward& a) {
+  const auto* ids = a.ids.as<int32_t>();
+  auto* order = a.order.as<int32_t>();
+  const int64_t n = a.dy.rows.count, d = a.dy.cols;
+  for (int64_t i = 0; i < n; ++i) order[i] = static_cast<int32_t>(i);
+  // By id, then by place: one thread owns a row of the table and adds its tokens in order.
+  std::sort(order, order + n, [ids](int32_t x, int32_t y) { return ids[x] != ids[y] ? ids[x] < ids[y] : x < y; });
+  with_type(a.dy.dtype, [&](auto dy) {
+    using D = decltype(dy);
+    with_type(a.dweight.dtype, [&](auto g) {
+      using G = decltype(g);
+#pragma omp parallel if (n * d > kParallelElements)
+      {
+        const ThreadRange range = thread_range(n);
+        int64_t i = range.begin;
+        while (i > 0 && i < range.end && ids[order[i]] == ids[order[i - 1]]) ++i;  // belongs to the thread before
+        while (i < range.end) {
+          int64_t end = i + 1;
+          while (end < n && ids[order[end]] == ids[order[i]]) ++end;
+          G* out = a.dweight.row<G>(ids[order[i]]);
+          constexpr int64_t kBlock = 256;
+          float sum[kBlock];
+          for (int64_t c = 0; c < d; c += kBlock) {
+            const int64_t w = std::min(kBlock, d - c);
+            for (int64_t j = 0; j < w; ++j) sum[j] = to_float(out[c + j]);
+            for (int64_t t = i; t < end; ++t) {
+              const D* row = a.dy.row<D>(order[t]) + c;
+              for (int64_t j = 0; j < w; ++j) sum[j] += to_float(row[j]);
+            }
+            for (int64_t j = 0; j < w; ++j) out[c + j] = from_float<G>(sum[j]);
+          }
+          i = end;
+        }
+      }
+    });
+  });
+}
+
+}  // namespace attune::ops::cpu::ATTUNE_ISA

@@ -1,0 +1,80 @@
+#include "ops/cpu/kernel.h"
+
+namespace attune::ops::cpu::ATTUNE_ISA {
+
+void rms_norm_forward(const RmsNormForward& a) {
+  const int64_t n = a.x.rows.count, d = a.x.cols;
+  auto* rstd = a.rstd.as<float>();
+  with_type(a.x.dtype, [&](auto x0) {
+    using T = decltype(x0);
+    with_type(a.weight.dtype, [&](auto w0) {
+      using W = decltype(w0);
+      const W* w = a.weight.as<W>();
+#pragma omp parallel for schedule(static) if (n * d > kParallelElements)
+      for (int64_t i = 0; i < n; ++i) {
+        const T* x = a.x.row<T>(i);
+        T* y = a.y.row<T>(i);
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < d; ++j) sum += to_float(x[j]) * to_float(x[j]);
+        const float r = 1.0f / std::sqrt(sum / static_cast<float>(d) + a.eps);
+        rstd[i] = r;
+        for (int64_t j = 0; j < d; ++j) y[j] = from_float<T>(to_float(x[j]) * r * to_float(w[j]));
+      }
+    });
+  });
+}
+
+void rms_norm_backward(const RmsNormBackward& a) {
+  const int64_t n = a.x.rows.count, d = a.x.cols;
+  const auto* rstd = a.rstd.as<float>();
+  const bool wants_dw = a.dweight.defined();
+  int used = 1;
+  with_type(a.x.dtype, [&](auto x0) {
+    using T = decltype(x0);
+    with_type(a.weight.dtype, [&](auto w0) {
+      using W = decltype(w0);
+      const W* w = a.weight.as<W>();
+#pragma omp parallel if (n * d > kParallelElements)
+      {
+        const ThreadRange range = thread_range(n);
+        if (range.thread == 0) used = range.threads;
+        float* partial = wants_dw ? a.partial.row<float>(range.thread) : nullptr;
+        if (wants_dw) std::fill(partial, partial + d, 0.0f);
+        for (int64_t i = range.begin; i < range.end; ++i) {
+          const T* x = a.x.row<T>(i);
+          const T* dy = a.dy.row<T>(i);
+          const float r = rstd[i];
+          if (a.dx.defined()) {
+            float dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int64_t j = 0; j < d; ++j) dot += to_float(dy[j]) * to_float(w[j]) * to_float(x[j]);
+            const float c = dot * r * r * r / static_cast<float>(d);
+            T* dx = a.dx.row<T>(i);
+            if (a.accumulate_dx) {
+              for (int64_t j = 0; j < d; ++j)
+                dx[j] = from_float<T>(to_float(dx[j]) + to_float(dy[j]) * to_float(w[j]) * r - to_float(x[j]) * c);
+            } else {
+              for (int64_t j = 0; j < d; ++j)
+                dx[j] = from_float<T>(to_float(dy[j]) * to_float(w[j]) * r - to_float(x[j]) * c);
+            }
+          }
+          if (wants_dw)
+            for (int64_t j = 0; j < d; ++j) partial[j] += to_float(dy[j]) * to_float(x[j]) * r;
+        }
+      }
+    });
+  });
+  if (!wants_dw) return;
+  with_type(a.dweight.dtype, [&](auto g0) {
+    using G = decltype(g0);
+    G* out = a.dweight.as<G>();
+    for (int64_t j = 0; j < d; ++j) {
+      float sum = a.accumulate_dweight ? to_float(out[j]) : 0.0f;
+      for (int t = 0; t < used; ++t) sum += a.partial.row<float>(t)[j];
+      out[j] = from_float<G>(sum);
+    }
+  });
+}
+
+}  // namespace attune::ops::cpu::ATTUNE_ISA

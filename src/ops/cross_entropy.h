@@ -1,0 +1,32 @@
+// Token log-probabilities and their gradient, over a chunk of logits in fp32.
+//
+//   lse = log Σ_v exp(z_v),  logp = z_label − lse
+//   dz_v = coefficient·(exp(z_v − lse) − [v = label])
+//
+// The gradient overwrites the logits in place, in the compute dtype (a bf16 gradient lies in the first half of each
+// fp32 row). coefficient = weight/Σweight for a mean loss, −dlogp in general. Bytes: two passes over the chunk.
+#pragma once
+
+#include "ops/context.h"
+
+namespace attune::ops {
+
+struct TokenLogprob {
+  Tensor logits;  // f32 [R,V]
+  Tensor labels;  // i32 [1,R], each in [0,V)
+  Tensor logp;    // f32 [1,R]
+  Tensor lse;     // f32 [1,R]
+};
+void token_logprob(Context& context, const TokenLogprob& args);
+
+struct LogitGradient {
+  Tensor logits;       // f32 [R,V]
+  Tensor labels;       // i32 [1,R]
+  Tensor lse;          // f32 [1,R]
+  Tensor coefficient;  // f32 [1,R]
+  DType dtype = DType::f32;
+};
+// Returns the gradient: a view of the logits' memory.
+Tensor logit_gradient(Context& context, const LogitGradient& args);
+
+}  // namespace attune::ops

@@ -1,0 +1,22 @@
+#include "ops/embedding.h"
+
+#include "ops/backend.h"
+
+namespace attune::ops {
+
+void embedding_forward(Context& context, const EmbeddingForward& a) {
+  require(a.ids.cols == a.y.rows.count && a.weight.cols == a.y.cols, "embedding", "y is [N,d]");
+  context.count(0, 2.0 * static_cast<double>(a.y.count()) * size_of(a.y.dtype));
+  if (!context.dry()) context.backend().embedding_forward(a);
+}
+
+void embedding_backward(Context& context, const EmbeddingBackward& args) {
+  EmbeddingBackward a = args;
+  require(a.ids.cols == a.dy.rows.count && a.dweight.cols == a.dy.cols, "embedding_backward", "dy is [N,d]");
+  context.count(static_cast<double>(a.dy.count()), 3.0 * static_cast<double>(a.dy.count()) * size_of(a.dy.dtype));
+  ArenaScope scope(context.arena());
+  a.order = context.arena().vector(a.dy.rows.capacity, DType::i32);
+  if (!context.dry()) context.backend().embedding_backward(a);
+}
+
+}  // namespace attune::ops

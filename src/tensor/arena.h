@@ -1,0 +1,58 @@
+// LIFO memory for activations, gradients of activations and kernel workspace. A dry arena hands out addresses
+// that are never mapped: it measures, and a look at a value crashes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace attune {
+
+class Arena {
+ public:
+  enum class Kind { real, dry };
+
+  // `capacity` in bytes (a real arena fails beyond it; pages are touched only when used).
+  Arena(Kind kind, uint64_t capacity);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  bool dry() const { return kind_ == Kind::dry; }
+  uint64_t used() const { return used_; }
+  uint64_t high_water() const { return high_water_; }
+  uint64_t capacity() const { return capacity_; }
+  void reset_high_water() { high_water_ = used_; }
+
+  // 64-byte aligned; content is undefined.
+  void* allocate(uint64_t bytes);
+  Tensor matrix(Rows rows, int64_t cols, DType dtype);
+  Tensor vector(int64_t n, DType dtype) { return matrix(Rows::exactly(1), n, dtype); }
+
+  using Mark = uint64_t;
+  Mark mark() const { return used_; }
+  void release(Mark mark);
+
+ private:
+  Kind kind_;
+  std::byte* base_ = nullptr;
+  uint64_t capacity_ = 0;
+  uint64_t used_ = 0;
+  uint64_t high_water_ = 0;
+};
+
+// Releases everything allocated since its construction.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+  ~ArenaScope() { arena_.release(mark_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  Arena::Mark mark_;
+};
+
+}  // namespace attune

@@ -1,0 +1,136 @@
+#include "text/normalizer.h"
+
+#include <utf8proc.h>
+
+#include "text/json_node.h"
+
+namespace attune::text {
+namespace {
+
+const Section& lowercase(const Section& section, Sections& sections) {
+  const std::string_view text = section.text();
+  std::string out;
+  Alignment alignment;
+  for (size_t at = 0; at < text.size();) {
+    const CodePoint c = code_point_at(text, at);
+    const size_t begin = out.size();
+    const auto lower = static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value)));
+    if (c.value == 0x130) out += "i\u0307";  // the one letter whose lower case has two characters
+    else append_utf8(out, lower);
+    if (lower != c.value) alignment.add({begin, out.size()}, {at, at + c.bytes});
+    at += c.bytes;
+  }
+  return alignment.empty() ? section : sections.emplace_back(section, std::move(out), std::move(alignment));
+}
+
+const Section& replace(const Section& section, const std::vector<ByteRange>& matches, const std::string& put,
+                       Sections& sections) {
+  if (matches.empty()) return section;
+  const std::string_view text = section.text();
+  std::string out;
+  Alignment alignment;
+  size_t kept = 0;
+  for (const ByteRange& match : matches) {
+    out.append(text, kept, match.begin - kept);
+    alignment.add({out.size(), out.size() + put.size()}, match);
+    out += put;
+    kept = match.end;
+  }
+  out.append(text, kept, text.size() - kept);
+  return sections.emplace_back(section, std::move(out), std::move(alignment));
+}
+
+std::vector<ByteRange> find_all(std::string_view text, const std::string& what) {
+  std::vector<ByteRange> out;
+  for (size_t at = text.find(what); at != std::string_view::npos && !what.empty(); at = text.find(what, at + what.size()))
+    out.push_back({at, at + what.size()});
+  return out;
+}
+
+const Section& strip(const Section& section, bool left, bool right, Sections& sections) {
+  const std::string_view text = section.text();
+  size_t begin = 0, end = text.size();
+  for (CodePoint c; left && begin < end; begin += c.bytes)
+    if (c = code_point_at(text, begin); !is_white_space(c.value)) break;
+  for (CodePoint c; right && end > begin; end -= c.bytes)
+    if (c = code_point_before(text, end); !is_white_space(c.value)) break;
+  return begin == 0 && end == text.size() ? section : sections.emplace_back(section, ByteRange{begin, end});
+}
+
+}  // namespace
+
+void Normalizer::add(const JsonNode& node) {
+  const std::string_view type = node.type();
+  if (type == "Sequence") {
+    for (const JsonNode& item : node.at("normalizers").items()) add(item);
+    return;
+  }
+  static const std::pair<std::string_view, NormalForm> forms[] = {
+      {"NFC", NormalForm::nfc}, {"NFD", NormalForm::nfd}, {"NFKC", NormalForm::nfkc}, {"NFKD", NormalForm::nfkd}};
+  for (const auto& [name, form] : forms)
+    if (type == name) {
+      steps_.push_back({.kind = Kind::form, .form = form, .find = {}, .put = {}, .regex = {}});
+      return;
+    }
+  Step step{.kind = Kind::lowercase, .find = {}, .put = {}, .regex = {}};
+  if (type == "Lowercase") {
+  } else if (type == "Prepend") {
+    step.kind = Kind::prepend;
+    step.put = node.at("prepend").string();
+  } else if (type == "Replace") {
+    const JsonNode pattern = node.at("pattern");
+    const auto literal = pattern.find("String");
+    step.kind = literal ? Kind::replace : Kind::replace_regex;
+    if (literal) step.find = literal->string();
+    else step.regex.emplace(std::string(pattern.at("Regex").string()), pattern.where());
+    step.put = node.at("content").string();
+  } else if (type == "Strip") {
+    step.kind = Kind::strip;
+    step.left = node.flag("strip_left", true);
+    step.right = node.flag("strip_right", true);
+  } else {
+    refuse("{}: normalizer type \"{}\" is not supported", node.where(), type);
+  }
+  steps_.push_back(std::move(step));
+}
+
+const Section& Normalizer::run(const Step& step, const Section& section, bool continuation, Sections& sections) {
+  switch (step.kind) {
+    case Kind::form:
+      return normalize(section, step.form, sections);
+    case Kind::lowercase:
+      return lowercase(section, sections);
+    case Kind::prepend:
+      if (continuation || section.text().empty()) return section;
+      return replace(section, {{0, 0}}, step.put, sections);
+    case Kind::replace:
+      return replace(section, find_all(section.text(), step.find), step.put, sections);
+    case Kind::replace_regex: {
+      std::vector<ByteRange> matches;
+      step.regex->find_all(section.text(), matches);
+      return replace(section, matches, step.put, sections);
+    }
+    case Kind::strip:
+      return strip(section, step.left, step.right, sections);
+  }
+  return section;
+}
+
+const Section& Normalizer::apply(const Section& section, bool continuation, Sections& sections) const {
+  const Section* current = &section;
+  for (const Step& step : steps_) current = &run(step, *current, continuation, sections);
+  return *current;
+}
+
+std::string Normalizer::apply(std::string_view text) const {
+  Sections sections;
+  return std::string(apply(sections.emplace_back(text), false, sections).text());
+}
+
+bool Normalizer::has_prepend() const {
+  for (const Step& step : steps_)
+    if (step.kind == Kind::prepend) return true;
+  return false;
+}
+
+}  // namespace attune::text

@@ -1,0 +1,30 @@
+// The content of a SentencePiece tokenizer.model (a protobuf message), read without the protobuf library.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace attune::text {
+
+enum class PieceType { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+struct Piece {
+  std::string text;
+  float score = 0;
+  PieceType type = PieceType::normal;
+};
+
+struct SentencePieceModel {
+  // Refuses models other than BPE by name; checks that the pieces are usable.
+  static SentencePieceModel read(const std::filesystem::path& file);
+
+  std::vector<Piece> pieces;
+  bool byte_fallback = false;
+  bool add_dummy_prefix = true;
+  bool remove_extra_whitespaces = true;
+  std::string bos_piece = "<s>", eos_piece = "</s>", pad_piece = "<pad>";
+  std::string where;
+};
+
+}  // namespace attune::text

@@ -1,0 +1,92 @@
+// Text ↔ token ids, exactly as the model's own tokenizer does it. Reads a Hugging Face directory:
+// `tokenizer.json` (byte-level BPE: GPT-2, Llama 3, Qwen) or SentencePiece `tokenizer.model` (BPE with byte
+// fallback: Llama 2), plus `tokenizer_config.json` where present. An unknown component is an error naming it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace attune::text {
+
+using TokenId = int32_t;
+
+// Half-open range of bytes.
+struct ByteRange {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+struct EncodeOptions {
+  // Let the tokenizer add its own BOS/EOS (post-processor, add_bos_token / add_eos_token).
+  bool add_special_tokens = false;
+  // Ranges of the text (sorted, disjoint) whose content came from users: a special token's text inside, or
+  // reaching into one, is ordinary text there.
+  std::span<const ByteRange> user_text = {};
+  // The text continues an earlier piece: no dummy prefix (SentencePiece) is put before it.
+  bool continuation = false;
+};
+
+struct Encoding {
+  std::vector<TokenId> ids;
+  // Byte range in the input that each token covers; empty for tokens that the tokenizer itself added.
+  std::vector<ByteRange> offsets;
+};
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // Throws when the directory holds no tokenizer, or one of a kind we do not read (named in the message).
+  static std::unique_ptr<Tokenizer> load(const std::filesystem::path& directory);
+
+  virtual Encoding encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
+  // Unknown ids are refused. Byte tokens that do not form UTF-8 become U+FFFD.
+  virtual std::string decode(std::span<const TokenId> ids, bool skip_special_tokens = false) const = 0;
+  // The raw bytes of one token as they appear inside a text (for streaming).
+  virtual std::string token_bytes(TokenId id) const = 0;
+
+  virtual std::optional<TokenId> token_to_id(std::string_view token) const = 0;
+  virtual std::string id_to_token(TokenId id) const = 0;
+  virtual bool is_special(TokenId id) const = 0;
+  // Highest id + 1 (models may have more embedding rows).
+  virtual int64_t vocab_size() const = 0;
+
+  // Whether the space that begins a decoded text is the tokenizer's own and dropped (SentencePiece).
+  virtual bool strips_first_space() const { return false; }
+  // Bytes that form no UTF-8: one U+FFFD each (SentencePiece) instead of one per ill-formed sequence.
+  virtual bool replaces_each_byte() const { return false; }
+
+  // From tokenizer_config.json > special_tokens_map.json > tokenizer.model; empty where the model has none.
+  const std::optional<TokenId>& bos_id() const { return bos_; }
+  const std::optional<TokenId>& eos_id() const { return eos_; }
+  const std::optional<TokenId>& pad_id() const { return pad_; }
+  const std::optional<TokenId>& unk_id() const { return unk_; }
+  // The Jinja chat template of the directory (chat_template.jinja wins over tokenizer_config.json); may be empty.
+  const std::string& chat_template() const { return chat_template_; }
+
+ protected:
+  std::optional<TokenId> bos_, eos_, pad_, unk_;
+  std::string chat_template_;
+};
+
+// Incremental detokenisation: returns only complete UTF-8, holds back the bytes of an unfinished character.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens = true);
+  std::string push(TokenId id);
+  std::string finish();
+
+ private:
+  const Tokenizer& tokenizer_;
+  bool skip_special_;
+  bool first_ = true;
+  std::string pending_;
+};
+
+}  // namespace attune::text

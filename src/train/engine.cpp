@@ -1,0 +1,167 @@
+#include "train/engine.h"
+
+#include <cmath>
+
+#include "ops/backend.h"
+#include "ops/optimizer.h"
+#include "util/error.h"
+#include "util/rng.h"
+
+namespace attune::train {
+namespace {
+
+// Address space for a dry arena: never mapped, so its size costs nothing.
+constexpr uint64_t kDryBytes = uint64_t{1} << 42;
+
+}  // namespace
+
+Engine::Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options,
+               Arena::Kind kind, uint64_t activation_bytes)
+    : model_(model), objective_(objective), options_(options) {
+  if (options.optimizer_in_backward && (options.micro_batches > 1 || options.max_grad_norm > 0))
+    refuse("optimizer_in_backward: gradients are never all alive at once, so gradient_accumulation_steps must be 1 and "
+           "max_grad_norm 0");
+  auto& parameters = model.parameters();
+  for (const auto& p : parameters.all()) memory_.weights += p->weight.bytes();
+  choose_gradient_dtypes();
+  if (options.compute != DType::f32) memory_.masters = parameters.allocate_masters(kind);
+  std::vector<nn::Parameter*> stored;
+  for (const auto& p : parameters.all())
+    // A tied table collects from both ends of the network: its gradient must outlive every block.
+    if (!options.optimizer_in_backward || (p.get() == &model.embedding() && model.config().tie_word_embeddings))
+      stored.push_back(p.get());
+  memory_.gradients = parameters.allocate_gradients(kind, stored);
+  optimizer_ = optim::Optimizer::create(options.optimizer);
+  memory_.optimizer = optimizer_->allocate(kind, parameters);
+  memory_.tables = model.prepare(kind, std::max(options.capacity.max_seqlen, options.eval_capacity.max_seqlen));
+  arena_ = std::make_unique<Arena>(kind, kind == Arena::Kind::dry ? kDryBytes : activation_bytes);
+  context_ = std::make_unique<ops::Context>(ops::cpu_backend(), *arena_);
+  tape_ = std::make_unique<nn::Tape>(*context_, *this);
+  squared_norms_.resize(parameters.all().size());
+}
+
+// One contribution is written and rounded once: bf16 will do. Several are summed: fp32.
+void Engine::choose_gradient_dtypes() {
+  const int64_t rows = options_.capacity.label_rows;
+  const bool chunks = rows > 0 && model_.head().chunk_rows(rows) < rows;
+  for (const auto& p : model_.parameters().all()) {
+    const bool head = p.get() == &model_.head_weight();
+    const bool summed = options_.micro_batches > 1 || (head && (chunks || model_.config().tie_word_embeddings));
+    p->gradient_dtype = options_.compute == DType::f32 || summed ? DType::f32 : DType::bf16;
+  }
+}
+
+double Engine::run_micro_batch(const objectives::BatchView& view, bool last) {
+  ArenaScope scope(*arena_);
+  models::ForwardOptions forward;
+  forward.attention_dropout = options_.attention_dropout;
+  forward.hidden_dropout = options_.hidden_dropout;
+  forward.dropout_key = mix_key(options_.seed, static_cast<uint64_t>(number_));
+  tape_->begin(true, options_.recompute, last);
+  return objective_.run(*tape_, model_, view, options_.compute, forward);
+}
+
+StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
+  number_ = number;
+  learning_rate_ = learning_rate;
+  model_.parameters().begin_step();
+  context_->reset_work();
+  const double normaliser = objectives::normaliser_of(objective_, step);
+  if (!(normaliser > 0))
+    fail("step {}: no token carries a label, so there is nothing to learn from. `attune data inspect` shows the loss mask", number);
+  StepResult result;
+  for (size_t i = 0; i < step.micro_batches.size(); ++i) {
+    view_.bind(step.micro_batches[i], options_.capacity, normaliser);
+    const double loss = run_micro_batch(view_, i + 1 == step.micro_batches.size());
+    if (!std::isfinite(loss)) report_bad_loss(step.micro_batches[i], view_);
+    result.loss += loss;
+  }
+  result.grad_norm = finish_gradients();
+  step_work_ = context_->work();
+  return result;
+}
+
+// Clips and updates what has not been updated inside backward; returns the global gradient norm.
+double Engine::finish_gradients() {
+  double total = 0;
+  for (double s : squared_norms_) total += s;
+  const double norm = std::sqrt(total);
+  if (!std::isfinite(norm)) report_bad_gradient();
+  if (options_.optimizer_in_backward) return norm;
+  float scale = 1;
+  if (options_.max_grad_norm > 0 && norm > 0)
+    scale = std::min(1.0f, options_.max_grad_norm / (static_cast<float>(norm) + 1e-6f));
+  update_all(scale);
+  return norm;
+}
+
+void Engine::update_all(float scale) {
+  for (const auto& p : model_.parameters().all())
+    if (p->trainable && (p->gradient_written || context_->dry()))
+      optimizer_->step(*context_, *p, number_, learning_rate_, scale);
+}
+
+void Engine::gradient_complete(nn::Parameter& parameter) {
+  const auto& all = model_.parameters().all();
+  size_t index = 0;
+  while (all[index].get() != &parameter) ++index;
+  squared_norms_[index] = ops::squared_norm(*context_, parameter.gradient);
+  if (!options_.optimizer_in_backward) return;
+  if (!std::isfinite(squared_norms_[index])) report_bad_gradient();
+  optimizer_->step(*context_, parameter, number_, learning_rate_, 1.0f);
+  const bool stored = &parameter == &model_.embedding() && model_.config().tie_word_embeddings;
+  if (!stored) parameter.gradient = {};
+  parameter.gradient_written = false;
+}
+
+double Engine::evaluate(const MicroBatch& batch) {
+  ArenaScope scope(*arena_);
+  view_.bind(batch, options_.eval_capacity, 1.0);
+  tape_->begin(false);
+  return objective_.run(*tape_, model_, view_, options_.compute, {});
+}
+
+void Engine::dry_run() {
+  dry_inputs_ = std::make_unique<Arena>(Arena::Kind::dry, kDryBytes);
+  model_.parameters().begin_step();
+  context_->reset_work();
+  view_.bind_dry(*dry_inputs_, options_.capacity);
+  for (int64_t i = 0; i < options_.micro_batches; ++i) run_micro_batch(view_, i + 1 == options_.micro_batches);
+  if (!options_.optimizer_in_backward) update_all(1.0f);
+  step_work_ = context_->work();
+  if (options_.eval_capacity.tokens > 0) {
+    ArenaScope scope(*arena_);
+    view_.bind_dry(*dry_inputs_, options_.eval_capacity);
+    tape_->begin(false);
+    objective_.run(*tape_, model_, view_, options_.compute, {});
+  }
+}
+
+MemoryParts Engine::memory() const {
+  MemoryParts parts = memory_;
+  parts.activations = arena_->high_water();
+  return parts;
+}
+
+void Engine::report_bad_loss(const MicroBatch& batch, const objectives::BatchView& view) const {
+  const auto* logp = view.logp().as<float>();
+  for (int64_t i = 0; i < view.targets().rows.count; ++i) {
+    if (std::isfinite(logp[i])) continue;
+    const auto row = static_cast<size_t>(batch.label_rows[static_cast<size_t>(i)]);
+    fail("step {}: the loss is not finite: sample {}, token {} (id {}) has log-probability {}. The learning rate may be too "
+         "high or the base model damaged; the last checkpoint is intact", number_, batch.sample_ids[row],
+         batch.positions[row] + 1, batch.labels[static_cast<size_t>(i)], logp[i]);
+  }
+  fail("step {}: the loss is not finite", number_);
+}
+
+void Engine::report_bad_gradient() const {
+  const auto& all = model_.parameters().all();
+  for (size_t i = 0; i < all.size(); ++i)
+    if (!std::isfinite(squared_norms_[i]))
+      fail("step {}: the gradient of {} is not finite. Lower the learning rate or use fp32 to find the cause; the last "
+           "checkpoint is intact", number_, all[i]->name);
+  fail("step {}: the gradient norm overflows", number_);
+}
+
+}  // namespace attune::train
