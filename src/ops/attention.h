@@ -6,7 +6,7 @@
 //   S = scale·Q·Kᵀ + bias,  masked where not visible     P = exp(S − LSE)     O = dropout(P)·V
 //   visible: causal ⇒ j ≤ i + (len_k − len_q)   (aligned bottom-right), window w > 0 ⇒ also j > that − w
 //   bias: alibi slopes m_h ⇒ m_h·(j − i − (len_k − len_q))
-//   backward: dV = Pᵀ·dO;  dP = dO·Vᵀ;  dS = P∘(dP − rowsum(dO∘O));  dQ = scale·dS·K;  dK = scale·dSᵀ·Q
+//   backward: dV = Pᵀ·dO;  dP = dO·Vᵀ;  dS = P∘(dP − rowsum(P∘dP));  dQ = scale·dS·K;  dK = scale·dSᵀ·Q
 //
 // fp32 softmax; a row that sees nothing gives zeros and no gradient. LSE [Nq,H] is kept for backward.
 // FLOPs (full) forward 4·Σ len_q·len_k·H·d, backward 2.5 times that; causal halves both.
@@ -43,7 +43,7 @@ struct AttentionForward {
 
 struct AttentionBackward {
   AttentionShape shape;
-  Tensor q, k, v, cu_q, cu_k, out, lse;
+  Tensor q, k, v, cu_q, cu_k, out, lse;  // `out` for kernels that see a row in pieces: rowsum(P∘dP) = rowsum(dO∘O)
   Tensor dout;        // [Nq, H·d]
   Tensor dq, dk, dv;  // overwritten; may be the same memory as q, k, v
   Tensor workspace;

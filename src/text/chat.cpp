@@ -105,7 +105,7 @@ class JinjaChat : public ChatTemplate {
         [&](std::vector<Value> part) { return run(std::move(part), tools, true); },
         message_value({"user", "x", 1.0f, ""}, messages.size())};
     RenderedChat out;
-    out.answers = template_.has_generation() ? generation_answers(context) : structural_answers(context);
+    out.answers = answers(context, add_generation_prompt);
     out.user_text = user_ranges(rendered.text);
     out.text = rendered.text.bytes();
     return out;
@@ -115,6 +115,16 @@ class JinjaChat : public ChatTemplate {
   std::string jinja_source() const override { return source_; }
 
  private:
+  // A text to be continued can be used without its answers; a text to be trained on cannot.
+  std::vector<RenderedChat::Answer> answers(const AnswerContext& context, bool to_be_continued) const {
+    try {
+      return template_.has_generation() ? generation_answers(context) : structural_answers(context);
+    } catch (const Error&) {
+      if (to_be_continued) return {};
+      throw;
+    }
+  }
+
   static Value tools_value(const std::string& tools_json) {
     const Json json = parse_json(tools_json, "tools of the conversation");
     if (!json.is_array() && !json.is_null()) refuse("tools of the conversation: expected a JSON list of tool descriptions");

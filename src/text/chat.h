@@ -53,7 +53,7 @@ class ChatTemplate {
   static const std::vector<std::string>& builtin_names();
 
   // Throws attune::Error when the template refuses the conversation, when a role is unknown, or when the answers
-  // cannot be told apart from the rest by structure. Where the template has {% generation %} spans, these are
+  // cannot be told apart from the rest by structure (with add_generation_prompt they are left out then). Where the template has {% generation %} spans, these are
   // the answers, byte for byte.
   virtual RenderedChat render(const Conversation& conversation, bool add_generation_prompt = false) const = 0;
   // Texts that end an assistant turn (for stopping generation), e.g. "<|im_end|>".

@@ -25,6 +25,7 @@ bool is_surely_stable(uint32_t c, NormalForm form) {
 // Whether `c` may change together with what stands before it.
 bool joins_backward(uint32_t c) {
   if ((c >= 0x1161 && c <= 0x1175) || (c >= 0x11A8 && c <= 0x11C2)) return true;  // Hangul vowels and finals
+  if (is_late_mark(c)) return false;
   const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
   if (property->combining_class != 0) return true;
   if (property->decomp_seqindex != UINT16_MAX) {  // its decomposition may begin with a mark
@@ -50,7 +51,9 @@ std::string normalize_run(const std::vector<utf8proc_int32_t>& run, NormalForm f
     if (count < 0 || count > 32) points.push_back(c);
     else points.insert(points.end(), parts, parts + count);
   }
-  auto class_of = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  auto class_of = [](utf8proc_int32_t c) {
+    return is_late_mark(static_cast<uint32_t>(c)) ? 0 : utf8proc_get_property(c)->combining_class;
+  };
   for (auto at = points.begin(); at != points.end();) {  // canonical ordering of each run of marks
     if (class_of(*at) == 0) {
       ++at;

@@ -144,6 +144,10 @@ bool is_punctuation(uint32_t c) {
   return general_category(c)[0] == 'P';
 }
 
+bool is_late_mark(uint32_t c) {
+  return c >= kLateMarks[0].first && contains(kLateMarks, c);
+}
+
 std::string new_characters_class(std::string_view category) {
   std::string out;
   for (const NewCharacters& range : kNewCharacters)

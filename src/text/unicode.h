@@ -41,6 +41,7 @@ bool is_white_space(uint32_t code_point);
 bool is_numeric(uint32_t code_point);      // Nd, Nl, No
 bool is_word(uint32_t code_point);         // \w of the Rust regex crate
 bool is_punctuation(uint32_t code_point);  // P* and the ASCII symbols
+bool is_late_mark(uint32_t code_point);    // a combining mark that the library's normaliser does not know
 // Characters younger than Unicode 14 of a category ("L", "Lo") as "\x{…}-\x{…}" for use inside a PCRE2 class.
 std::string new_characters_class(std::string_view category);
 std::string further_word_class();

@@ -6,6 +6,7 @@ usage: chat_fixtures.py TEMPLATES_DIR OUT_DIR     (needs transformers and jinja2
 import json
 import pathlib
 import random
+import re
 import shutil
 import sys
 
@@ -177,6 +178,8 @@ def small_templates():
     sources += ["{{ " + random_expression(rng, rng.choice([1, 2, 2, 3])) + " }}" for _ in range(600)]
     rows = []
     for source in dict.fromkeys(sources):
+        if re.search(r"\((3|0\.5)\)\[[^]]*:", source):
+            continue  # jinja2 folds a slice of a literal number to Undefined; at run time it raises
         try:
             text = ctu._compile_jinja_template(source).render(**json.loads(json.dumps(CONTEXT)))
             if any(word in text for word in ("<generator", "<built-in", "<function", "<Macro", "dict_", "<async", " at 0x", "<class", "range(", "<Cycler", "<bound")):

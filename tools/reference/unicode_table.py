@@ -3,8 +3,9 @@ about characters and PCRE2 10.42 (Unicode 14) does not. Run: python tools/refere
 import pathlib
 import subprocess
 import tempfile
+import unicodedata
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Co".split()
 PROBE = r"""
@@ -73,6 +74,13 @@ onig_word = onig(r"\w")
 assert not word - onig_word, [hex(c) for c in word - onig_word][:9]
 han = onig(r"\p{Han}")
 assert not theirs[r"\p{sc:Han}"] - han
+# The library's normaliser knows an older Unicode: marks it takes for letters stay where they are.
+nfd = normalizers.NFD().normalize_str
+late = [c for c in range(0x300, 0x110000) if unicodedata.combining(chr(c)) and not 0xD800 <= c < 0xE000]
+late = [c for c in late if unicodedata.decomposition(chr(c)) == ""
+        and not (nfd("a" + chr(c) + "\u0334").endswith(chr(c)) and unicodedata.combining(chr(c)) > 1
+                 or nfd("a\u0345" + chr(c)).endswith("\u0345") and unicodedata.combining(chr(c)) < 240)]
+late = [c for c in late if unicodedata.combining(chr(c)) < 240]
 target = pathlib.Path(__file__).resolve().parents[2] / "src" / "text" / "unicode_table.inc"
 with open(target, "w") as out:
     out.write("// Written by tools/reference/unicode_table.py; included by unicode.cpp only.\n// clang-format off\n")
@@ -82,4 +90,6 @@ with open(target, "w") as out:
     out.writelines(f"  {{0x{a:X}, 0x{b:X}}},\n" for a, b in ranges(onig_word - word))
     out.write("};\nconstexpr CodeRange kNewHan[] = {\n")
     out.writelines(f"  {{0x{a:X}, 0x{b:X}}},\n" for a, b in ranges(han - theirs[r"\p{sc:Han}"]))
+    out.write("};\nconstexpr CodeRange kLateMarks[] = {  // combine, but not for the library's normaliser\n")
+    out.writelines(f"  {{0x{a:X}, 0x{b:X}}},\n" for a, b in ranges(late))
     out.write("};\n")

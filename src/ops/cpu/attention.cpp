@@ -165,7 +165,6 @@ void attention_backward(const AttentionBackward& a) {
         const int64_t rows = std::min(rows_max, q.lq - t), keys = tile_keys(s, t, rows, q.lq, q.lk);
         load(a.q, q.q0 + t, head * d, rows, d, tile_q);
         load(a.dout, q.q0 + t, head * d, rows, d, dout);
-        load(a.out, q.q0 + t, head * d, rows, d, dq);  // dq's memory holds O until D is taken
         if (keys == 0) {
           std::fill(dq, dq + rows * d, 0.0f);
           store(dq, rows, d, a.dq, q.q0 + t, head * d);
@@ -179,15 +178,17 @@ void attention_backward(const AttentionBackward& a) {
           float* dr = dp + i * keys;
           finish_scores(s, head, t + i, q.lq, q.lk, r, pr);
           const float lse = a.lse.row<float>(q.q0 + t + i)[head];
-          float dsum = 0;
-#pragma omp simd reduction(+ : dsum)
-          for (int64_t j = 0; j < d; ++j) dsum += dout[i * d + j] * dq[i * d + j];
           std::fill(pr, pr + r.begin, 0.0f);
           std::fill(pr + r.end, pr + keys, 0.0f);
           std::fill(dr, dr + r.begin, 0.0f);
           std::fill(dr + r.end, dr + keys, 0.0f);
           for (int64_t j = r.begin; j < r.end; ++j) pr[j] = fast_exp(pr[j] - lse);
           if (s.dropout > 0) drop(s, q.q0 + t + i, head, r, dr);
+          // The row is here as a whole, so Σ P∘dP is taken from it: rowsum(dO∘O) would bring in O's rounding, which
+          // the gradient of a key bias (a sum that nearly cancels) does not forgive.
+          float dsum = 0;
+#pragma omp simd reduction(+ : dsum)
+          for (int64_t j = r.begin; j < r.end; ++j) dsum += pr[j] * dr[j];
           for (int64_t j = r.begin; j < r.end; ++j) dr[j] = pr[j] * (dr[j] - dsum) * s.scale;
           if (s.dropout > 0) drop(s, q.q0 + t + i, head, r, pr);
         }

@@ -1,0 +1,48 @@
+#include "data/record.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "util/json.h"
+
+namespace attune::data {
+namespace {
+
+const char* name_of(DataReport::Action action) { return action == DataReport::Action::dropped ? "dropped" : "cut"; }
+
+}  // namespace
+
+int64_t DataReport::count(Action action) const {
+  int64_t n = 0;
+  for (const Entry& e : entries_) n += e.action == action;
+  return n;
+}
+
+std::vector<std::string> DataReport::summary() const {
+  std::map<std::pair<int, std::string>, std::vector<const Entry*>> groups;
+  for (const Entry& e : entries_) groups[{static_cast<int>(e.action), e.reason}].push_back(&e);
+  std::vector<std::string> lines;
+  for (const auto& [key, entries] : groups) {
+    std::string places;
+    for (size_t i = 0; i < std::min<size_t>(3, entries.size()); ++i) places += (i ? ", " : "") + entries[i]->where;
+    if (entries.size() > 3) places += ", …";
+    lines.push_back(fmt::format("{} {} row{}: {} ({})", name_of(entries[0]->action), entries.size(),
+                                entries.size() == 1 ? "" : "s", key.second, places));
+  }
+  return lines;
+}
+
+std::string DataReport::jsonl() const {
+  std::string out;
+  for (const Entry& e : entries_) {
+    Json line;
+    line["action"] = name_of(e.action);
+    line["reason"] = e.reason;
+    line["where"] = e.where;
+    out += dump_json(line) + "\n";
+  }
+  return out;
+}
+
+}  // namespace attune::data

@@ -1,0 +1,54 @@
+// The one record type that every reader produces and everything after consumes.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "text/chat.h"
+
+namespace attune::data {
+
+// Where a row came from: messages name it as file:line.
+struct Source {
+  int32_t file = 0;  // index into Records::files
+  int64_t line = 0;  // 1-based
+};
+
+struct Record {
+  std::string text;                 // plain text (pre-training), or
+  text::Conversation conversation;  // a conversation (empty where `text` is used)
+  Source source;
+  bool is_conversation() const { return !conversation.messages.empty(); }
+};
+
+// What happened to rows that are not simply used as they are. Nothing is dropped or cut without a line here.
+class DataReport {
+ public:
+  enum class Action { dropped, cut };
+  struct Entry {
+    Action action;
+    std::string reason;
+    std::string where;  // file:line
+  };
+  void add(Action action, const std::string& reason, const std::string& where) { entries_.push_back({action, reason, where}); }
+  const std::vector<Entry>& entries() const { return entries_; }
+  int64_t count(Action action) const;
+  // "dropped 3 rows: no answer (data.jsonl:4, data.jsonl:9, …)", one line a reason.
+  std::vector<std::string> summary() const;
+  // One JSON object a line: {"action":…,"reason":…,"where":…}
+  std::string jsonl() const;
+
+ private:
+  std::vector<Entry> entries_;
+};
+
+struct Records {
+  std::vector<std::string> files;
+  std::vector<Record> rows;
+  int64_t rows_read = 0;
+  std::string where(const Source& s) const { return files[static_cast<size_t>(s.file)] + ":" + std::to_string(s.line); }
+};
+
+}  // namespace attune::data

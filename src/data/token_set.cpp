@@ -1,0 +1,198 @@
+#include "data/token_set.h"
+
+#include <algorithm>
+#include <exception>
+
+#include "util/error.h"
+#include "util/hash.h"
+
+namespace attune::data {
+namespace {
+
+using text::ByteRange;
+
+// Encodes text[begin, end) with the user ranges that fall into it.
+void encode_part(const text::RenderedChat& chat, ByteRange part, bool first, const text::Tokenizer& tokenizer,
+                 std::vector<int32_t>& ids) {
+  if (part.begin >= part.end) return;
+  std::vector<ByteRange> user;
+  for (const ByteRange& r : chat.user_text) {
+    const size_t b = std::max(r.begin, part.begin), e = std::min(r.end, part.end);
+    if (b < e) user.push_back({b - part.begin, e - part.begin});
+  }
+  text::EncodeOptions options;
+  options.add_special_tokens = first && chat.add_special_tokens;
+  options.user_text = user;
+  options.continuation = !first;
+  const text::Encoding encoding =
+      tokenizer.encode(std::string_view(chat.text).substr(part.begin, part.end - part.begin), options);
+  ids.insert(ids.end(), encoding.ids.begin(), encoding.ids.end());
+}
+
+// Fits a conversation into `limit` tokens: whole turns are left off the end; a first answer that is too long loses its
+// middle-to-end but keeps the token that closes it. Returns the reason it was cut, or empty; sets ids empty to drop.
+std::string fit(TokenizedRow& row, size_t limit) {
+  if (row.ids.size() <= limit) return "";
+  const auto keep = [&](size_t n) {
+    row.ids.resize(n);
+    row.weights.resize(n);
+  };
+  size_t end = 0;
+  for (const auto& answer : row.answers)
+    if (answer.end <= limit) end = answer.end;
+  if (end > 0) {
+    keep(end);
+    return "the last turns do not fit into cutoff_len";
+  }
+  if (row.answers.empty() || row.answers[0].begin + 2 > limit) {
+    row.ids.clear();
+    return "the prompt alone fills cutoff_len, no room is left for its answer";
+  }
+  const size_t last = row.answers[0].end - 1;
+  row.ids[limit - 1] = row.ids[last];
+  row.weights[limit - 1] = row.weights[last];
+  keep(limit);
+  return "the answer does not fit into cutoff_len (cut before its closing token, which is kept)";
+}
+
+struct RowResult {
+  std::vector<TokenizedRow> parts;
+  std::string reason;
+  bool dropped = false;
+};
+
+RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, const TokenizeOptions& options) {
+  text::EncodeOptions encode;
+  encode.add_special_tokens = true;
+  const ByteRange all{0, record.text.size()};
+  encode.user_text = {&all, 1};
+  std::vector<int32_t> ids = tokenizer.encode(record.text, encode).ids;
+  if (tokenizer.eos_id() && (ids.empty() || ids.back() != *tokenizer.eos_id())) ids.push_back(*tokenizer.eos_id());
+  RowResult result;
+  const auto limit = static_cast<size_t>(options.cutoff_len);
+  for (size_t at = 0; at < ids.size(); at += limit) {
+    TokenizedRow part;
+    part.ids.assign(ids.begin() + static_cast<ptrdiff_t>(at), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), at + limit)));
+    if (part.ids.size() < 2 && at > 0) {
+      // One token alone predicts nothing: let the piece before lend it one.
+      part.ids.insert(part.ids.begin(), ids[at - 1]);
+    }
+    part.weights.assign(part.ids.size(), 1.0f);
+    result.parts.push_back(std::move(part));
+  }
+  return result;
+}
+
+RowResult tokenize_row(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
+                       const TokenizeOptions& options) {
+  if (!record.is_conversation()) return tokenize_text(record, tokenizer, options);
+  RowResult result;
+  TokenizedRow row = tokenize_conversation(record.conversation, tokenizer, *chat, options.train_on_prompt);
+  result.reason = fit(row, static_cast<size_t>(options.cutoff_len));
+  result.dropped = row.ids.empty();
+  if (!result.dropped && std::none_of(row.weights.begin() + 1, row.weights.end(), [](float w) { return w != 0; })) {
+    result.reason = "no token carries a label";
+    result.dropped = true;
+  }
+  if (!result.dropped) result.parts.push_back(std::move(row));
+  return result;
+}
+
+}  // namespace
+
+TokenizedRow tokenize_conversation(const text::Conversation& conversation, const text::Tokenizer& tokenizer,
+                                   const text::ChatTemplate& chat, bool train_on_prompt) {
+  const text::RenderedChat rendered = chat.render(conversation);
+  TokenizedRow row;
+  size_t at = 0;
+  bool first = true;
+  // Each answer begins a piece of its own: in use, the prompt is tokenised without knowing what will follow.
+  for (const auto& answer : rendered.answers) {
+    encode_part(rendered, {at, answer.range.begin}, first, tokenizer, row.ids);
+    first = first && answer.range.begin == 0;
+    row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : 0.0f);
+    const size_t begin = row.ids.size();
+    encode_part(rendered, answer.range, first, tokenizer, row.ids);
+    first = false;
+    row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : conversation.messages[answer.message].weight);
+    row.answers.push_back({begin, row.ids.size()});
+    at = answer.range.end;
+  }
+  encode_part(rendered, {at, rendered.text.size()}, first, tokenizer, row.ids);
+  row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : 0.0f);
+  return row;
+}
+
+std::vector<int32_t> tokenize_prompt(const text::Conversation& conversation, const text::Tokenizer& tokenizer,
+                                     const text::ChatTemplate& chat) {
+  const text::RenderedChat rendered = chat.render(conversation, true);
+  std::vector<int32_t> ids;
+  size_t at = 0;
+  bool first = true;
+  for (const auto& answer : rendered.answers) {
+    encode_part(rendered, {at, answer.range.begin}, first, tokenizer, ids);
+    first = false;
+    encode_part(rendered, answer.range, first, tokenizer, ids);
+    at = answer.range.end;
+  }
+  encode_part(rendered, {at, rendered.text.size()}, first, tokenizer, ids);
+  return ids;
+}
+
+int64_t TokenSet::labelled_tokens() const {
+  int64_t n = 0;
+  for (int64_t i = 0; i < size(); ++i) {
+    const auto w = weights(i);
+    n += std::count_if(w.begin() + 1, w.end(), [](float x) { return x != 0; });
+  }
+  return n;
+}
+
+int64_t TokenSet::longest() const {
+  int64_t n = 0;
+  for (int64_t i = 0; i < size(); ++i) n = std::max(n, length(i));
+  return n;
+}
+
+void TokenSet::add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where) {
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
+  weights_.insert(weights_.end(), weights.begin(), weights.end());
+  offsets_.push_back(static_cast<int64_t>(ids_.size()));
+  places_.push_back(where);
+}
+
+std::string TokenSet::fingerprint() const {
+  const auto bytes = [](const auto& v) {
+    return std::string_view(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(v[0]));
+  };
+  return fmt::format("{:016x}", hash64(bytes(ids_), hash64(bytes(weights_), hash64(bytes(offsets_)))));
+}
+
+TokenSet tokenize(const Records& records, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
+                  const TokenizeOptions& options, DataReport& report) {
+  if (options.cutoff_len < 2) refuse("cutoff_len: {} is too short; at least 2 tokens are needed", options.cutoff_len);
+  std::vector<RowResult> results(records.rows.size());
+  std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic, 16)
+  for (size_t i = 0; i < records.rows.size(); ++i) {
+    try {
+      results[i] = tokenize_row(records.rows[i], tokenizer, chat, options);
+    } catch (const Error& e) {
+#pragma omp critical
+      if (!error)
+        error = std::make_exception_ptr(Error(e.blame(), records.where(records.rows[i].source) + ": " + e.what()));
+    }
+  }
+  if (error) std::rethrow_exception(error);
+  TokenSet set;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const std::string where = records.where(records.rows[i].source);
+    const RowResult& r = results[i];
+    if (!r.reason.empty())
+      report.add(r.dropped ? DataReport::Action::dropped : DataReport::Action::cut, r.reason, where);
+    for (const TokenizedRow& part : r.parts) set.add(part.ids, part.weights, where);
+  }
+  return set;
+}
+
+}  // namespace attune::data
