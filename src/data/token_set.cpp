@@ -69,6 +69,11 @@ RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, 
   std::vector<int32_t> ids = tokenizer.encode(record.text, encode).ids;
   if (tokenizer.eos_id() && (ids.empty() || ids.back() != *tokenizer.eos_id())) ids.push_back(*tokenizer.eos_id());
   RowResult result;
+  if (ids.size() < 2) {
+    result.reason = "a text of one token teaches nothing";
+    result.dropped = true;
+    return result;
+  }
   const auto limit = static_cast<size_t>(options.cutoff_len);
   for (size_t at = 0; at < ids.size(); at += limit) {
     TokenizedRow part;

@@ -39,7 +39,10 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory) {
     if (info->shape != p->shape)
       fail("{}: tensor \"{}\" has shape {} but config.json asks for {}", file->path().string(), p->name,
            shape_text(info->shape), shape_text(p->shape));
-    file->read(*info, p->weight.dtype, p->weight.data);
+    Tensor& first = p->stepped();
+    file->read(*info, first.dtype, first.data);
+    if (p->master.defined())
+      convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, static_cast<size_t>(p->count()));
     unused.erase(p->name);
   }
   if (!unused.empty())
@@ -68,10 +71,10 @@ void initialise_weights(Decoder& model, uint64_t seed) {
   }
 }
 
-std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, bool from_masters) {
+std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype) {
   std::vector<formats::TensorSource> sources;
   for (const auto& p : model.parameters().all()) {
-    const Tensor& t = from_masters && p->master.defined() ? p->master : p->weight;
+    const Tensor& t = p->stepped();
     sources.push_back({p->name, p->shape, t.data, t.dtype, save_dtype});
   }
   return sources;

@@ -11,7 +11,7 @@ namespace attune::models {
 // Declares the model of a directory; no weights yet.
 std::unique_ptr<Decoder> declare(const formats::ModelDirectory& directory);
 
-// Reads all weights into storage of `dtype`. Every tensor must be there with its shape and nothing may be left over
+// Reads all weights, masters in full precision first where there are any. Every tensor must be there with its shape and nothing may be left over
 // (buffers that older files carry, and a tied head's second copy, are known and skipped).
 void load_weights(Decoder& model, formats::ModelDirectory& directory);
 
@@ -19,7 +19,7 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory);
 // seed and the tensor's name: sharding and order change nothing.
 void initialise_weights(Decoder& model, uint64_t seed);
 
-// What to save, in declaration order: masters where `from_masters` and present, as `save_dtype`.
-std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, bool from_masters);
+// What to save, in declaration order: masters where there are any, as `save_dtype`.
+std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype);
 
 }  // namespace attune::models

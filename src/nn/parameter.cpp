@@ -78,12 +78,7 @@ uint64_t ParameterStore::allocate_masters(Arena::Kind kind) {
   std::vector<std::vector<Parameter*>> groups;
   for (const auto& p : parameters_)
     if (p->trainable) groups.push_back({p.get()});
-  const uint64_t bytes = allocate(masters_, kind, &Parameter::master, groups, [](const Parameter&) { return DType::f32; });
-  if (kind == Arena::Kind::real)
-    for (const auto& group : groups)
-      convert(group[0]->weight.data, group[0]->weight.dtype, group[0]->master.data, DType::f32,
-              static_cast<size_t>(group[0]->count()));
-  return bytes;
+  return allocate(masters_, kind, &Parameter::master, groups, [](const Parameter&) { return DType::f32; });
 }
 
 uint64_t ParameterStore::allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted) {

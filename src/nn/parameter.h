@@ -53,7 +53,7 @@ class ParameterStore {
 
   // Storage. Dry storage has addresses but no memory. Each returns the bytes taken.
   uint64_t allocate_weights(Arena::Kind kind, DType dtype);
-  // fp32 copies of the trainable parameters, filled from the weights.
+  // fp32 copies of the trainable parameters; their content is for the caller to fill.
   uint64_t allocate_masters(Arena::Kind kind);
   // Gradients of the trainable parameters `wanted` selects, each in its gradient_dtype; groups stay adjacent.
   uint64_t allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted);

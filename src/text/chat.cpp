@@ -17,7 +17,8 @@ using jinja::Source;
 using jinja::Text;
 using jinja::Value;
 
-constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool", "ipython", "function"};
+constexpr std::string_view kRoles[] = {"system", "developer", "user",    "assistant",
+                                       "tool",   "ipython",   "function"};
 
 void check_role(const Message& message, size_t index) {
   if (std::find(std::begin(kRoles), std::end(kRoles), message.role) != std::end(kRoles)) return;
@@ -32,7 +33,8 @@ void add_reasoning_names(jinja::Dict& fields) {
     const Value* found = fields.find(name);
     if (!found || found->is(jinja::Kind::none)) continue;
     const Value reasoning = *found;
-    if (!fields.find("thinking")) fields.items.insert(fields.items.begin(), {Value::literal("thinking"), reasoning});
+    if (!fields.find("thinking"))
+      fields.items.insert(fields.items.begin(), {Value::literal("thinking"), reasoning});
     fields.set(Value::literal("reasoning_content"), reasoning);
     return;
   }
@@ -84,9 +86,11 @@ class JinjaChat : public ChatTemplate {
     add("unk_token", tokenizer.unk_id());
     for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
       if (!tokenizer.is_special(static_cast<TokenId>(id))) continue;
-      if (std::string text = tokenizer.id_to_token(static_cast<TokenId>(id)); !text.empty()) special_.push_back(std::move(text));
+      if (std::string text = tokenizer.id_to_token(static_cast<TokenId>(id)); !text.empty())
+        special_.push_back(std::move(text));
     }
-    if (!eos_.empty() && std::find(special_.begin(), special_.end(), eos_) == special_.end()) special_.push_back(eos_);
+    if (!eos_.empty() && std::find(special_.begin(), special_.end(), eos_) == special_.end())
+      special_.push_back(eos_);
     stops_ = find_stops();
   }
 
@@ -98,12 +102,17 @@ class JinjaChat : public ChatTemplate {
       messages.push_back(message_value(conversation.messages[i], i));
       roles.push_back(conversation.messages[i].role);
     }
-    const Value tools = conversation.tools_json.empty() ? Value::none() : tools_value(conversation.tools_json);
+    const Value tools =
+        conversation.tools_json.empty() ? Value::none() : tools_value(conversation.tools_json);
     const jinja::Rendered rendered = run(messages, tools, add_generation_prompt);
-    const AnswerContext context{
-        rendered, messages, roles, template_.name(), special_, bos_,
-        [&](std::vector<Value> part) { return run(std::move(part), tools, true); },
-        message_value({"user", "x", 1.0f, ""}, messages.size())};
+    const AnswerContext context{rendered,
+                                messages,
+                                roles,
+                                template_.name(),
+                                special_,
+                                bos_,
+                                [&](std::vector<Value> part) { return run(std::move(part), tools, true); },
+                                message_value({"user", "x", 1.0f, ""}, messages.size())};
     RenderedChat out;
     out.answers = answers(context, add_generation_prompt);
     out.user_text = user_ranges(rendered.text);
@@ -127,7 +136,8 @@ class JinjaChat : public ChatTemplate {
 
   static Value tools_value(const std::string& tools_json) {
     const Json json = parse_json(tools_json, "tools of the conversation");
-    if (!json.is_array() && !json.is_null()) refuse("tools of the conversation: expected a JSON list of tool descriptions");
+    if (!json.is_array() && !json.is_null())
+      refuse("tools of the conversation: expected a JSON list of tool descriptions");
     return Value::from_json(json, {Source::tools, false, -1});
   }
 
@@ -163,7 +173,8 @@ class JinjaChat : public ChatTemplate {
       if (!text.empty() && std::find(out.begin(), out.end(), text) == out.end()) out.push_back(text);
     };
     Conversation chat;
-    for (const char* role : {"user", "assistant", "user", "assistant"}) chat.messages.push_back({role, "x", 1.0f, ""});
+    for (const char* role : {"user", "assistant", "user", "assistant"})
+      chat.messages.push_back({role, "x", 1.0f, ""});
     try {
       const RenderedChat rendered = render(chat, false);
       for (const RenderedChat::Answer& answer : rendered.answers) {
@@ -207,8 +218,9 @@ bool adds_bos(const Tokenizer& tokenizer) {
   return !encoding.ids.empty() && encoding.ids.front() == *tokenizer.bos_id();
 }
 
-// The two variables that every built-in source reads. A tokenizer that puts BOS before a text gets it from the
-// template, because the texts of templates are tokenised without added tokens: exactly one BOS, never two.
+// The two variables that every built-in source reads. A tokenizer that puts BOS before a text gets it from
+// the template, because the texts of templates are tokenised without added tokens: exactly one BOS, never
+// two.
 std::string builtin_source(const BuiltinTemplate& builtin, const Tokenizer& tokenizer) {
   std::string missing;
   bool has_end = !builtin.turn_end.empty();
@@ -219,11 +231,15 @@ std::string builtin_source(const BuiltinTemplate& builtin, const Tokenizer& toke
   }
   if (!missing.empty()) {
     const std::string eos = token_text(tokenizer, tokenizer.eos_id());
-    notice("template {}: the tokenizer has no token {}; it is written as ordinary text{}", builtin.name, missing,
-           has_end ? std::string() : eos.empty() ? ", and there is no EOS to end a turn with" : ", and turns end with " + eos);
+    notice("template {}: the tokenizer has no token {}; it is written as ordinary text{}", builtin.name,
+           missing,
+           has_end       ? std::string()
+           : eos.empty() ? ", and there is no EOS to end a turn with"
+                         : ", and turns end with " + eos);
     if (!has_end && eos.empty()) has_end = true;
   }
-  return "{%- set turn_end = " + (has_end && !builtin.turn_end.empty() ? "'" + builtin.turn_end + "'" : "eos_token") +
+  return "{%- set turn_end = " +
+         (has_end && !builtin.turn_end.empty() ? "'" + builtin.turn_end + "'" : "eos_token") +
          " %}\n{%- set begin = " + (adds_bos(tokenizer) ? "bos_token" : "''") + " %}\n" + builtin.source;
 }
 
@@ -232,15 +248,18 @@ std::string builtin_source(const BuiltinTemplate& builtin, const Tokenizer& toke
 std::unique_ptr<ChatTemplate> ChatTemplate::create(const std::string& name, const Tokenizer& tokenizer) {
   if (name.empty()) {
     if (tokenizer.chat_template().empty())
-      refuse("the model has no chat template; choose one with template: (known: {})", fmt::join(builtin_names(), ", "));
+      refuse("the model has no chat template; choose one with template: (known: {})",
+             fmt::join(builtin_names(), ", "));
     return from_jinja(tokenizer.chat_template(), "of the model", tokenizer);
   }
   for (const BuiltinTemplate& builtin : builtin_templates())
     if (builtin.name == name) return from_jinja(builtin_source(builtin, tokenizer), name, tokenizer);
-  refuse("unknown template \"{}\"; known: {} (leave it out to use the model's own)", name, fmt::join(builtin_names(), ", "));
+  refuse("unknown template \"{}\"; known: {} (leave it out to use the model's own)", name,
+         fmt::join(builtin_names(), ", "));
 }
 
-std::unique_ptr<ChatTemplate> ChatTemplate::from_jinja(const std::string& source, const std::string& source_name,
+std::unique_ptr<ChatTemplate> ChatTemplate::from_jinja(const std::string& source,
+                                                       const std::string& source_name,
                                                        const Tokenizer& tokenizer) {
   return std::make_unique<JinjaChat>(source, source_name, tokenizer);
 }

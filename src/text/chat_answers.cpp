@@ -34,10 +34,12 @@ class AnswerFinder {
 
  private:
   [[noreturn]] void undetermined(const std::string& why) const {
-    refuse("chat template {}: cannot tell which bytes of message {} (assistant) the model must produce: {}. "
-           "Mark them in the template with {{% generation %}} … {{% endgeneration %}}, or choose a built-in template "
-           "(template: chatml, qwen, llama3, alpaca, default)",
-           c_.template_name, message_, why);
+    refuse(
+        "chat template {}: cannot tell which bytes of message {} (assistant) the model must produce: {}. "
+        "Mark them in the template with {{% generation %}} … {{% endgeneration %}}, or choose a built-in "
+        "template "
+        "(template: chatml, qwen, llama3, alpaca, default)",
+        c_.template_name, message_, why);
   }
 
   bool own(const jinja::Origin& origin) const {
@@ -123,11 +125,12 @@ class AnswerFinder {
       undetermined("the template writes no generation prompt and the message is empty");
     }
     if (const size_t at = head.find(prompt); at != std::string_view::npos) return begin_ + at + prompt.size();
-    const size_t skip = !c_.bos.empty() && head.starts_with(c_.bos) ? c_.bos.size() : 0;
-    const size_t common = common_prompt(head.substr(skip), prompt, begin_ + skip);
-    if (common == 0)
-      undetermined("the message does not begin with the generation prompt that the template writes before an answer");
-    return begin_ + skip + common;
+    // A template may put BOS before its first message; where BOS opens every turn it belongs to the prompt.
+    for (const size_t skip : {size_t{0}, head.starts_with(c_.bos) ? c_.bos.size() : size_t{0}})
+      if (const size_t common = common_prompt(head.substr(skip), prompt, begin_ + skip))
+        return begin_ + skip + common;
+    undetermined(
+        "the message does not begin with the generation prompt that the template writes before an answer");
   }
 
   // A prompt that goes on differently from the message (an opened <think>): what both have in common, back to
@@ -151,10 +154,14 @@ class AnswerFinder {
     try {
       before = c_.with_prompt({c_.messages.begin(), c_.messages.begin() + message_}).text.bytes();
     } catch (const Error& error) {
-      undetermined(std::string("it is not written by a loop over the messages, and what precedes it cannot be rendered alone (") + error.what() + ")");
+      undetermined(std::string("it is not written by a loop over the messages, and what precedes it cannot "
+                               "be rendered alone (") +
+                   error.what() + ")");
     }
     if (!text_.starts_with(before) || before.size() > first_own_)
-      undetermined("it is not written by a loop over the messages, and what precedes it is rendered differently alone");
+      undetermined(
+          "it is not written by a loop over the messages, and what precedes it is rendered differently "
+          "alone");
     return before.size();
   }
 
@@ -180,7 +187,8 @@ class AnswerFinder {
   size_t special_at(size_t at) const {
     size_t best = 0;
     for (const std::string& token : c_.special_tokens)
-      if (token != c_.bos && std::string_view(text_).substr(at).starts_with(token) && literal(at, at + token.size()))
+      if (token != c_.bos && std::string_view(text_).substr(at).starts_with(token) &&
+          literal(at, at + token.size()))
         best = std::max(best, at + token.size());
     return best;
   }
@@ -215,8 +223,8 @@ class AnswerFinder {
   const AnswerContext& c_;
   const std::string& text_;
   const int message_;
-  bool found_ = false;                // written by a loop over the messages
-  size_t begin_ = 0, end_ = 0;        // all bytes written for the message
+  bool found_ = false;                   // written by a loop over the messages
+  size_t begin_ = 0, end_ = 0;           // all bytes written for the message
   size_t first_own_ = 0, last_own_ = 0;  // those that came out of the message itself
 };
 
@@ -230,9 +238,11 @@ std::vector<RenderedChat::Answer> structural_answers(const AnswerContext& contex
   }
   for (size_t i = 1; i < answers.size(); ++i)
     if (answers[i].range.begin < answers[i - 1].range.end)
-      refuse("chat template {}: the bytes of messages {} and {} overlap, so the answers cannot be told apart; mark them "
-             "in the template with {{% generation %}} … {{% endgeneration %}}",
-             context.template_name, answers[i - 1].message, answers[i].message);
+      refuse(
+          "chat template {}: the bytes of messages {} and {} overlap, so the answers cannot be told apart; "
+          "mark them "
+          "in the template with {{% generation %}} … {{% endgeneration %}}",
+          context.template_name, answers[i - 1].message, answers[i].message);
   return answers;
 }
 
@@ -246,10 +256,13 @@ std::vector<RenderedChat::Answer> generation_answers(const AnswerContext& contex
     // A span that names no message belongs to the answer before it (an EOS behind the loop).
     if (message < 0 && !answers.empty()) message = static_cast<int>(answers.back().message);
     if (message < 0)
-      refuse("chat template {}: a {{% generation %}} block writes text that belongs to no message; put it inside of the "
-             "loop over the messages",
-             context.template_name);
-    if (!answers.empty() && answers.back().range.end == span.begin && answers.back().message == static_cast<size_t>(message)) {
+      refuse(
+          "chat template {}: a {{% generation %}} block writes text that belongs to no message; put it "
+          "inside of the "
+          "loop over the messages",
+          context.template_name);
+    if (!answers.empty() && answers.back().range.end == span.begin &&
+        answers.back().message == static_cast<size_t>(message)) {
       answers.back().range.end = span.end;
     } else {
       answers.push_back({{span.begin, span.end}, static_cast<size_t>(message), true});

@@ -61,7 +61,8 @@ constexpr const char* kChatml = R"JINJA({{- begin }}
 {%- endif %}
 )JINJA";
 
-constexpr const char* kSystemIfGiven = R"JINJA({%- set has_system = messages and messages[0].role == 'system' %}
+constexpr const char* kSystemIfGiven =
+    R"JINJA({%- set has_system = messages and messages[0].role == 'system' %}
 {%- set system = messages[0].content if has_system else '' %}
 )JINJA";
 

@@ -24,7 +24,8 @@ bool is_sequence(V v) {
 
 int64_t whole(V v) {
   if (v.is_undefined()) value_error(v.missing() + " is undefined");
-  if (!v.is(Kind::integer) && !v.is(Kind::boolean)) value_error("a test needs an integer, not " + type_name(v));
+  if (!v.is(Kind::integer) && !v.is(Kind::boolean))
+    value_error("a test needs an integer, not " + type_name(v));
   return v.as_integer();
 }
 
@@ -74,16 +75,29 @@ const std::map<std::string, Test, std::less<>>& tests() {
       {"upper", [](R, V v, A) { return cased(v, is_upper, is_lower); }},
       {"even", [](R, V v, A) { return whole(v) % 2 == 0; }},
       {"odd", [](R, V v, A) { return whole(v) % 2 != 0; }},
-      {"divisibleby", [](R, V v, A a) {
+      {"divisibleby",
+       [](R, V v, A a) {
          const int64_t by = whole(other(a));
          if (by == 0) value_error("division by zero");
          return by == -1 || whole(v) % by == 0;
        }},
       {"sameas", [](R, V v, A a) { return same(v, other(a)); }},
       {"in", [](R, V v, A a) { return contains(other(a), v); }},
-      {"eq", kEq}, {"equalto", kEq}, {"==", kEq}, {"ne", kNe}, {"!=", kNe},
-      {"lt", kLt}, {"lessthan", kLt}, {"<", kLt}, {"gt", kGt}, {"greaterthan", kGt}, {">", kGt},
-      {"le", kLe}, {"<=", kLe}, {"ge", kGe}, {">=", kGe},
+      {"eq", kEq},
+      {"equalto", kEq},
+      {"==", kEq},
+      {"ne", kNe},
+      {"!=", kNe},
+      {"lt", kLt},
+      {"lessthan", kLt},
+      {"<", kLt},
+      {"gt", kGt},
+      {"greaterthan", kGt},
+      {">", kGt},
+      {"le", kLe},
+      {"<=", kLe},
+      {"ge", kGe},
+      {">=", kGe},
   };
   return kTests;
 }
@@ -95,8 +109,10 @@ Value range(Renderer& r, Arguments& args) {
   for (size_t i = 0; i < count; ++i) bounds[count == 1 ? 1 : i] = whole(args.positional[i]);
   const auto [begin, end, step] = bounds;
   if (step == 0) value_error("range: the step is 0");
-  const double size = std::ceil((static_cast<double>(end) - static_cast<double>(begin)) / static_cast<double>(step));
-  if (size > static_cast<double>(r.limits().range)) value_error("range: more than " + std::to_string(r.limits().range) + " numbers are not allowed");
+  const double size =
+      std::ceil((static_cast<double>(end) - static_cast<double>(begin)) / static_cast<double>(step));
+  if (size > static_cast<double>(r.limits().range))
+    value_error("range: more than " + std::to_string(r.limits().range) + " numbers are not allowed");
   std::vector<Value> out;
   for (int64_t i = 0; i < static_cast<int64_t>(size); ++i) out.push_back(Value::integer(begin + i * step));
   r.charge(static_cast<int64_t>(out.size()));
@@ -141,9 +157,10 @@ Value now(Renderer&, Arguments& args) {
 Value joiner(Renderer&, Arguments& args) {
   const Value* separator = argument(args, 0, "sep");
   auto used = std::make_shared<bool>(false);
-  return Value::callable("joiner", [used, text = separator ? *separator : Value::literal(", ")](Renderer&, Arguments&) {
-    return std::exchange(*used, true) ? text : Value::literal("");
-  });
+  return Value::callable("joiner",
+                         [used, text = separator ? *separator : Value::literal(", ")](Renderer&, Arguments&) {
+                           return std::exchange(*used, true) ? text : Value::literal("");
+                         });
 }
 
 }  // namespace
@@ -158,8 +175,11 @@ bool Renderer::test(const std::string& name, const Value& value, Arguments& argu
 const std::map<std::string, Value, std::less<>>& builtin_functions() {
   static const std::map<std::string, Value, std::less<>> kFunctions = {
       {"range", Value::callable("range", range)},
-      {"dict", Value::callable("dict", [](Renderer&, Arguments& args) { return Value::dict(dict_from(args)); })},
-      {"namespace", Value::callable("namespace", [](Renderer& r, Arguments& args) { return r.make_space(dict_from(args)); })},
+      {"dict",
+       Value::callable("dict", [](Renderer&, Arguments& args) { return Value::dict(dict_from(args)); })},
+      {"namespace",
+       Value::callable("namespace",
+                       [](Renderer& r, Arguments& args) { return r.make_space(dict_from(args)); })},
       {"raise_exception", Value::callable("raise_exception", raise)},
       {"strftime_now", Value::callable("strftime_now", now)},
       {"joiner", Value::callable("joiner", joiner)},
@@ -179,8 +199,10 @@ Value loop_attribute(const Value& object, const std::string& name) {
   if (name == "length") return Value::integer(size);
   if (name == "depth") return Value::integer(loop.depth);
   if (name == "depth0") return Value::integer(loop.depth - 1);
-  if (name == "previtem") return index > 0 ? loop.items[index - 1] : Value::undefined("there is no previous item: it");
-  if (name == "nextitem") return index + 1 < size ? loop.items[index + 1] : Value::undefined("there is no next item: it");
+  if (name == "previtem")
+    return index > 0 ? loop.items[index - 1] : Value::undefined("there is no previous item: it");
+  if (name == "nextitem")
+    return index + 1 < size ? loop.items[index + 1] : Value::undefined("there is no next item: it");
   if (name == "cycle")
     return Value::callable("cycle", [object](Renderer&, Arguments& args) {
       if (args.positional.empty()) value_error("loop.cycle needs values");

@@ -19,11 +19,16 @@ struct DepthGuard {
 
 std::string object_name(const Value& object) {
   switch (object.kind()) {
-    case Kind::dict: return "'dict object'";
-    case Kind::string: return "'str object'";
-    case Kind::list: return "'list object'";
-    case Kind::none: return "'None'";
-    default: return type_name(object);
+    case Kind::dict:
+      return "'dict object'";
+    case Kind::string:
+      return "'str object'";
+    case Kind::list:
+      return "'list object'";
+    case Kind::none:
+      return "'None'";
+    default:
+      return type_name(object);
   }
 }
 
@@ -38,15 +43,22 @@ Value Renderer::evaluate(const Expr& expr) {
 
 Value Renderer::evaluate_kind(const Expr& expr) {
   switch (expr.kind) {
-    case ExprKind::constant: return expr.value;
-    case ExprKind::name: return variable(expr);
-    case ExprKind::tuple: return Value::list(values(expr, 0), ListKind::tuple);
-    case ExprKind::list: return Value::list(values(expr, 0));
-    case ExprKind::dict: return make_dict(expr);
+    case ExprKind::constant:
+      return expr.value;
+    case ExprKind::name:
+      return variable(expr);
+    case ExprKind::tuple:
+      return Value::list(values(expr, 0), ListKind::tuple);
+    case ExprKind::list:
+      return Value::list(values(expr, 0));
+    case ExprKind::dict:
+      return make_dict(expr);
     case ExprKind::conditional:
       if (truthy(evaluate(*expr.args[0]))) return evaluate(*expr.args[1]);
-      return expr.args[2] ? evaluate(*expr.args[2])
-                          : Value::undefined("the inline if-expression evaluated to false and no else section was defined; it");
+      return expr.args[2]
+                 ? evaluate(*expr.args[2])
+                 : Value::undefined(
+                       "the inline if-expression evaluated to false and no else section was defined; it");
     case ExprKind::logical_or: {
       Value left = evaluate(*expr.args[0]);
       return truthy(left) ? left : evaluate(*expr.args[1]);
@@ -55,10 +67,14 @@ Value Renderer::evaluate_kind(const Expr& expr) {
       Value left = evaluate(*expr.args[0]);
       return truthy(left) ? evaluate(*expr.args[1]) : left;
     }
-    case ExprKind::logical_not: return Value::boolean(!truthy(evaluate(*expr.args[0])));
-    case ExprKind::compare: return compare(expr);
-    case ExprKind::negate: return binary(*this, "-", Value::integer(0), evaluate(*expr.args[0]));
-    case ExprKind::plus: return binary(*this, "+", Value::integer(0), evaluate(*expr.args[0]));
+    case ExprKind::logical_not:
+      return Value::boolean(!truthy(evaluate(*expr.args[0])));
+    case ExprKind::compare:
+      return compare(expr);
+    case ExprKind::negate:
+      return binary(*this, "-", Value::integer(0), evaluate(*expr.args[0]));
+    case ExprKind::plus:
+      return binary(*this, "+", Value::integer(0), evaluate(*expr.args[0]));
     case ExprKind::binary: {
       const Value left = evaluate(*expr.args[0]);
       const Value right = evaluate(*expr.args[1]);
@@ -66,10 +82,14 @@ Value Renderer::evaluate_kind(const Expr& expr) {
       charge(left.is(Kind::list) ? left.weight() : 0);
       return binary(*this, expr.name, left, right);
     }
-    case ExprKind::concat: return concat(expr);
-    case ExprKind::attribute: return attribute(evaluate(*expr.args[0]), expr.name);
-    case ExprKind::item: return subscript(expr);
-    case ExprKind::slice: value_error("a slice stands outside of an index");
+    case ExprKind::concat:
+      return concat(expr);
+    case ExprKind::attribute:
+      return attribute(evaluate(*expr.args[0]), expr.name);
+    case ExprKind::item:
+      return subscript(expr);
+    case ExprKind::slice:
+      value_error("a slice stands outside of an index");
     case ExprKind::call: {
       const Value function = evaluate(*expr.args[0]);
       Arguments args = arguments(expr);
@@ -106,14 +126,14 @@ Value Renderer::compare(const Expr& expr) {
     line_ = expr.line;
     charge(left.weight() + right.weight());
     const std::string& op = expr.operators[i];
-    const bool holds = op == "=="       ? equal(left, right)
-                       : op == "!="     ? !equal(left, right)
-                       : op == "<"      ? less(left, right)
-                       : op == ">"      ? less(right, left)
-                       : op == "<="     ? less(left, right) || equal(left, right)
-                       : op == ">="     ? less(right, left) || equal(left, right)
-                       : op == "in"     ? contains(right, left)
-                                        : !contains(right, left);
+    const bool holds = op == "=="   ? equal(left, right)
+                       : op == "!=" ? !equal(left, right)
+                       : op == "<"  ? less(left, right)
+                       : op == ">"  ? less(right, left)
+                       : op == "<=" ? less(left, right) || equal(left, right)
+                       : op == ">=" ? less(right, left) || equal(left, right)
+                       : op == "in" ? contains(right, left)
+                                    : !contains(right, left);
     if (!holds) return Value::boolean(false);
     left = std::move(right);
   }
@@ -150,7 +170,8 @@ Arguments Renderer::arguments(const Expr& expr) {
   if (expr.star_star) {
     const Value more = evaluate(*expr.star_star);
     if (!more.is(Kind::dict)) value_error("** needs a mapping, not " + type_name(more));
-    for (const auto& [name, value] : more.as_dict().items) out.named.emplace_back(to_text(name).bytes(), value);
+    for (const auto& [name, value] : more.as_dict().items)
+      out.named.emplace_back(to_text(name).bytes(), value);
   }
   return out;
 }
@@ -228,7 +249,8 @@ Value Renderer::slice(const Value& object, const Expr& expr) {
       object.as_list().kind != ListKind::view) {
     const List& list = object.as_list();
     std::vector<Value> out;
-    for (size_t i : slice_indices(bounds[0], bounds[1], bounds[2], list.items.size())) out.push_back(list.items[i]);
+    for (size_t i : slice_indices(bounds[0], bounds[1], bounds[2], list.items.size()))
+      out.push_back(list.items[i]);
     return Value::list(std::move(out), list.kind, list.origin);
   }
   if (object.is_undefined()) value_error(object.missing() + " is undefined");
@@ -273,7 +295,8 @@ Value power(const Value& a, const Value& b) {
     return Value::real(std::pow(a.as_real(), b.as_real()));
   int64_t out = 1;
   for (int64_t i = 0; i < b.as_integer() && out != 0; ++i) {
-    if (i > 64 && (a.as_integer() == 1 || a.as_integer() == -1)) return Value::integer(b.as_integer() % 2 ? a.as_integer() : 1);
+    if (i > 64 && (a.as_integer() == 1 || a.as_integer() == -1))
+      return Value::integer(b.as_integer() % 2 ? a.as_integer() : 1);
     if (__builtin_mul_overflow(out, a.as_integer(), &out)) value_error("an integer grows beyond 64 bits");
   }
   return Value::integer(out);
@@ -288,10 +311,14 @@ Value number_binary(char op, bool whole_division, const Value& a, const Value& b
   if (real) {
     const double u = a.as_real(), v = b.as_real();
     switch (op) {
-      case '+': return Value::real(u + v);
-      case '-': return Value::real(u - v);
-      case '*': return Value::real(u * v);
-      case '/': return Value::real(std::floor(u / v));
+      case '+':
+        return Value::real(u + v);
+      case '-':
+        return Value::real(u - v);
+      case '*':
+        return Value::real(u * v);
+      case '/':
+        return Value::real(std::floor(u / v));
       default: {
         const double rest = std::fmod(u, v);
         if (rest == 0) return Value::real(std::copysign(0.0, v));
@@ -300,12 +327,17 @@ Value number_binary(char op, bool whole_division, const Value& a, const Value& b
     }
   }
   switch (op) {
-    case '+': return integer_result(__builtin_add_overflow(x, y, &out), out);
-    case '-': return integer_result(__builtin_sub_overflow(x, y, &out), out);
-    case '*': return integer_result(__builtin_mul_overflow(x, y, &out), out);
-    default: break;
+    case '+':
+      return integer_result(__builtin_add_overflow(x, y, &out), out);
+    case '-':
+      return integer_result(__builtin_sub_overflow(x, y, &out), out);
+    case '*':
+      return integer_result(__builtin_mul_overflow(x, y, &out), out);
+    default:
+      break;
   }
-  if (y == -1) return op == '%' ? Value::integer(0) : integer_result(__builtin_sub_overflow(int64_t{0}, x, &out), out);
+  if (y == -1)
+    return op == '%' ? Value::integer(0) : integer_result(__builtin_sub_overflow(int64_t{0}, x, &out), out);
   const int64_t rest = x % y;
   const bool down = rest != 0 && (rest < 0) != (y < 0);
   return Value::integer(op == '%' ? (down ? rest + y : rest) : x / y - (down ? 1 : 0));
@@ -316,7 +348,12 @@ void append_escaped(const Text& text, Text& out) {
   const std::string& bytes = text.bytes();
   for (size_t i = 0; i < bytes.size(); ++i) {
     const char c = bytes[i];
-    const char* entity = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '\'' ? "&#39;" : c == '"' ? "&#34;" : nullptr;
+    const char* entity = c == '&'    ? "&amp;"
+                         : c == '<'  ? "&lt;"
+                         : c == '>'  ? "&gt;"
+                         : c == '\'' ? "&#39;"
+                         : c == '"'  ? "&#34;"
+                                     : nullptr;
     if (entity) {
       out.append(entity, text.origin_at(i));
     } else {
@@ -361,7 +398,8 @@ Value repeat(Renderer& renderer, const Value& value, int64_t count) {
 }
 
 bool repeatable(const Value& value) {
-  return value.is_string() || (value.is(Kind::list) && (value.as_list().kind == ListKind::list || value.as_list().kind == ListKind::tuple));
+  return value.is_string() || (value.is(Kind::list) && (value.as_list().kind == ListKind::list ||
+                                                        value.as_list().kind == ListKind::tuple));
 }
 
 }  // namespace
@@ -375,14 +413,17 @@ Value binary(Renderer& renderer, const std::string& op, const Value& a, const Va
     return number_binary(op[0], op == "//", a, b);
   }
   if (op == "+" && a.is_string() && b.is_string()) return add_strings(renderer, a.text(), b.text());
-  if (op == "+" && repeatable(a) && repeatable(b) && a.kind() == b.kind() && a.as_list().kind == b.as_list().kind) {
+  if (op == "+" && repeatable(a) && repeatable(b) && a.kind() == b.kind() &&
+      a.as_list().kind == b.as_list().kind) {
     std::vector<Value> items = a.as_list().items;
     renderer.charge(a.weight() + b.weight());
     items.insert(items.end(), b.as_list().items.begin(), b.as_list().items.end());
     return Value::list(std::move(items), a.as_list().kind, a.origin().from_user() ? a.origin() : b.origin());
   }
-  if (op == "*" && repeatable(a) && (b.is(Kind::integer) || b.is(Kind::boolean))) return repeat(renderer, a, b.as_integer());
-  if (op == "*" && repeatable(b) && (a.is(Kind::integer) || a.is(Kind::boolean))) return repeat(renderer, b, a.as_integer());
+  if (op == "*" && repeatable(a) && (b.is(Kind::integer) || b.is(Kind::boolean)))
+    return repeat(renderer, a, b.as_integer());
+  if (op == "*" && repeatable(b) && (a.is(Kind::integer) || a.is(Kind::boolean)))
+    return repeat(renderer, b, a.as_integer());
   value_error("'" + op + "' cannot join " + type_name(a) + " and " + type_name(b) +
               (op == "+" ? "; use ~ or |string where text is meant" : ""));
 }

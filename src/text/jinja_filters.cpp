@@ -46,14 +46,17 @@ Value by_path(R r, V object, V path) {
   for (size_t at = 0; at <= text.size();) {
     const size_t dot = std::min(text.find('.', at), text.size());
     const std::string part = text.substr(at, dot - at);
-    const bool number = !part.empty() && part.size() < 9 && part.find_first_not_of("0123456789") == std::string::npos;
+    const bool number =
+        !part.empty() && part.size() < 9 && part.find_first_not_of("0123456789") == std::string::npos;
     value = r.item(value, number ? Value::integer(std::stoll(part)) : Value::literal(part));
     at = dot + 1;
   }
   return value;
 }
 
-Value folded(V value) { return value.is_string() ? Value::string(mapped(value.text(), to_lower)) : value; }
+Value folded(V value) {
+  return value.is_string() ? Value::string(mapped(value.text(), to_lower)) : value;
+}
 
 Value join(R r, V value, A args) {
   const Text separator = text_of(args, 0, "d", "");
@@ -98,7 +101,8 @@ Value capitalize(R r, V value, A) {
 
 Value fallback(R, V value, A args) {
   const Value* other = argument(args, 0, "default_value");
-  if (value.is_undefined() || (flag(args, 1, "boolean") && !truthy(value))) return other ? *other : Value::literal("");
+  if (value.is_undefined() || (flag(args, 1, "boolean") && !truthy(value)))
+    return other ? *other : Value::literal("");
   return value;
 }
 
@@ -213,7 +217,8 @@ Value map(R r, V value, A args) {
     }
     return Value::list(std::move(out), ListKind::generator, value.origin());
   }
-  if (args.positional.empty() || !args.positional[0].is_string()) value_error("map needs the name of a filter or attribute=…");
+  if (args.positional.empty() || !args.positional[0].is_string())
+    value_error("map needs the name of a filter or attribute=…");
   const std::string name = args.positional[0].bytes();
   for (const Value& item : elements(r, value)) {
     Arguments rest{{args.positional.begin() + 1, args.positional.end()}, args.named};
@@ -224,7 +229,8 @@ Value map(R r, V value, A args) {
 
 Value select(R r, V value, A args, bool keep, bool by_attribute) {
   const size_t skip = by_attribute ? 1 : 0;
-  if (by_attribute && args.positional.empty()) value_error("selectattr and rejectattr need the name of an attribute");
+  if (by_attribute && args.positional.empty())
+    value_error("selectattr and rejectattr need the name of an attribute");
   std::vector<Value> out;
   for (const Value& item : elements(r, value)) {
     const Value subject = by_attribute ? by_path(r, item, args.positional[0]) : item;
@@ -258,7 +264,8 @@ Value tojson(R r, V value, A args) {
   if (const Value* indent = argument(args, 1, "indent"); indent && !indent->is(Kind::none)) {
     style.has_indent = true;
     style.item_separator = ",";
-    style.indent = indent->is_string() ? indent->bytes() : std::string(std::clamp<int64_t>(indent->as_integer(), 0, 100), ' ');
+    style.indent = indent->is_string() ? indent->bytes()
+                                       : std::string(std::clamp<int64_t>(indent->as_integer(), 0, 100), ' ');
   }
   if (const Value* separators = argument(args, 2, "separators"); separators && !separators->is(Kind::none)) {
     const std::vector<Value> pair = iterate(*separators);
@@ -277,7 +284,8 @@ Value to_real(R, V value, A args) {
     const Text text = stripped(value.text(), nullptr, true, true);
     double number = 0;
     const auto result = std::from_chars(text.bytes().data(), text.bytes().data() + text.size(), number);
-    if (result.ec == std::errc() && result.ptr == text.bytes().data() + text.size() && !text.empty()) return Value::real(number);
+    if (result.ec == std::errc() && result.ptr == text.bytes().data() + text.size() && !text.empty())
+      return Value::real(number);
   }
   const Value* other = argument(args, 0, "default");
   return other ? *other : Value::real(0);
@@ -293,20 +301,24 @@ Value to_integer(R r, V value, A args) {
     if (base == 16 && (digits.starts_with("0x") || digits.starts_with("0X"))) digits.remove_prefix(2);
     if (digits.starts_with("+")) digits.remove_prefix(1);
     int64_t number = 0;
-    const auto result = std::from_chars(digits.data(), digits.data() + digits.size(), number, static_cast<int>(std::clamp<int64_t>(base, 2, 36)));
-    if (result.ec == std::errc() && result.ptr == digits.data() + digits.size() && !digits.empty()) return Value::integer(number);
+    const auto result = std::from_chars(digits.data(), digits.data() + digits.size(), number,
+                                        static_cast<int>(std::clamp<int64_t>(base, 2, 36)));
+    if (result.ec == std::errc() && result.ptr == digits.data() + digits.size() && !digits.empty())
+      return Value::integer(number);
   }
   Arguments none;
   none.positional.push_back(Value::none());
   const Value real = to_real(r, value, none);
-  if (real.is(Kind::real) && std::fabs(real.as_real()) < 9e18) return Value::integer(static_cast<int64_t>(real.as_real()));
+  if (real.is(Kind::real) && std::fabs(real.as_real()) < 9e18)
+    return Value::integer(static_cast<int64_t>(real.as_real()));
   return other ? *other : Value::integer(0);
 }
 
 Value absolute(R r, V value, A) {
   if (!value.is_number()) value_error("abs needs a number, not " + type_name(value));
   if (value.is(Kind::real)) return Value::real(std::fabs(value.as_real()));
-  return value.as_integer() < 0 ? binary(r, "-", Value::integer(0), value) : Value::integer(value.as_integer());
+  return value.as_integer() < 0 ? binary(r, "-", Value::integer(0), value)
+                                : Value::integer(value.as_integer());
 }
 
 Value rounded(R, V value, A args) {
@@ -319,16 +331,20 @@ Value rounded(R, V value, A args) {
   // Python's round goes through the decimal form, to even.
   char buffer[512];
   if (digits < 0) return Value::real(std::nearbyint(value.as_real() * scale) / scale);
-  std::snprintf(buffer, sizeof buffer, "%.*f", static_cast<int>(std::min<int64_t>(digits, 100)), value.as_real());
+  std::snprintf(buffer, sizeof buffer, "%.*f", static_cast<int>(std::min<int64_t>(digits, 100)),
+                value.as_real());
   const double out = std::stod(buffer);
   return value.is(Kind::real) ? Value::real(out) : Value::integer(value.as_integer());
 }
 
 Value indent(R r, V value, A args) {
   const Value* width = argument(args, 0, "width");
-  const std::string prefix = width && width->is_string() ? width->bytes() : std::string(std::clamp<int64_t>(whole(args, 0, "width", 4), 0, 1000), ' ');
+  const std::string prefix = width && width->is_string()
+                                 ? width->bytes()
+                                 : std::string(std::clamp<int64_t>(whole(args, 0, "width", 4), 0, 1000), ' ');
   const bool at_first = flag(args, 1, "first"), blank = flag(args, 2, "blank");
-  if (!value.is_string() && !value.is_undefined()) value_error("indent needs a string, not " + type_name(value));
+  if (!value.is_string() && !value.is_undefined())
+    value_error("indent needs a string, not " + type_name(value));
   Text text = to_text(value);
   text.append("\n", {});  // as jinja2: a final newline stays one
   const Value lines = split_lines(text, false);
@@ -387,10 +403,18 @@ Value word_count(R, V value, A) {
   return Value::integer(count);
 }
 
-Value as_list(R r, V value, A) { return Value::list(elements(r, value), ListKind::list, value.origin()); }
-Value as_string(R r, V value, A) { return value.is_string() ? value : r.string(to_text(value)); }
-Value count(R, V value, A) { return Value::integer(length(value)); }
-Value trim(R r, V value, A args) { return r.string(stripped(to_text(value), argument(args, 0, "chars"), true, true)); }
+Value as_list(R r, V value, A) {
+  return Value::list(elements(r, value), ListKind::list, value.origin());
+}
+Value as_string(R r, V value, A) {
+  return value.is_string() ? value : r.string(to_text(value));
+}
+Value count(R, V value, A) {
+  return Value::integer(length(value));
+}
+Value trim(R r, V value, A args) {
+  return r.string(stripped(to_text(value), argument(args, 0, "chars"), true, true));
+}
 Value center(R r, V value, A args) {
   Arguments width;
   width.positional.push_back(Value::integer(whole(args, 0, "width", 80)));
@@ -400,15 +424,32 @@ Value attr(R r, V value, A args) {
   if (args.positional.empty()) value_error("attr needs a name");
   const std::string name = to_text(args.positional[0]).bytes();
   if (Value found = method(value, name); !found.is_undefined()) return found;
-  return value.is(Kind::space) || value.is(Kind::loop) ? r.attribute(value, name) : Value::undefined("attribute '" + name + "'");
+  return value.is(Kind::space) || value.is(Kind::loop) ? r.attribute(value, name)
+                                                       : Value::undefined("attribute '" + name + "'");
 }
 
 const std::map<std::string, Filter, std::less<>>& filters() {
   static const std::map<std::string, Filter, std::less<>> kFilters = {
-      {"abs", absolute}, {"attr", attr}, {"batch", batch}, {"capitalize", capitalize}, {"center", center},
-      {"count", count}, {"length", count}, {"d", fallback}, {"default", fallback}, {"dictsort", dictsort},
-      {"e", escape}, {"escape", escape}, {"first", first}, {"float", to_real}, {"indent", indent},
-      {"int", to_integer}, {"items", items}, {"join", join}, {"last", last}, {"list", as_list},
+      {"abs", absolute},
+      {"attr", attr},
+      {"batch", batch},
+      {"capitalize", capitalize},
+      {"center", center},
+      {"count", count},
+      {"length", count},
+      {"d", fallback},
+      {"default", fallback},
+      {"dictsort", dictsort},
+      {"e", escape},
+      {"escape", escape},
+      {"first", first},
+      {"float", to_real},
+      {"indent", indent},
+      {"int", to_integer},
+      {"items", items},
+      {"join", join},
+      {"last", last},
+      {"list", as_list},
       {"lower", [](R r, V v, A) { return r.string(mapped(to_text(v), to_lower)); }},
       {"upper", [](R r, V v, A) { return r.string(mapped(to_text(v), to_upper)); }},
       {"map", map},
@@ -418,9 +459,18 @@ const std::map<std::string, Filter, std::less<>>& filters() {
       {"reject", [](R r, V v, A a) { return select(r, v, a, false, false); }},
       {"selectattr", [](R r, V v, A a) { return select(r, v, a, true, true); }},
       {"rejectattr", [](R r, V v, A a) { return select(r, v, a, false, true); }},
-      {"replace", replace}, {"reverse", reverse}, {"round", rounded}, {"safe", safe}, {"sort", sort},
-      {"string", as_string}, {"sum", sum}, {"title", title}, {"tojson", tojson}, {"trim", trim},
-      {"unique", unique}, {"wordcount", word_count},
+      {"replace", replace},
+      {"reverse", reverse},
+      {"round", rounded},
+      {"safe", safe},
+      {"sort", sort},
+      {"string", as_string},
+      {"sum", sum},
+      {"title", title},
+      {"tojson", tojson},
+      {"trim", trim},
+      {"unique", unique},
+      {"wordcount", word_count},
   };
   return kFilters;
 }

@@ -54,9 +54,12 @@ class Writer {
 
   void scalar(const Value& value) {
     switch (value.kind()) {
-      case Kind::none: return out_.append("null", value.origin());
-      case Kind::boolean: return out_.append(value.as_bool() ? "true" : "false", value.origin());
-      case Kind::integer: return out_.append(std::to_string(value.as_integer()), value.origin());
+      case Kind::none:
+        return out_.append("null", value.origin());
+      case Kind::boolean:
+        return out_.append(value.as_bool() ? "true" : "false", value.origin());
+      case Kind::integer:
+        return out_.append(std::to_string(value.as_integer()), value.origin());
       case Kind::real: {
         const double number = value.as_real();
         return out_.append(std::isnan(number)   ? "NaN"
@@ -64,8 +67,10 @@ class Writer {
                                                 : format_real(number),
                            value.origin());
       }
-      case Kind::undefined: value_error("tojson: " + value.missing() + " is undefined");
-      default: value_error("tojson: " + type_name(value) + " has no JSON form");
+      case Kind::undefined:
+        value_error("tojson: " + value.missing() + " is undefined");
+      default:
+        value_error("tojson: " + type_name(value) + " has no JSON form");
     }
   }
 
@@ -117,10 +122,14 @@ class Writer {
 
   void write(const Value& value, int level) {
     switch (value.kind()) {
-      case Kind::string: return string(value.text());
-      case Kind::list: return list(value.as_list(), level);
-      case Kind::dict: return dict(value.as_dict(), level);
-      default: scalar(value);
+      case Kind::string:
+        return string(value.text());
+      case Kind::list:
+        return list(value.as_list(), level);
+      case Kind::dict:
+        return dict(value.as_dict(), level);
+      default:
+        scalar(value);
     }
   }
 
@@ -130,6 +139,8 @@ class Writer {
 
 }  // namespace
 
-Text to_json(const Value& value, const JsonStyle& style) { return Writer(style).run(value); }
+Text to_json(const Value& value, const JsonStyle& style) {
+  return Writer(style).run(value);
+}
 
 }  // namespace attune::text::jinja

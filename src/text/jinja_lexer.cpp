@@ -9,8 +9,12 @@
 namespace attune::text::jinja {
 namespace {
 
-bool word_byte(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || (c & 0x80); }
-bool digit(char c) { return c >= '0' && c <= '9'; }
+bool word_byte(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || (c & 0x80);
+}
+bool digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 // Newlines become \n; the last one of the source is dropped (keep_trailing_newline=False).
 std::string normalised(std::string_view source) {
@@ -201,11 +205,13 @@ class Lexer {
   void number() {
     size_t end = at_;
     const auto digits = [&](auto accept) {
-      while (end < source_.size() && (accept(source_[end]) || (source_[end] == '_' && end + 1 < source_.size() &&
-                                                              accept(source_[end + 1]))))
+      while (end < source_.size() &&
+             (accept(source_[end]) ||
+              (source_[end] == '_' && end + 1 < source_.size() && accept(source_[end + 1]))))
         ++end;
     };
-    if (source_[at_] == '0' && at_ + 1 < source_.size() && std::string_view("xXoObB").find(source_[at_ + 1]) != std::string_view::npos) {
+    if (source_[at_] == '0' && at_ + 1 < source_.size() &&
+        std::string_view("xXoObB").find(source_[at_ + 1]) != std::string_view::npos) {
       end = at_ + 2;
       digits([](char c) { return std::isxdigit(static_cast<unsigned char>(c)) != 0; });
       return number_done(TokenKind::integer, end);
@@ -250,10 +256,12 @@ class Lexer {
     char32_t code = 0;
     for (size_t i = 0; i < count; ++i) {
       const char c = text[at + i];
-      if (!std::isxdigit(static_cast<unsigned char>(c))) fail_here("a \\x, \\u or \\U escape in a string is not hexadecimal");
+      if (!std::isxdigit(static_cast<unsigned char>(c)))
+        fail_here("a \\x, \\u or \\U escape in a string is not hexadecimal");
       code = code * 16 + (digit(c) ? c - '0' : (c | 32) - 'a' + 10);
     }
-    if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) fail_here("a \\u escape in a string is no character");
+    if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+      fail_here("a \\u escape in a string is no character");
     return code;
   }
 
@@ -278,7 +286,8 @@ class Lexer {
       } else if (c >= '0' && c <= '7') {
         char32_t code = 0;
         size_t n = 0;
-        for (; n < 3 && i + n < text.size() && text[i + n] >= '0' && text[i + n] <= '7'; ++n) code = code * 8 + (text[i + n] - '0');
+        for (; n < 3 && i + n < text.size() && text[i + n] >= '0' && text[i + n] <= '7'; ++n)
+          code = code * 8 + (text[i + n] - '0');
         append_utf8(out, code);
         i += n - 1;
       } else if (c == 'N') {
@@ -302,7 +311,8 @@ class Lexer {
     if (text == "(" || text == "[" || text == "{") open += text[0] == '(' ? ')' : text[0] == '[' ? ']' : '}';
     if (text == ")" || text == "]" || text == "}") {
       if (open.empty() || open.back() != text[0])
-        fail_here("unexpected '" + text + "'" + (open.empty() ? "" : std::string(", expected '") + open.back() + "'"));
+        fail_here("unexpected '" + text + "'" +
+                  (open.empty() ? "" : std::string(", expected '") + open.back() + "'"));
       open.pop_back();
     }
     emit(TokenKind::op, text);

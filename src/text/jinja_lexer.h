@@ -8,7 +8,19 @@
 
 namespace attune::text::jinja {
 
-enum class TokenKind { data, block_begin, block_end, print_begin, print_end, name, string, integer, real, op, end };
+enum class TokenKind {
+  data,
+  block_begin,
+  block_end,
+  print_begin,
+  print_end,
+  name,
+  string,
+  integer,
+  real,
+  op,
+  end
+};
 
 struct Token {
   TokenKind kind = TokenKind::end;

@@ -18,7 +18,8 @@ Text stripped(const Text& text, const Value* characters, bool left, bool right) 
   std::vector<char32_t> set;
   const bool spaces = !characters || characters->is(Kind::none);
   if (!spaces) {
-    if (!characters->is_string()) value_error("strip takes a string of characters, not " + type_name(*characters));
+    if (!characters->is_string())
+      value_error("strip takes a string of characters, not " + type_name(*characters));
     const std::string& bytes = characters->bytes();
     for (size_t at = 0, next = 0; at < bytes.size(); at = next) set.push_back(decode_at(bytes, at, next));
   }
@@ -80,7 +81,8 @@ using Method = Value (*)(Renderer&, const Value&, Arguments&);
 const Text& text_argument(const Arguments& args, size_t index, const char* name) {
   const Value* value = argument(args, index, name);
   if (!value) value_error(std::string("argument '") + name + "' is missing");
-  if (!value->is_string()) value_error(std::string("argument '") + name + "' must be a string, not " + type_name(*value));
+  if (!value->is_string())
+    value_error(std::string("argument '") + name + "' must be a string, not " + type_name(*value));
   return value->text();
 }
 
@@ -189,7 +191,8 @@ Value split_lines(const Text& text, bool keep) {
   size_t begin = 0;
   for (size_t at = 0, next = 0; at < bytes.size(); at = next) {
     const char32_t code = decode_at(bytes, at, next);
-    const bool ends = (code >= 10 && code <= 13) || (code >= 0x1C && code <= 0x1E) || code == 0x85 || code == 0x2028 || code == 0x2029;
+    const bool ends = (code >= 10 && code <= 13) || (code >= 0x1C && code <= 0x1E) || code == 0x85 ||
+                      code == 0x2028 || code == 0x2029;
     if (!ends) continue;
     if (code == 13 && next < bytes.size() && bytes[next] == '\n') ++next;
     out.push_back(Value::string(text.substr(begin, keep ? next : at)));
@@ -204,11 +207,11 @@ namespace {
 Value affix(const Value& self, Arguments& args, bool front) {
   const Value* value = argument(args, 0, "prefix");
   if (!value) value_error("startswith and endswith need an argument");
-  std::vector<Value> options =
-      value->is(Kind::list) ? value->as_list().items : std::vector<Value>{*value};
+  std::vector<Value> options = value->is(Kind::list) ? value->as_list().items : std::vector<Value>{*value};
   for (const Value& option : options) {
     if (!option.is_string()) value_error("startswith and endswith take a string, not " + type_name(option));
-    if (front ? self.bytes().starts_with(option.bytes()) : self.bytes().ends_with(option.bytes())) return Value::boolean(true);
+    if (front ? self.bytes().starts_with(option.bytes()) : self.bytes().ends_with(option.bytes()))
+      return Value::boolean(true);
   }
   return Value::boolean(false);
 }
@@ -245,7 +248,9 @@ Value padded(Renderer& renderer, const Value& self, Arguments& args, bool left, 
   if (missing > 100'000) value_error("a width is too large");
   const std::string fill = args.positional.size() > 1 ? text_argument(args, 1, "fillchar").bytes() : " ";
   // Python's center puts the odd space to the left when the width is odd.
-  const int64_t before = left && right ? missing / 2 + (missing & integer_argument(args, 0, "width", 0) & 1) : left ? missing : 0;
+  const int64_t before = left && right ? missing / 2 + (missing & integer_argument(args, 0, "width", 0) & 1)
+                         : left        ? missing
+                                       : 0;
   Text out;
   for (int64_t i = 0; i < before; ++i) out.append(fill, {});
   out.append(self.text());
@@ -289,7 +294,9 @@ int64_t count_text(const Value& self, Arguments& args) {
   const std::string& what = text_argument(args, 0, "sub").bytes();
   if (what.empty()) return length(self) + 1;
   int64_t count = 0;
-  for (size_t at = self.bytes().find(what); at != std::string::npos; at = self.bytes().find(what, at + what.size())) ++count;
+  for (size_t at = self.bytes().find(what); at != std::string::npos;
+       at = self.bytes().find(what, at + what.size()))
+    ++count;
   return count;
 }
 
@@ -312,10 +319,12 @@ Value format_braces(Renderer& renderer, const Value& self, Arguments& args) {
       const size_t close = bytes.find('}', i);
       if (close == std::string::npos) value_error("format: a '{' is not closed");
       const std::string field = bytes.substr(i + 1, close - i - 1);
-      if (field.find_first_of(":!.[{") != std::string::npos) value_error("format: the field '{" + field + "}' is not supported");
+      if (field.find_first_of(":!.[{") != std::string::npos)
+        value_error("format: the field '{" + field + "}' is not supported");
       const bool number = field.find_first_not_of("0123456789") == std::string::npos;
-      const Value* value = number ? argument(args, field.empty() ? automatic++ : std::stoul(field.substr(0, 6)), "")
-                                  : argument(args, args.positional.size(), field);
+      const Value* value =
+          number ? argument(args, field.empty() ? automatic++ : std::stoul(field.substr(0, 6)), "")
+                 : argument(args, args.positional.size(), field);
       if (!value) value_error("format: no argument for '{" + field + "}'");
       out.append(to_text(*value));
       i = close;
@@ -333,19 +342,25 @@ const std::vector<std::pair<std::string_view, Method>>& string_methods() {
   using V = const Value&;
   using A = Arguments&;
   static const std::vector<std::pair<std::string_view, Method>> kMethods = {
-      {"strip", [](R, V s, A a) { return Value::string(stripped(s.text(), argument(a, 0, "chars"), true, true)); }},
-      {"lstrip", [](R, V s, A a) { return Value::string(stripped(s.text(), argument(a, 0, "chars"), true, false)); }},
-      {"rstrip", [](R, V s, A a) { return Value::string(stripped(s.text(), argument(a, 0, "chars"), false, true)); }},
+      {"strip",
+       [](R, V s, A a) { return Value::string(stripped(s.text(), argument(a, 0, "chars"), true, true)); }},
+      {"lstrip",
+       [](R, V s, A a) { return Value::string(stripped(s.text(), argument(a, 0, "chars"), true, false)); }},
+      {"rstrip",
+       [](R, V s, A a) { return Value::string(stripped(s.text(), argument(a, 0, "chars"), false, true)); }},
       {"split", [](R r, V s, A a) { return split(r, s, a, false); }},
       {"rsplit", [](R r, V s, A a) { return split(r, s, a, true); }},
-      {"splitlines", [](R, V s, A a) {
+      {"splitlines",
+       [](R, V s, A a) {
          const Value* keep = argument(a, 0, "keepends");
          return split_lines(s.text(), keep && truthy(*keep));
        }},
       {"startswith", [](R, V s, A a) { return affix(s, a, true); }},
       {"endswith", [](R, V s, A a) { return affix(s, a, false); }},
-      {"replace", [](R r, V s, A a) {
-         return r.string(replaced(s.text(), text_argument(a, 0, "old"), text_argument(a, 1, "new"), integer_argument(a, 2, "count", -1)));
+      {"replace",
+       [](R r, V s, A a) {
+         return r.string(replaced(s.text(), text_argument(a, 0, "old"), text_argument(a, 1, "new"),
+                                  integer_argument(a, 2, "count", -1)));
        }},
       {"upper", [](R r, V s, A) { return r.string(mapped(s.text(), to_upper)); }},
       {"lower", [](R r, V s, A) { return r.string(mapped(s.text(), to_lower)); }},
@@ -362,11 +377,13 @@ const std::vector<std::pair<std::string_view, Method>>& string_methods() {
       {"format", [](R r, V s, A a) { return format_braces(r, s, a); }},
       {"partition", [](R, V s, A a) { return partition(s, a, false); }},
       {"rpartition", [](R, V s, A a) { return partition(s, a, true); }},
-      {"removeprefix", [](R, V s, A a) {
+      {"removeprefix",
+       [](R, V s, A a) {
          const std::string& p = text_argument(a, 0, "prefix").bytes();
          return s.bytes().starts_with(p) ? Value::string(s.text().substr(p.size(), s.text().size())) : s;
        }},
-      {"removesuffix", [](R, V s, A a) {
+      {"removesuffix",
+       [](R, V s, A a) {
          const std::string& p = text_argument(a, 0, "suffix").bytes();
          return s.bytes().ends_with(p) ? Value::string(s.text().substr(0, s.text().size() - p.size())) : s;
        }},
@@ -376,7 +393,8 @@ const std::vector<std::pair<std::string_view, Method>>& string_methods() {
       {"isdigit", [](R, V s, A) { return Value::boolean(all_of(s, is_digit)); }},
       {"isdecimal", [](R, V s, A) { return Value::boolean(all_of(s, is_digit)); }},
       {"isalpha", [](R, V s, A) { return Value::boolean(all_of(s, is_alphabetic)); }},
-      {"isalnum", [](R, V s, A) {
+      {"isalnum",
+       [](R, V s, A) {
          return Value::boolean(all_of(s, [](char32_t c) { return is_alphabetic(c) || is_digit(c); }));
        }},
       {"isspace", [](R, V s, A) { return Value::boolean(all_of(s, is_space)); }},
@@ -388,7 +406,8 @@ const std::vector<std::pair<std::string_view, Method>>& string_methods() {
 
 Value pairs(const Value& self) {
   std::vector<Value> out;
-  for (const auto& [key, value] : self.as_dict().items) out.push_back(Value::list({key, value}, ListKind::tuple, self.origin()));
+  for (const auto& [key, value] : self.as_dict().items)
+    out.push_back(Value::list({key, value}, ListKind::tuple, self.origin()));
   return Value::list(std::move(out), ListKind::view, self.origin());
 }
 
@@ -399,12 +418,14 @@ const std::vector<std::pair<std::string_view, Method>>& dict_methods() {
   static const std::vector<std::pair<std::string_view, Method>> kMethods = {
       {"items", [](R, V s, A) { return pairs(s); }},
       {"keys", [](R, V s, A) { return Value::list(iterate(s), ListKind::view, s.origin()); }},
-      {"values", [](R, V s, A) {
+      {"values",
+       [](R, V s, A) {
          std::vector<Value> out;
          for (const auto& item : s.as_dict().items) out.push_back(item.second);
          return Value::list(std::move(out), ListKind::view, s.origin());
        }},
-      {"get", [](R, V s, A a) {
+      {"get",
+       [](R, V s, A a) {
          const Value* key = argument(a, 0, "key");
          if (!key) value_error("get needs a key");
          if (const Value* value = s.as_dict().find(*key)) return *value;
@@ -412,7 +433,11 @@ const std::vector<std::pair<std::string_view, Method>>& dict_methods() {
          return fallback ? *fallback : Value::none();
        }},
       {"copy", [](R, V s, A) { return s; }},
-      {"pop", unsafe}, {"popitem", unsafe}, {"update", unsafe}, {"setdefault", unsafe}, {"clear", unsafe},
+      {"pop", unsafe},
+      {"popitem", unsafe},
+      {"update", unsafe},
+      {"setdefault", unsafe},
+      {"clear", unsafe},
   };
   return kMethods;
 }
@@ -422,22 +447,30 @@ const std::vector<std::pair<std::string_view, Method>>& list_methods() {
   using V = const Value&;
   using A = Arguments&;
   static const std::vector<std::pair<std::string_view, Method>> kMethods = {
-      {"index", [](R, V s, A a) {
+      {"index",
+       [](R, V s, A a) {
          const Value* wanted = argument(a, 0, "value");
          const auto& items = s.as_list().items;
          for (size_t i = 0; wanted && i < items.size(); ++i)
            if (equal(items[i], *wanted)) return Value::integer(static_cast<int64_t>(i));
          value_error("index: the value is not in the list");
        }},
-      {"count", [](R, V s, A a) {
+      {"count",
+       [](R, V s, A a) {
          const Value* wanted = argument(a, 0, "value");
          int64_t count = 0;
          for (const Value& item : s.as_list().items) count += wanted && equal(item, *wanted);
          return Value::integer(count);
        }},
       {"copy", [](R, V s, A) { return s; }},
-      {"append", unsafe}, {"extend", unsafe}, {"insert", unsafe}, {"pop", unsafe}, {"remove", unsafe},
-      {"clear", unsafe}, {"sort", unsafe}, {"reverse", unsafe},
+      {"append", unsafe},
+      {"extend", unsafe},
+      {"insert", unsafe},
+      {"pop", unsafe},
+      {"remove", unsafe},
+      {"clear", unsafe},
+      {"sort", unsafe},
+      {"reverse", unsafe},
   };
   return kMethods;
 }
@@ -448,63 +481,16 @@ Value method(const Value& object, const std::string& name) {
   const std::vector<std::pair<std::string_view, Method>>* methods = nullptr;
   if (object.is_string()) methods = &string_methods();
   if (object.is(Kind::dict)) methods = &dict_methods();
-  if (object.is(Kind::list) && (object.as_list().kind == ListKind::list || object.as_list().kind == ListKind::tuple)) methods = &list_methods();
+  if (object.is(Kind::list) &&
+      (object.as_list().kind == ListKind::list || object.as_list().kind == ListKind::tuple))
+    methods = &list_methods();
   if (!methods) return {};
   for (const auto& [known, function] : *methods)
     if (known == name)
-      return Value::callable(name, [object, function = function](Renderer& r, Arguments& args) { return function(r, object, args); });
+      return Value::callable(name, [object, function = function](Renderer& r, Arguments& args) {
+        return function(r, object, args);
+      });
   return {};
-}
-
-// "…%s…" % values, piece by piece so that origins survive.
-Value format_percent(Renderer& renderer, const Text& format, const Value& arguments) {
-  const bool tuple = arguments.is(Kind::list) && arguments.as_list().kind == ListKind::tuple;
-  const std::vector<Value> values = tuple ? arguments.as_list().items : std::vector<Value>{arguments};
-  const std::string& bytes = format.bytes();
-  size_t used = 0;
-  Text out;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    if (bytes[i] != '%') {
-      out.append(format, i, i + 1);
-      continue;
-    }
-    size_t end = bytes.find_first_not_of("-+ #0123456789.", i + 1);
-    if (end == std::string::npos) value_error("'%' formatting: the format is not complete");
-    const std::string options = bytes.substr(i + 1, end - i - 1);
-    const char kind = bytes[end];
-    i = end;
-    if (kind == '%') {
-      out.append("%", format.origin_at(end));
-      continue;
-    }
-    if (kind == '(') value_error("'%' formatting with names is not supported");
-    if (used >= values.size()) value_error("'%' formatting: not enough values");
-    const Value& value = values[used++];
-    if (options.size() > 6) value_error("'%' formatting: a width is too large");
-    if (kind == 's' || kind == 'r') {
-      if (!options.empty()) value_error("'%' formatting: a width for %s is not supported");
-      Text part;
-      if (kind == 's') part = to_text(value); else append_repr(value, part);
-      out.append(part);
-      continue;
-    }
-    if (!value.is_number()) value_error(std::string("'%") + kind + "' needs a number, not " + type_name(value));
-    char buffer[1024];
-    if (kind == 'd' || kind == 'i' || kind == 'x' || kind == 'X' || kind == 'o') {
-      const std::string spec = "%" + options + "ll" + kind;
-      const int64_t number = value.is(Kind::real) ? static_cast<int64_t>(std::clamp(value.as_real(), -9e18, 9e18)) : value.as_integer();
-      std::snprintf(buffer, sizeof buffer, spec.c_str(), static_cast<long long>(number));
-    } else if (std::string_view("feEgG").find(kind) != std::string_view::npos) {
-      const std::string spec = "%" + options + kind;
-      std::snprintf(buffer, sizeof buffer, spec.c_str(), value.as_real());
-    } else {
-      value_error(std::string("'%' formatting: '%") + kind + "' is not supported");
-    }
-    out.append(buffer, value.origin());
-  }
-  if (tuple && used < values.size()) value_error("'%' formatting: not all values are used");
-  if (!tuple && used == 0 && !arguments.is(Kind::dict) && !arguments.is(Kind::list)) value_error("'%' formatting: not all values are used");
-  return renderer.string(std::move(out));
 }
 
 }  // namespace attune::text::jinja

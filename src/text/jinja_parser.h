@@ -15,8 +15,26 @@ struct Expr;
 using ExprPtr = std::unique_ptr<Expr>;
 
 enum class ExprKind {
-  constant, name, tuple, list, dict, conditional, logical_or, logical_and, logical_not, compare, negate, plus,
-  binary, concat, attribute, item, slice, call, filter, test
+  constant,
+  name,
+  tuple,
+  list,
+  dict,
+  conditional,
+  logical_or,
+  logical_and,
+  logical_not,
+  compare,
+  negate,
+  plus,
+  binary,
+  concat,
+  attribute,
+  item,
+  slice,
+  call,
+  filter,
+  test
 };
 
 // What the fields mean depends on the kind:
@@ -43,20 +61,32 @@ struct Stmt;
 using Body = std::vector<std::unique_ptr<Stmt>>;
 
 enum class StmtKind {
-  data, print, condition, loop, set, set_block, macro, call_block, filter_block, with, generation, stop, next
+  data,
+  print,
+  condition,
+  loop,
+  set,
+  set_block,
+  macro,
+  call_block,
+  filter_block,
+  with,
+  generation,
+  stop,
+  next
 };
 
 struct Stmt {
   StmtKind kind;
   int line = 0;
-  Value data;                 // data
-  std::string name;           // macro
-  ExprPtr target;             // for, set; `name.attribute` is an attribute expression
-  ExprPtr expr;               // print, for (iterable), set, call block (the call), filter block
-  ExprPtr test;               // for … if
-  bool recursive = false;     // for
-  std::vector<std::pair<ExprPtr, Body>> branches;  // condition: (test, body); with: (unused)
-  std::vector<std::pair<ExprPtr, ExprPtr>> bindings;  // with: target, value
+  Value data;              // data
+  std::string name;        // macro
+  ExprPtr target;          // for, set; `name.attribute` is an attribute expression
+  ExprPtr expr;            // print, for (iterable), set, call block (the call), filter block
+  ExprPtr test;            // for … if
+  bool recursive = false;  // for
+  std::vector<std::pair<ExprPtr, Body>> branches;           // condition: (test, body); with: (unused)
+  std::vector<std::pair<ExprPtr, ExprPtr>> bindings;        // with: target, value
   std::vector<std::pair<std::string, ExprPtr>> parameters;  // macro, call block: name, default (may be null)
   bool uses_caller = false, uses_varargs = false, uses_kwargs = false;
   Body body, otherwise;

@@ -159,15 +159,30 @@ Renderer::Flow Renderer::execute(const Stmt& stmt) {
   charge(1);
   line_ = stmt.line;
   switch (stmt.kind) {
-    case StmtKind::data: write(stmt.data.text()); break;
-    case StmtKind::print: write(to_text(evaluate(*stmt.expr))); break;
-    case StmtKind::condition: return condition(stmt);
-    case StmtKind::loop: loop(stmt); break;
-    case StmtKind::set: assign(*stmt.target, evaluate(*stmt.expr)); break;
-    case StmtKind::macro: scope_->set(stmt.name, make_function(stmt, stmt.name)); break;
-    case StmtKind::with: with(stmt); break;
-    case StmtKind::stop: return Flow::stop;
-    case StmtKind::next: return Flow::next;
+    case StmtKind::data:
+      write(stmt.data.text());
+      break;
+    case StmtKind::print:
+      write(to_text(evaluate(*stmt.expr)));
+      break;
+    case StmtKind::condition:
+      return condition(stmt);
+    case StmtKind::loop:
+      loop(stmt);
+      break;
+    case StmtKind::set:
+      assign(*stmt.target, evaluate(*stmt.expr));
+      break;
+    case StmtKind::macro:
+      scope_->set(stmt.name, make_function(stmt, stmt.name));
+      break;
+    case StmtKind::with:
+      with(stmt);
+      break;
+    case StmtKind::stop:
+      return Flow::stop;
+    case StmtKind::next:
+      return Flow::next;
     case StmtKind::set_block:
     case StmtKind::filter_block: {
       Text text;
@@ -218,7 +233,9 @@ void Renderer::with(const Stmt& stmt) {
   execute(stmt.body);
 }
 
-void Renderer::loop(const Stmt& stmt) { run_loop(stmt, scope_, evaluate(*stmt.expr), 1); }
+void Renderer::loop(const Stmt& stmt) {
+  run_loop(stmt, scope_, evaluate(*stmt.expr), 1);
+}
 
 std::vector<Value> Renderer::loop_items(const Stmt& stmt, const Value& iterable) {
   std::vector<Value> items = iterate(iterable);
@@ -270,7 +287,8 @@ void Renderer::assign(const Expr& target, Value value) {
   } else if (target.kind == ExprKind::attribute) {
     const Value space = evaluate(*target.args[0]);
     if (!space.is(Kind::space))
-      value_error("cannot set attribute '" + target.name + "' on " + type_name(space) + "; only namespace() objects take it");
+      value_error("cannot set attribute '" + target.name + "' on " + type_name(space) +
+                  "; only namespace() objects take it");
     if (target.name.starts_with("_")) value_error("a namespace attribute may not begin with '_'");
     space.mutable_dict().set(Value::literal(target.name), std::move(value));
   } else {
@@ -284,9 +302,8 @@ void Renderer::assign(const Expr& target, Value value) {
 
 Value Renderer::make_function(const Stmt& stmt, const std::string& name) {
   for (Scope* scope = scope_; scope; scope = scope->parent) scope->captured = true;
-  return Value::callable(name, [&stmt, scope = scope_](Renderer& r, Arguments& args) {
-    return r.invoke(stmt, scope, args);
-  });
+  return Value::callable(
+      name, [&stmt, scope = scope_](Renderer& r, Arguments& args) { return r.invoke(stmt, scope, args); });
 }
 
 Value Renderer::invoke(const Stmt& stmt, Scope* scope, Arguments& args) {

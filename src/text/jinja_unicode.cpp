@@ -93,8 +93,12 @@ bool is_alphabetic(char32_t code) {
 bool is_digit(char32_t code) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(code)) == UTF8PROC_CATEGORY_ND;
 }
-bool is_upper(char32_t code) { return utf8proc_isupper(static_cast<utf8proc_int32_t>(code)) != 0; }
-bool is_lower(char32_t code) { return utf8proc_islower(static_cast<utf8proc_int32_t>(code)) != 0; }
+bool is_upper(char32_t code) {
+  return utf8proc_isupper(static_cast<utf8proc_int32_t>(code)) != 0;
+}
+bool is_lower(char32_t code) {
+  return utf8proc_islower(static_cast<utf8proc_int32_t>(code)) != 0;
+}
 
 std::string to_upper(char32_t code) {
   if (code == 0xDF) return "SS";

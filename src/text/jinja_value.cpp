@@ -215,28 +215,45 @@ int64_t Value::weight() const {
   return kind_ == Kind::string ? 1 + static_cast<int64_t>(text().size() / 64) : 1;
 }
 
-void value_error(const std::string& what) { refuse("{}", what); }
+void value_error(const std::string& what) {
+  refuse("{}", what);
+}
 
 std::string type_name(const Value& value) {
   switch (value.kind()) {
-    case Kind::undefined: return "an undefined value";
-    case Kind::none: return "None";
-    case Kind::boolean: return "a boolean";
-    case Kind::integer: return "an integer";
-    case Kind::real: return "a float";
-    case Kind::string: return "a string";
+    case Kind::undefined:
+      return "an undefined value";
+    case Kind::none:
+      return "None";
+    case Kind::boolean:
+      return "a boolean";
+    case Kind::integer:
+      return "an integer";
+    case Kind::real:
+      return "a float";
+    case Kind::string:
+      return "a string";
     case Kind::list:
       switch (value.as_list().kind) {
-        case ListKind::tuple: return "a tuple";
-        case ListKind::generator: return "a generator";
-        case ListKind::range: return "a range";
-        case ListKind::view: return "a dict view";
-        default: return "a list";
+        case ListKind::tuple:
+          return "a tuple";
+        case ListKind::generator:
+          return "a generator";
+        case ListKind::range:
+          return "a range";
+        case ListKind::view:
+          return "a dict view";
+        default:
+          return "a list";
       }
-    case Kind::dict: return "a mapping";
-    case Kind::space: return "a namespace";
-    case Kind::callable: return "a function";
-    case Kind::loop: return "the loop object";
+    case Kind::dict:
+      return "a mapping";
+    case Kind::space:
+      return "a namespace";
+    case Kind::callable:
+      return "a function";
+    case Kind::loop:
+      return "the loop object";
   }
   return "a value";
 }
@@ -244,14 +261,21 @@ std::string type_name(const Value& value) {
 bool truthy(const Value& value) {
   switch (value.kind()) {
     case Kind::undefined:
-    case Kind::none: return false;
+    case Kind::none:
+      return false;
     case Kind::boolean:
-    case Kind::integer: return value.as_integer() != 0;
-    case Kind::real: return value.as_real() != 0;
-    case Kind::string: return !value.bytes().empty();
-    case Kind::list: return value.as_list().kind == ListKind::generator || !value.as_list().items.empty();
-    case Kind::dict: return !value.as_dict().items.empty();
-    default: return true;
+    case Kind::integer:
+      return value.as_integer() != 0;
+    case Kind::real:
+      return value.as_real() != 0;
+    case Kind::string:
+      return !value.bytes().empty();
+    case Kind::list:
+      return value.as_list().kind == ListKind::generator || !value.as_list().items.empty();
+    case Kind::dict:
+      return !value.as_dict().items.empty();
+    default:
+      return true;
   }
 }
 
@@ -274,9 +298,12 @@ bool equal(const Value& a, const Value& b) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case Kind::undefined:
-    case Kind::none: return true;
-    case Kind::string: return a.bytes() == b.bytes();
-    case Kind::list: return a.identity() == b.identity() || sequence_equal(a.as_list(), b.as_list());
+    case Kind::none:
+      return true;
+    case Kind::string:
+      return a.bytes() == b.bytes();
+    case Kind::list:
+      return a.identity() == b.identity() || sequence_equal(a.as_list(), b.as_list());
     case Kind::dict: {
       if (a.identity() == b.identity()) return true;
       if (a.as_dict().items.size() != b.as_dict().items.size()) return false;
@@ -286,7 +313,8 @@ bool equal(const Value& a, const Value& b) {
       }
       return true;
     }
-    default: return a.identity() == b.identity();
+    default:
+      return a.identity() == b.identity();
   }
 }
 
@@ -310,16 +338,20 @@ bool less(const Value& a, const Value& b) {
 
 bool contains(const Value& container, const Value& item) {
   switch (container.kind()) {
-    case Kind::undefined: return false;
+    case Kind::undefined:
+      return false;
     case Kind::string:
-      if (!item.is_string()) value_error("'in' on a string needs a string on its left, not " + type_name(item));
+      if (!item.is_string())
+        value_error("'in' on a string needs a string on its left, not " + type_name(item));
       return container.bytes().find(item.bytes()) != std::string::npos;
     case Kind::list:
       for (const Value& element : container.as_list().items)
         if (equal(element, item)) return true;
       return false;
-    case Kind::dict: return container.as_dict().find(item) != nullptr;
-    default: value_error("'in' needs a string, list or mapping on its right, not " + type_name(container));
+    case Kind::dict:
+      return container.as_dict().find(item) != nullptr;
+    default:
+      value_error("'in' needs a string, list or mapping on its right, not " + type_name(container));
   }
 }
 
@@ -339,9 +371,12 @@ std::string format_real(double value) {
 Text to_text(const Value& value) {
   Text out;
   switch (value.kind()) {
-    case Kind::undefined: break;
-    case Kind::string: return value.text();
-    default: append_repr(value, out);
+    case Kind::undefined:
+      break;
+    case Kind::string:
+      return value.text();
+    default:
+      append_repr(value, out);
   }
   return out;
 }
@@ -361,7 +396,10 @@ void append_string_repr(const Text& text, Text& out) {
     } else if (code == '\\' || code == static_cast<char32_t>(quote)) {
       std::snprintf(escape, sizeof escape, "\\%c", static_cast<char>(code));
     } else if (!is_printable(code)) {
-      std::snprintf(escape, sizeof escape, code < 0x100 ? "\\x%02x" : code < 0x10000 ? "\\u%04x" : "\\U%08x",
+      std::snprintf(escape, sizeof escape,
+                    code < 0x100     ? "\\x%02x"
+                    : code < 0x10000 ? "\\u%04x"
+                                     : "\\U%08x",
                     static_cast<unsigned>(code));
     }
     if (escape[0]) {
@@ -390,13 +428,27 @@ void append_list_repr(const List& list, Text& out) {
 
 void append_repr(const Value& value, Text& out) {
   switch (value.kind()) {
-    case Kind::undefined: out.append("Undefined", {}); break;
-    case Kind::none: out.append("None", value.origin()); break;
-    case Kind::boolean: out.append(value.as_bool() ? "True" : "False", value.origin()); break;
-    case Kind::integer: out.append(std::to_string(value.as_integer()), value.origin()); break;
-    case Kind::real: out.append(format_real(value.as_real()), value.origin()); break;
-    case Kind::string: append_string_repr(value.text(), out); break;
-    case Kind::list: append_list_repr(value.as_list(), out); break;
+    case Kind::undefined:
+      out.append("Undefined", {});
+      break;
+    case Kind::none:
+      out.append("None", value.origin());
+      break;
+    case Kind::boolean:
+      out.append(value.as_bool() ? "True" : "False", value.origin());
+      break;
+    case Kind::integer:
+      out.append(std::to_string(value.as_integer()), value.origin());
+      break;
+    case Kind::real:
+      out.append(format_real(value.as_real()), value.origin());
+      break;
+    case Kind::string:
+      append_string_repr(value.text(), out);
+      break;
+    case Kind::list:
+      append_list_repr(value.as_list(), out);
+      break;
     case Kind::dict: {
       const Dict& dict = value.as_dict();
       out.append("{", dict.origin);
@@ -411,7 +463,8 @@ void append_repr(const Value& value, Text& out) {
       out.append("}", dict.origin);
       break;
     }
-    default: value_error(type_name(value) + " is printed as text");
+    default:
+      value_error(type_name(value) + " is printed as text");
   }
 }
 
@@ -423,8 +476,10 @@ bool iterable(const Value& value) {
 std::vector<Value> iterate(const Value& value) {
   std::vector<Value> out;
   switch (value.kind()) {
-    case Kind::undefined: return out;
-    case Kind::list: return value.as_list().items;
+    case Kind::undefined:
+      return out;
+    case Kind::list:
+      return value.as_list().items;
     case Kind::dict:
       for (const auto& item : value.as_dict().items) out.push_back(item.first);
       return out;
@@ -434,20 +489,27 @@ std::vector<Value> iterate(const Value& value) {
         out.push_back(Value::string(value.text().substr(offsets[i], offsets[i + 1])));
       return out;
     }
-    default: value_error(type_name(value) + " cannot be iterated; expected a list, a mapping or a string");
+    default:
+      value_error(type_name(value) + " cannot be iterated; expected a list, a mapping or a string");
   }
 }
 
 int64_t length(const Value& value) {
   switch (value.kind()) {
-    case Kind::undefined: return 0;
-    case Kind::string: return count_characters(value.bytes());
-    case Kind::dict: return static_cast<int64_t>(value.as_dict().items.size());
-    case Kind::loop: return static_cast<int64_t>(value.as_loop().items.size());
+    case Kind::undefined:
+      return 0;
+    case Kind::string:
+      return count_characters(value.bytes());
+    case Kind::dict:
+      return static_cast<int64_t>(value.as_dict().items.size());
+    case Kind::loop:
+      return static_cast<int64_t>(value.as_loop().items.size());
     case Kind::list:
-      if (value.as_list().kind != ListKind::generator) return static_cast<int64_t>(value.as_list().items.size());
+      if (value.as_list().kind != ListKind::generator)
+        return static_cast<int64_t>(value.as_list().items.size());
       [[fallthrough]];
-    default: value_error(type_name(value) + " has no length; expected a string, a list or a mapping");
+    default:
+      value_error(type_name(value) + " has no length; expected a string, a list or a mapping");
   }
 }
 

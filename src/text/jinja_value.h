@@ -30,7 +30,8 @@ struct Run {
   Origin origin;
 };
 
-// UTF-8 bytes with their origins. Positions are bytes; Python's characters are counted by the functions below.
+// UTF-8 bytes with their origins. Positions are bytes; Python's characters are counted by the functions
+// below.
 class Text {
  public:
   Text() = default;
@@ -90,7 +91,19 @@ struct Callable {
 
 struct Loop;
 
-enum class Kind : uint8_t { undefined, none, boolean, integer, real, string, list, dict, space, callable, loop };
+enum class Kind : uint8_t {
+  undefined,
+  none,
+  boolean,
+  integer,
+  real,
+  string,
+  list,
+  dict,
+  space,
+  callable,
+  loop
+};
 
 class Value {
  public:
@@ -173,9 +186,9 @@ bool equal(const Value& a, const Value& b);
 // Python's `<`; refuses kinds that have no order.
 bool less(const Value& a, const Value& b);
 bool contains(const Value& container, const Value& item);
-Text to_text(const Value& value);          // str()
+Text to_text(const Value& value);                 // str()
 void append_repr(const Value& value, Text& out);  // repr()
-std::string format_real(double value);     // as Python's repr(float)
+std::string format_real(double value);            // as Python's repr(float)
 
 struct JsonStyle {
   bool ensure_ascii = false;

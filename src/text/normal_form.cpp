@@ -18,7 +18,7 @@ bool is_compatible(NormalForm form) { return form == NormalForm::nfkc || form ==
 
 // Plain characters below these bounds are in the normal form and combine with nothing before them.
 bool is_surely_stable(uint32_t c, NormalForm form) {
-  if (form == NormalForm::nfc) return c < 0x300 || (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3001 && c <= 0x3098);
+  if (form == NormalForm::nfc) return c < 0x300 || (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3000 && c <= 0x3029) || (c >= 0x3030 && c <= 0x3098);
   return c < 0x80;
 }
 

@@ -7,6 +7,16 @@
 namespace attune::text {
 namespace {
 
+uint32_t lower_case(uint32_t c) {
+  // Letters of Unicode 16, which utf8proc does not know yet.
+  static constexpr std::pair<uint32_t, uint32_t> late[] = {
+      {0x1C89, 0x1C8A}, {0xA7CB, 0x264}, {0xA7CC, 0xA7CD}, {0xA7DA, 0xA7DB}, {0xA7DC, 0x19B}};
+  for (const auto& [upper, lower] : late)
+    if (c == upper) return lower;
+  if (c >= 0x10D50 && c <= 0x10D65) return c + 0x20;
+  return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+}
+
 const Section& lowercase(const Section& section, Sections& sections) {
   const std::string_view text = section.text();
   std::string out;
@@ -14,7 +24,7 @@ const Section& lowercase(const Section& section, Sections& sections) {
   for (size_t at = 0; at < text.size();) {
     const CodePoint c = code_point_at(text, at);
     const size_t begin = out.size();
-    const auto lower = static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value)));
+    const uint32_t lower = lower_case(c.value);
     if (c.value == 0x130) out += "i\u0307";  // the one letter whose lower case has two characters
     else append_utf8(out, lower);
     if (lower != c.value) alignment.add({begin, out.size()}, {at, at + c.bytes});

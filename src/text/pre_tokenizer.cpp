@@ -93,13 +93,27 @@ void PreTokenizer::add(const JsonNode& node) {
     step.kind = Kind::white_space;
     step.behavior = Behavior::removed;
   } else if (type == "Whitespace") {
-    step.regex.emplace(R"(\w+|[^\w\s]+)", node.where());
+    step.kind = Kind::word_runs;
     step.behavior = Behavior::removed;
     step.invert = true;
   } else {
     refuse("{}: pre_tokenizer type \"{}\" is not supported", node.where(), type);
   }
   steps_.push_back(std::move(step));
+}
+
+// Runs of word characters and runs of what is neither that nor white space: \w+|[^\w\s]+ of the Rust regex
+// crate, whose \w differs from that of the other patterns.
+void PreTokenizer::word_runs(std::string_view text, std::vector<ByteRange>& out) {
+  int last = 0;
+  for (size_t at = 0; at < text.size();) {
+    const CodePoint c = code_point_at(text, at);
+    const int kind = is_white_space(c.value) ? 0 : is_word(c.value) ? 1 : 2;
+    if (kind != 0 && kind == last) out.back().end = at + c.bytes;
+    else if (kind != 0) out.push_back({at, at + c.bytes});
+    last = kind;
+    at += c.bytes;
+  }
 }
 
 // What the step's pattern finds; each matching character by itself for the kinds that look at characters.
@@ -111,6 +125,7 @@ void PreTokenizer::matches(const Step& step, std::string_view text, std::vector<
       out.push_back({at, at + step.literal.size()});
     return;
   }
+  if (step.kind == Kind::word_runs) return word_runs(text, out);
   for (size_t at = 0; at < text.size();) {
     const CodePoint c = code_point_at(text, at);
     const bool found = step.kind == Kind::numeric       ? is_numeric(c.value)

@@ -38,7 +38,7 @@ class PreTokenizer {
                        std::vector<ByteRange>& words) const;
 
  private:
-  enum class Kind { regex, literal, numeric, white_space, punctuation, byte_level };
+  enum class Kind { regex, literal, numeric, white_space, punctuation, word_runs, byte_level };
   enum class Behavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
   struct Step {
     Kind kind;
@@ -51,6 +51,7 @@ class PreTokenizer {
   };
   void add_split(const JsonNode& node);
   static Behavior behavior(const JsonNode& node);
+  static void word_runs(std::string_view text, std::vector<ByteRange>& out);
   static void matches(const Step& step, std::string_view text, std::vector<ByteRange>& out);
   static void cut(const Step& step, std::string_view text, size_t base, std::vector<ByteRange>& words);
   static void cut_word(const Step& step, std::string_view text, ByteRange word, std::vector<ByteRange>& words);

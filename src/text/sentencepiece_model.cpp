@@ -153,7 +153,7 @@ SentencePieceModel SentencePieceModel::read(const fs::path& file) {
   const std::string content = read_file(file, kLargestFile);
   SentencePieceModel model;
   model.where = file.string();
-  bool has_trainer = false;
+  bool has_trainer = false, has_normalizer = false;
   WireReader(content, model.where).for_each([&](const Field& field) {
     if (field.number > 3 && field.number != 4 && field.number != 5) return;  // extensions
     expect_wire(field, 2, model.where, "a field of the model");
@@ -162,10 +162,12 @@ SentencePieceModel SentencePieceModel::read(const fs::path& file) {
     if (field.number == 2) read_trainer(field.bytes, model);
     if (field.number == 3) read_normalizer(field.bytes, model);
     has_trainer |= field.number == 2;
+    has_normalizer |= field.number == 3;
   });
   if (model.pieces.empty()) fail("{}: not a SentencePiece model: it has no pieces", model.where);
-  // Without a trainer_spec the type is unigram.
-  if (!has_trainer) read_trainer("", model);
+  // Every trainer writes both; a file without them has been cut off.
+  if (!has_trainer) fail("{}: trainer_spec is missing; is the file complete?", model.where);
+  if (!has_normalizer) fail("{}: normalizer_spec is missing; is the file complete?", model.where);
   check_pieces(model);
   return model;
 }

@@ -24,7 +24,8 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   auto& parameters = model.parameters();
   for (const auto& p : parameters.all()) memory_.weights += p->weight.bytes();
   choose_gradient_dtypes();
-  if (options.compute != DType::f32) memory_.masters = parameters.allocate_masters(kind);
+  for (const auto& p : parameters.all())
+    if (p->master.defined()) memory_.masters += p->master.bytes();
   std::vector<nn::Parameter*> stored;
   for (const auto& p : parameters.all())
     // A tied table collects from both ends of the network: its gradient must outlive every block.
@@ -148,9 +149,10 @@ void Engine::report_bad_loss(const MicroBatch& batch, const objectives::BatchVie
   for (int64_t i = 0; i < view.targets().rows.count; ++i) {
     if (std::isfinite(logp[i])) continue;
     const auto row = static_cast<size_t>(batch.label_rows[static_cast<size_t>(i)]);
-    fail("step {}: the loss is not finite: sample {}, token {} (id {}) has log-probability {}. The learning rate may be too "
-         "high or the base model damaged; the last checkpoint is intact", number_, batch.sample_ids[row],
-         batch.positions[row] + 1, batch.labels[static_cast<size_t>(i)], logp[i]);
+    throw BadToken(fmt::format("step {}: the loss is not finite: token {} (id {}) of a sample has log-probability {}. The "
+                               "learning rate may be too high or the base model damaged; the last checkpoint is intact.",
+                               number_, batch.positions[row] + 1, batch.labels[static_cast<size_t>(i)], logp[i]),
+                   batch.sample_ids[row]);
   }
   fail("step {}: the loss is not finite", number_);
 }

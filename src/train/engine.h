@@ -7,6 +7,7 @@
 
 #include "objectives/objective.h"
 #include "optim/optimizer.h"
+#include "util/error.h"
 
 namespace attune::train {
 
@@ -34,9 +35,19 @@ struct StepResult {
   double grad_norm = 0;
 };
 
+// The loss of one token is not finite; whoever has the data adds where it stands.
+class BadToken : public Error {
+ public:
+  BadToken(const std::string& message, int64_t sample) : Error(Blame::work, message), sample_(sample) {}
+  int64_t sample() const { return sample_; }
+
+ private:
+  int64_t sample_;
+};
+
 class Engine : public nn::StepHooks {
  public:
-  // `model` has its weights (real or dry storage, matching `kind`). `activation_bytes`: a real engine's arena size, from
+  // `model` has its weights, and masters where it is to have them (real or dry storage, matching `kind`). `activation_bytes`: a real engine's arena size, from
   // a dry one's high water.
   Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options, Arena::Kind kind,
          uint64_t activation_bytes);

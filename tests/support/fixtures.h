@@ -22,6 +22,7 @@ inline std::unique_ptr<models::Decoder> load_model(const fs::path& path, DType d
   formats::ModelDirectory directory(path);
   auto model = models::declare(directory);
   model->parameters().allocate_weights(Arena::Kind::real, dtype);
+  if (dtype != DType::f32) model->parameters().allocate_masters(Arena::Kind::real);
   models::load_weights(*model, directory);
   return model;
 }
@@ -76,6 +77,7 @@ inline std::unique_ptr<train::Engine> make_engine(models::Decoder& model, const 
   for (size_t i = 0; i < model.parameters().all().size(); ++i)
     dry_model.parameters().all()[i]->trainable = model.parameters().all()[i]->trainable;
   dry_model.parameters().allocate_weights(Arena::Kind::dry, options.compute);
+  if (options.compute != DType::f32) dry_model.parameters().allocate_masters(Arena::Kind::dry);
   train::Engine dry(dry_model, objective, options, Arena::Kind::dry, 0);
   dry.dry_run();
   return std::make_unique<train::Engine>(model, objective, options, Arena::Kind::real, dry.arena().high_water());

@@ -41,10 +41,30 @@ class SpecialsOnly : public Tokenizer {
 };
 
 inline std::vector<std::string> all_specials() {
-  return {"<s>", "</s>", "<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>",
-          "<|eot_id|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|observation|>", "<start_of_turn>",
-          "<end_of_turn>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", "<|START_OF_TURN_TOKEN|>",
-          "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"};
+  return {"<s>",
+          "</s>",
+          "<pad>",
+          "<unk>",
+          "<|im_start|>",
+          "<|im_end|>",
+          "<|start_header_id|>",
+          "<|end_header_id|>",
+          "<|eot_id|>",
+          "<|end|>",
+          "<|user|>",
+          "<|assistant|>",
+          "<|system|>",
+          "<|observation|>",
+          "<start_of_turn>",
+          "<end_of_turn>",
+          "<｜User｜>",
+          "<｜Assistant｜>",
+          "<｜end▁of▁sentence｜>",
+          "<|START_OF_TURN_TOKEN|>",
+          "<|END_OF_TURN_TOKEN|>",
+          "<|USER_TOKEN|>",
+          "<|CHATBOT_TOKEN|>",
+          "<|SYSTEM_TOKEN|>"};
 }
 
 }  // namespace attune::text::chat_test

@@ -1,11 +1,10 @@
 // Chat templates: texts equal to transformers', origins, answers, built-ins.
-#include "text/chat.h"
-
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
 #include "chat_fixture_tokenizer.h"
+#include "text/chat.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/json.h"
@@ -38,7 +37,8 @@ Conversation conversation_from(const Json& json) {
 const std::vector<Conversation>& conversations() {
   static const std::vector<Conversation> kAll = [] {
     std::vector<Conversation> out;
-    for (const Json& json : attune::read_json(kFixtures + "conversations.json")) out.push_back(conversation_from(json));
+    for (const Json& json : attune::read_json(kFixtures + "conversations.json"))
+      out.push_back(conversation_from(json));
     return out;
   }();
   return kAll;
@@ -46,7 +46,8 @@ const std::vector<Conversation>& conversations() {
 
 std::unique_ptr<ChatTemplate> load(const std::string& name) {
   // <pad> and <unk> are not named by the tokenizer here; no fixture template reads them.
-  return ChatTemplate::from_jinja(attune::read_file(kFixtures + name + ".jinja"), name, SpecialsOnly(all_specials()));
+  return ChatTemplate::from_jinja(attune::read_file(kFixtures + name + ".jinja"), name,
+                                  SpecialsOnly(all_specials()));
 }
 
 std::string answer(const RenderedChat& chat, size_t i) {
@@ -66,7 +67,9 @@ bool covered(const std::vector<ByteRange>& ranges, size_t begin, size_t end) {
   return false;
 }
 
-bool prompts(const Conversation& chat) { return chat.messages.back().role != "assistant"; }
+bool prompts(const Conversation& chat) {
+  return chat.messages.back().role != "assistant";
+}
 
 TEST(ChatTemplateText, EqualsTransformers) {
   const Json expected = attune::read_json(kFixtures + "renderings.json");
@@ -108,7 +111,9 @@ TEST(ChatTemplateOrigins, EveryByteOfAMessageIsUserText) {
     EXPECT_EQ(seen, 2u);
     for (const ByteRange& range : chat.user_text)
       EXPECT_NE(evil.find(chat.text.substr(range.end - 5, 5)), std::string::npos);
-    EXPECT_TRUE(answer(chat, 0).ends_with(name == std::string("llama3") ? "<|eot_id|>" : name[0] == 'a' || name[0] == 'd' ? "</s>" : "<|im_end|>"));
+    EXPECT_TRUE(answer(chat, 0).ends_with(name == std::string("llama3")      ? "<|eot_id|>"
+                                          : name[0] == 'a' || name[0] == 'd' ? "</s>"
+                                                                             : "<|im_end|>"));
     EXPECT_TRUE(answer(chat, 0).starts_with("fine"));
   }
 }
@@ -174,7 +179,8 @@ TEST(ChatTemplateAnswers, StructureAgreesWithGenerationMarks) {
 
 TEST(ChatTemplateAnswers, StructureAgreesWithGenerationMarksInQwen3) {
   const auto plain = load("qwen3"), marked = load("qwen3_training");
-  const Conversation chat = chat_of({{"system", "s"}, {"user", "q"}, {"assistant", "<think>\nwhy\n</think>\n\nyes"}});
+  const Conversation chat =
+      chat_of({{"system", "s"}, {"user", "q"}, {"assistant", "<think>\nwhy\n</think>\n\nyes"}});
   const RenderedChat a = plain->render(chat), b = marked->render(chat);
   ASSERT_EQ(a.text, b.text);
   EXPECT_EQ(answer(a, 0), "<think>\nwhy\n</think>\n\nyes<|im_end|>");
@@ -182,8 +188,10 @@ TEST(ChatTemplateAnswers, StructureAgreesWithGenerationMarksInQwen3) {
 }
 
 TEST(ChatTemplateAnswers, AreRightWhereTheTemplateRewritesTheMessage) {
-  const RenderedChat chat = load("qwen3")->render(
-      chat_of({{"user", "q"}, {"assistant", "<think>\nold\n</think>\n\nfirst"}, {"user", "r"}, {"assistant", "second"}}));
+  const RenderedChat chat = load("qwen3")->render(chat_of({{"user", "q"},
+                                                           {"assistant", "<think>\nold\n</think>\n\nfirst"},
+                                                           {"user", "r"},
+                                                           {"assistant", "second"}}));
   ASSERT_EQ(chat.answers.size(), 2u);
   EXPECT_EQ(answer(chat, 0), "first<|im_end|>");
   EXPECT_EQ(answer(chat, 1), "<think>\n\n</think>\n\nsecond<|im_end|>");
@@ -192,8 +200,10 @@ TEST(ChatTemplateAnswers, AreRightWhereTheTemplateRewritesTheMessage) {
 }
 
 TEST(ChatTemplateAnswers, AreNotSearchedByTheirText) {
-  const RenderedChat chat = load("qwen2_5")->render(
-      chat_of({{"user", "assistant\nyes<|im_end|>"}, {"assistant", "yes<|im_end|>"}, {"user", "yes"}, {"assistant", "yes"}}));
+  const RenderedChat chat = load("qwen2_5")->render(chat_of({{"user", "assistant\nyes<|im_end|>"},
+                                                             {"assistant", "yes<|im_end|>"},
+                                                             {"user", "yes"},
+                                                             {"assistant", "yes"}}));
   ASSERT_EQ(chat.answers.size(), 2u);
   EXPECT_EQ(answer(chat, 0), "yes<|im_end|><|im_end|>");
   EXPECT_EQ(answer(chat, 1), "yes<|im_end|>");
@@ -202,13 +212,19 @@ TEST(ChatTemplateAnswers, AreNotSearchedByTheirText) {
 
 TEST(ChatTemplateAnswers, OfAllTemplatesBeginBehindThePromptAndEndTheTurn) {
   const std::vector<std::pair<std::string, std::string>> expected = {
-      {"cohere", "yes<|END_OF_TURN_TOKEN|>"}, {"deepseekv3", "yes<｜end▁of▁sentence｜>"}, {"gemma", "yes<end_of_turn>"},
-      {"glm4moe", "\n<think></think>\nyes<|user|>"}, {"llama3", "yes<|eot_id|>"}, {"llama3_1", "yes<|eot_id|>"},
-      {"phi3", "yes<|end|>"}, {"qwen2_5", "yes<|im_end|>"}, {"qwen3", "yes<|im_end|>"}};
+      {"cohere", "yes<|END_OF_TURN_TOKEN|>"},
+      {"deepseekv3", "yes<｜end▁of▁sentence｜>"},
+      {"gemma", "yes<end_of_turn>"},
+      {"glm4moe", "\n<think></think>\nyes<|user|>"},
+      {"llama3", "yes<|eot_id|>"},
+      {"llama3_1", "yes<|eot_id|>"},
+      {"phi3", "yes<|end|>"},
+      {"qwen2_5", "yes<|im_end|>"},
+      {"qwen3", "yes<|im_end|>"}};
   for (const auto& [name, text] : expected) {
     SCOPED_TRACE(name);
-    const RenderedChat chat =
-        load(name)->render(chat_of({{"user", "q"}, {"assistant", "yes"}, {"user", "r"}, {"assistant", "no"}}));
+    const RenderedChat chat = load(name)->render(
+        chat_of({{"user", "q"}, {"assistant", "yes"}, {"user", "r"}, {"assistant", "no"}}));
     ASSERT_EQ(chat.answers.size(), 2u);
     EXPECT_EQ(answer(chat, 0), text);
     EXPECT_EQ(chat.answers[1].closed, name != "glm4moe");
@@ -217,10 +233,12 @@ TEST(ChatTemplateAnswers, OfAllTemplatesBeginBehindThePromptAndEndTheTurn) {
 
 TEST(ChatTemplateAnswers, OfToolCallsReachFromThePromptToTheTurnEnd) {
   Conversation chat = chat_of({{"user", "q"}, {"assistant", ""}, {"tool", "12"}, {"assistant", "done"}});
-  chat.messages[1].extra_json = R"({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]})";
+  chat.messages[1].extra_json =
+      R"({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]})";
   const RenderedChat qwen = load("qwen2_5")->render(chat);
   ASSERT_EQ(qwen.answers.size(), 2u);
-  EXPECT_EQ(answer(qwen, 0), "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call><|im_end|>");
+  EXPECT_EQ(answer(qwen, 0),
+            "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call><|im_end|>");
   EXPECT_EQ(answer(qwen, 1), "done<|im_end|>");
   const RenderedChat llama = load("llama3_1")->render(chat);
   EXPECT_EQ(answer(llama, 0), "{\"name\": \"f\", \"parameters\": {\"a\": 1}}<|eot_id|>");
@@ -228,20 +246,40 @@ TEST(ChatTemplateAnswers, OfToolCallsReachFromThePromptToTheTurnEnd) {
 
 TEST(ChatTemplateAnswers, ADroppedMessageHasNone) {
   const auto chat_template = ChatTemplate::from_jinja(
-      "{% for m in messages %}{% if not (m.role == 'assistant' and m.content == 'drop') %}<|im_start|>{{ m.role }}\n"
-      "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+      "{% for m in messages %}{% if not (m.role == 'assistant' and m.content == 'drop') %}<|im_start|>{{ "
+      "m.role }}\n"
+      "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt "
+      "%}<|im_start|>assistant\n{% endif %}",
       "test", SpecialsOnly(all_specials()));
-  const RenderedChat chat =
-      chat_template->render(chat_of({{"user", "q"}, {"assistant", "drop"}, {"user", "r"}, {"assistant", "keep"}}));
+  const RenderedChat chat = chat_template->render(
+      chat_of({{"user", "q"}, {"assistant", "drop"}, {"user", "r"}, {"assistant", "keep"}}));
   ASSERT_EQ(chat.answers.size(), 1u);
   EXPECT_EQ(chat.answers[0].message, 3u);
   EXPECT_EQ(answer(chat, 0), "keep<|im_end|>");
 }
 
+TEST(ChatTemplateAnswers, BeginWhereThePromptAndTheMessagePart) {
+  // The prompt closes an empty thought that the message fills; BOS is the token that opens every turn.
+  const auto chat_template = ChatTemplate::from_jinja(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+      "{{ '<think>\n' ~ m.reasoning_content ~ '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}"
+      "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% "
+      "endif %}",
+      "test", SpecialsOnly({"<|im_start|>", "<|im_end|>"}, false, "<|im_start|>", "<|im_end|>"));
+  Conversation chat =
+      chat_of({{"user", "q"}, {"assistant", "plain"}, {"user", "r"}, {"assistant", "thought"}});
+  chat.messages[3].extra_json = R"({"reasoning_content": "why"})";
+  const RenderedChat out = chat_template->render(chat);
+  ASSERT_EQ(out.answers.size(), 2u);
+  EXPECT_EQ(answer(out, 0), "plain<|im_end|>");
+  EXPECT_EQ(answer(out, 1), "why\n</think>\n\nthought<|im_end|>");
+}
+
 TEST(ChatTemplateAnswers, WithoutLoopOverMessages) {
   const auto chat_template = ChatTemplate::from_jinja(
-      "{{ messages[0].content }} => {% if messages|length > 1 %}{{ messages[1].content }}{{ eos_token }}{% endif %}", "test",
-      SpecialsOnly(all_specials()));
+      "{{ messages[0].content }} => {% if messages|length > 1 %}{{ messages[1].content }}{{ eos_token }}{% "
+      "endif %}",
+      "test", SpecialsOnly(all_specials()));
   const RenderedChat chat = chat_template->render(chat_of({{"user", "q"}, {"assistant", "a"}}));
   ASSERT_EQ(chat.answers.size(), 1u);
   EXPECT_EQ(answer(chat, 0), "a</s>");
@@ -249,8 +287,8 @@ TEST(ChatTemplateAnswers, WithoutLoopOverMessages) {
 
 TEST(ChatTemplateAnswers, AnUnclearStructureIsAnError) {
   const auto chat_template = ChatTemplate::from_jinja(
-      "{% for m in messages %}{{ m.content }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", "odd",
-      SpecialsOnly(all_specials()));
+      "{% for m in messages %}{{ m.content }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}",
+      "odd", SpecialsOnly(all_specials()));
   try {
     chat_template->render(chat_of({{"user", "q"}, {"assistant", "a"}}));
     FAIL();
@@ -265,7 +303,8 @@ TEST(ChatTemplateBuiltin, QwenIsQwen25sOwnTemplate) {
   const auto own = load("qwen2_5");
   for (const Conversation& chat : conversations()) {
     bool null_content = false;
-    for (const Message& m : chat.messages) null_content |= m.extra_json.find("\"content\":null") != std::string::npos;
+    for (const Message& m : chat.messages)
+      null_content |= m.extra_json.find("\"content\":null") != std::string::npos;
     if (null_content) continue;
     EXPECT_EQ(builtin->render(chat, prompts(chat)).text, own->render(chat, prompts(chat)).text);
   }
@@ -283,7 +322,8 @@ TEST(ChatTemplateBuiltin, PlainTexts) {
   const SpecialsOnly tokenizer(all_specials(), true);
   const RenderedChat alpaca = ChatTemplate::create("alpaca", tokenizer)->render(chat);
   EXPECT_EQ(alpaca.text,
-            "<s>Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+            "<s>Below is an instruction that describes a task. Write a response that appropriately completes "
+            "the request.\n\n"
             "### Instruction:\nq\n\n### Response:\na</s>\n\n### Instruction:\nr\n\n### Response:\nb</s>");
   EXPECT_EQ(answer(alpaca, 0), "a</s>");
   EXPECT_EQ(answer(alpaca, 1), "b</s>");

@@ -1,0 +1,145 @@
+#include "data/order.h"
+
+#include <algorithm>
+#include <map>
+
+#include "util/error.h"
+#include "util/rng.h"
+
+namespace attune::data {
+namespace {
+
+// Best fit looks at this many samples at a time: packs are a function of (seed, epoch, window) alone.
+constexpr int64_t kWindow = 1024;
+
+}  // namespace
+
+Permutation::Permutation(int64_t n, uint64_t seed, uint64_t epoch) : n_(n), half_bits_(1), key_(mix_key(seed, epoch)) {
+  while ((int64_t{1} << (2 * half_bits_)) < n) ++half_bits_;
+}
+
+int64_t Permutation::operator[](int64_t place) const {
+  const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
+  auto x = static_cast<uint64_t>(place);
+  do {
+    uint64_t left = x >> half_bits_, right = x & mask;
+    for (uint64_t round = 0; round < 6; ++round) {
+      const uint64_t next = left ^ (mix_key(key_, round, right) & mask);
+      left = right;
+      right = next;
+    }
+    x = (left << half_bits_) | right;
+  } while (x >= static_cast<uint64_t>(n_));
+  return static_cast<int64_t>(x);
+}
+
+Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set), options_(options) {
+  if (set.size() == 0) fail("no sample is left to train on");
+  if (set.size() % options.group_size != 0)
+    fail("internal error: {} samples do not form groups of {}", set.size(), options.group_size);
+  int64_t longest_group = 0, most_labels = 0;
+  for (int64_t g = 0; g < set.size() / options.group_size; ++g) longest_group = std::max(longest_group, group_tokens(g));
+  for (int64_t i = 0; i < set.size(); ++i) {
+    const auto w = set.weights(i);
+    most_labels = std::max<int64_t>(most_labels, std::count_if(w.begin() + 1, w.end(), [](float x) { return x != 0; }));
+  }
+  const int64_t b = options.micro_batch_size;
+  capacity_.max_seqlen = set.longest();
+  if (options.packing) {
+    const int64_t room = std::max(options.cutoff_len, longest_group);
+    capacity_.tokens = b * room;
+    // A sequence has at least two tokens.
+    capacity_.sequences = std::max<int64_t>(1, capacity_.tokens / 2);
+    capacity_.label_rows = capacity_.tokens;
+  } else {
+    capacity_.tokens = b * longest_group;
+    capacity_.sequences = b * options.group_size;
+    capacity_.label_rows = b * most_labels * options.group_size;
+  }
+}
+
+int64_t Batcher::group_tokens(int64_t group) const {
+  int64_t n = 0;
+  for (int64_t i = 0; i < options_.group_size; ++i) n += set_.length(group * options_.group_size + i);
+  return n;
+}
+
+const std::vector<std::vector<int64_t>>& Batcher::packs(int64_t epoch) const {
+  if (packed_epoch_ == epoch) return packs_;
+  packs_.clear();
+  const int64_t groups = set_.size() / options_.group_size;
+  const Permutation order(groups, options_.seed, static_cast<uint64_t>(epoch));
+  const auto group_at = [&](int64_t place) { return options_.shuffle ? order[place] : place; };
+  if (!options_.packing) {
+    for (int64_t i = 0; i < groups; ++i) packs_.push_back({group_at(i)});
+  } else {
+    const int64_t room = std::max(options_.cutoff_len, capacity_.tokens / options_.micro_batch_size);
+    for (int64_t begin = 0; begin < groups; begin += kWindow) {
+      // Longest first into the fullest pack that still has room; ties by place, so the result is one and the same.
+      std::vector<std::pair<int64_t, int64_t>> items;  // (−tokens, place)
+      for (int64_t i = begin; i < std::min(groups, begin + kWindow); ++i) items.push_back({-group_tokens(group_at(i)), i});
+      std::sort(items.begin(), items.end());
+      std::multimap<int64_t, size_t> free;  // room left → pack
+      const size_t first = packs_.size();
+      for (const auto& [negative, place] : items) {
+        const int64_t tokens = -negative;
+        auto fit = free.lower_bound(tokens);
+        size_t pack = packs_.size();
+        int64_t left = room;
+        if (fit != free.end()) {
+          pack = fit->second;
+          left = fit->first;
+          free.erase(fit);
+        } else {
+          packs_.emplace_back();
+        }
+        packs_[pack].push_back(group_at(place));
+        free.emplace(left - tokens, pack);
+      }
+      // Best fit leaves long sequences in front: deal the window's packs in an order of their own.
+      if (options_.shuffle) {
+        const int64_t n = static_cast<int64_t>(packs_.size() - first);
+        const Permutation deal(n, mix_key(options_.seed, 0x9ACCull), mix_key(static_cast<uint64_t>(epoch), static_cast<uint64_t>(begin)));
+        std::vector<std::vector<int64_t>> dealt;
+        for (int64_t i = 0; i < n; ++i) dealt.push_back(std::move(packs_[first + static_cast<size_t>(deal[i])]));
+        std::move(dealt.begin(), dealt.end(), packs_.begin() + static_cast<ptrdiff_t>(first));
+      }
+    }
+  }
+  packed_epoch_ = epoch;
+  return packs_;
+}
+
+int64_t Batcher::steps_in_epoch(int64_t epoch) const {
+  const int64_t per_step = options_.micro_batch_size * options_.micro_batches;
+  return (static_cast<int64_t>(packs(epoch).size()) + per_step - 1) / per_step;
+}
+
+void Batcher::make_step(int64_t epoch, int64_t index, Step& step) const {
+  const auto& all = packs(epoch);
+  const int64_t per_step = options_.micro_batch_size * options_.micro_batches, begin = index * per_step;
+  const int64_t end = std::min(static_cast<int64_t>(all.size()), begin + per_step);
+  const int64_t used = (end - begin + options_.micro_batch_size - 1) / options_.micro_batch_size;
+  step.micro_batches.resize(static_cast<size_t>(used));
+  step.total_weight = 0;
+  step.total_sequences = step.total_groups = 0;
+  for (int64_t m = 0; m < used; ++m) {
+    MicroBatch& batch = step.micro_batches[static_cast<size_t>(m)];
+    batch.clear();
+    int32_t group_number = 0;
+    for (int64_t p = begin + m * options_.micro_batch_size; p < std::min(end, begin + (m + 1) * options_.micro_batch_size); ++p) {
+      for (int64_t group : all[static_cast<size_t>(p)]) {
+        for (int64_t i = 0; i < options_.group_size; ++i) {
+          const int64_t sample = group * options_.group_size + i;
+          batch.add_sequence(sample, set_.ids(sample), set_.weights(sample), group_number);
+        }
+        ++group_number;
+      }
+    }
+    step.total_weight += batch.total_weight();
+    step.total_sequences += batch.sequence_count();
+    step.total_groups += batch.groups;
+  }
+}
+
+}  // namespace attune::data

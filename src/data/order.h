@@ -1,0 +1,59 @@
+// Which samples form which micro-batch: pure functions, so that resuming seeks and nothing has to be replayed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "data/token_set.h"
+#include "tensor/batch.h"
+
+namespace attune::data {
+
+// A stateless permutation of [0, n): place → item, a function of (seed, epoch). Feistel network with cycle walking.
+class Permutation {
+ public:
+  Permutation(int64_t n, uint64_t seed, uint64_t epoch);
+  int64_t operator[](int64_t place) const;
+  int64_t size() const { return n_; }
+
+ private:
+  int64_t n_;
+  int half_bits_;
+  uint64_t key_;
+};
+
+struct BatchingOptions {
+  int64_t micro_batch_size = 8;   // groups, or packs when packing
+  int64_t micro_batches = 1;      // per step
+  bool packing = false;
+  int64_t cutoff_len = 2048;      // tokens a pack holds
+  int64_t group_size = 1;         // consecutive samples that must share a micro-batch
+  bool shuffle = true;
+  uint64_t seed = 42;
+};
+
+// Deals samples into steps. An epoch's last step may be smaller.
+class Batcher {
+ public:
+  Batcher(const TokenSet& set, const BatchingOptions& options);
+
+  int64_t steps_in_epoch(int64_t epoch) const;
+  // Fills `step` (memory is reused) with step number `index` of `epoch`.
+  void make_step(int64_t epoch, int64_t index, Step& step) const;
+  // What no micro-batch exceeds.
+  const BatchCapacity& capacity() const { return capacity_; }
+  const BatchingOptions& options() const { return options_; }
+
+ private:
+  // Groups (as places in the epoch's order) that go together; one entry per pack, or per group without packing.
+  const std::vector<std::vector<int64_t>>& packs(int64_t epoch) const;
+  int64_t group_tokens(int64_t group) const;
+
+  const TokenSet& set_;
+  BatchingOptions options_;
+  BatchCapacity capacity_;
+  mutable int64_t packed_epoch_ = -1;
+  mutable std::vector<std::vector<int64_t>> packs_;
+};
+
+}  // namespace attune::data

@@ -1,0 +1,41 @@
+// checkpoint-N/: model, optimizer state and position of a run. Published as a whole; a broken one is never picked up.
+//
+//   model.safetensors …, config.json, tokenizer files   usable as a model directory
+//   optimizer.safetensors     <HF name>.exp_avg, .exp_avg_sq, and .weight_fp32 where the model file is narrower
+//   trainer_state.json        Hugging Face's schema
+//   attune_state.json         position, settings that fix the order of data, log window
+//   attune_checkpoint.json    size and XXH3-64 of every file; written last
+#pragma once
+
+#include <optional>
+
+#include "formats/model_directory.h"
+#include "train/engine.h"
+#include "util/json.h"
+
+namespace attune::train {
+
+struct CheckpointContent {
+  const models::Decoder* model = nullptr;
+  const optim::Optimizer* optimizer = nullptr;  // null with save_only_model
+  DType save_dtype = DType::f32;
+  formats::SaveOptions save;
+  std::string trainer_state;
+  std::string state;  // attune_state.json
+};
+
+void write_checkpoint(const fs::path& output_dir, int64_t step, const CheckpointContent& content);
+
+// The newest checkpoint in `output_dir` whose files are all intact; what is skipped is said in a warning.
+std::optional<fs::path> newest_checkpoint(const fs::path& output_dir);
+// Empty where the checkpoint is intact, otherwise what is wrong.
+std::string verify_checkpoint(const fs::path& checkpoint);
+
+Json read_checkpoint_state(const fs::path& checkpoint);
+// Fills weights, masters and optimizer states.
+void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer);
+
+// Deletes the oldest beyond `limit` (0: none), and what killed runs left half-written.
+void prune_checkpoints(const fs::path& output_dir, int64_t limit);
+
+}  // namespace attune::train

@@ -1,0 +1,376 @@
+#include "train/config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "optim/schedule.h"
+#include "util/error.h"
+#include "util/files.h"
+#include "util/log.h"
+
+namespace attune::train {
+namespace {
+
+// One value as written, and where.
+struct Given {
+  std::string key, where;
+  std::vector<std::string> values;  // one, or a list
+  bool is_list = false;
+  const std::string& scalar() const {
+    if (is_list || values.size() != 1) refuse("{}: {} must be a single value, not a list", where, key);
+    return values[0];
+  }
+};
+
+bool boolean(const Given& g) {
+  const std::string& v = g.scalar();
+  for (const char* yes : {"true", "True", "TRUE", "yes", "on"})
+    if (v == yes) return true;
+  for (const char* no : {"false", "False", "FALSE", "no", "off"})
+    if (v == no) return false;
+  refuse("{}: {} must be true or false, not \"{}\"", g.where, g.key, v);
+}
+
+double number(const Given& g, double low, double high) {
+  const std::string& v = g.scalar();
+  double x = 0;
+  const auto [end, error] = std::from_chars(v.data(), v.data() + v.size(), x);
+  if (error != std::errc() || end != v.data() + v.size())
+    refuse("{}: {} must be a number, not \"{}\"", g.where, g.key, v);
+  if (!(x >= low && x <= high)) refuse("{}: {} is {}; expected {} to {}", g.where, g.key, v, low, high);
+  return x;
+}
+
+int64_t whole(const Given& g, int64_t low, int64_t high) {
+  const double x = number(g, static_cast<double>(low), static_cast<double>(high));
+  if (x != static_cast<double>(static_cast<int64_t>(x))) refuse("{}: {} must be a whole number, not \"{}\"", g.where, g.key, g.scalar());
+  return static_cast<int64_t>(x);
+}
+
+std::string choice(const Given& g, const std::vector<std::string>& known) {
+  const std::string& v = g.scalar();
+  if (std::find(known.begin(), known.end(), v) == known.end())
+    refuse("{}: {} \"{}\" is not supported; known are {}{}", g.where, g.key, v, fmt::join(known, ", "), nearest(v, known));
+  return v;
+}
+
+std::vector<std::string> names(const Given& g) {
+  std::vector<std::string> out;
+  for (const std::string& v : g.values) {
+    size_t at = 0;
+    while (at <= v.size()) {
+      size_t comma = v.find(',', at);
+      if (comma == std::string::npos) comma = v.size();
+      std::string item = v.substr(at, comma - at);
+      item.erase(0, item.find_first_not_of(' '));
+      item.erase(item.find_last_not_of(' ') + 1);
+      if (!item.empty()) out.push_back(item);
+      at = comma + 1;
+    }
+  }
+  return out;
+}
+
+struct Key {
+  std::string name, section, type, doc;
+  std::function<void(Config&, const Given&)> set;
+  std::function<std::string(const Config&)> get;
+  std::vector<std::string> aliases;
+};
+
+std::string text(double x) { return fmt::format("{}", x); }
+std::string text(int64_t x) { return std::to_string(x); }
+std::string text(bool x) { return x ? "true" : "false"; }
+std::string text(const std::string& x) { return x; }
+std::string text(const std::vector<std::string>& x) { return fmt::format("{}", fmt::join(x, ",")); }
+
+class Schema {
+ public:
+  Schema() {
+    section("Model");
+    string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
+    section("Method");
+    choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
+    choices("finetuning_type", &Config::finetuning_type, {"full"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`).");
+    flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
+    section("Data");
+    list("dataset", &Config::dataset, "Data files: paths, or names of files below `dataset_dir`. Several with commas or as a list. Required.");
+    list("eval_dataset", &Config::eval_dataset, "Validation files, instead of `val_size`.");
+    string("dataset_dir", &Config::dataset_dir, "Where names in `dataset` are looked up.");
+    string("template", &Config::chat_template, "Chat template: `alpaca`, `chatml`, `qwen`, `llama3`, `default`; empty: the model's own.");
+    integer("cutoff_len", &Config::cutoff_len, 2, 1 << 24, "Longest sequence in tokens. What is cut is reported with file and line; the token that closes a kept answer is never cut.");
+    flag("packing", &Config::packing, "Put several samples into one sequence of `cutoff_len` tokens. Attention and positions keep them apart.");
+    flag("train_on_prompt", &Config::train_on_prompt, "Learn the questions too, not only the answers.");
+    integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each file; 0: all.");
+    real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
+    section("Training");
+    string("output_dir", &Config::output_dir, "Where the result goes.");
+    flag("overwrite_output_dir", &Config::overwrite_output_dir, "Start afresh in an `output_dir` that already holds a result.");
+    integer("per_device_train_batch_size", &Config::per_device_train_batch_size, 1, 1 << 20, "Samples (packs with `packing`) in a micro-batch.");
+    integer("per_device_eval_batch_size", &Config::per_device_eval_batch_size, 1, 1 << 20, "The same for evaluation.");
+    integer("gradient_accumulation_steps", &Config::gradient_accumulation_steps, 1, 1 << 20, "Micro-batches in an update. The loss is normalised over all of them together.");
+    real("learning_rate", &Config::learning_rate, 0, 1e3, "Peak learning rate.");
+    choices("lr_scheduler_type", &Config::lr_scheduler_type, optim::Schedule::names(), "Course of the learning rate after warm-up.");
+    real("warmup_ratio", &Config::warmup_ratio, 0, 1, "Warm-up as a share of all updates.");
+    real("warmup_steps", &Config::warmup_steps, 0, 1e12, "Warm-up in updates (wins over `warmup_ratio`); below 1: a share.");
+    real("num_train_epochs", &Config::num_train_epochs, 0, 1e9, "Passes over the data.");
+    integer("max_steps", &Config::max_steps, -1, int64_t{1} << 40, "Updates; wins over `num_train_epochs` when positive.");
+    flag("bf16", &Config::bf16, "bf16 weights and matrix work with fp32 masters, moments and sums. Without: fp32 throughout.");
+    checkpointing();
+    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "sgd"}, "AdamW (all names mean the same here), or plain SGD.");
+    real("weight_decay", &Config::weight_decay, 0, 1e3, "Decoupled weight decay; norms and biases are left out.");
+    real("adam_beta1", &Config::adam_beta1, 0, 1, "Decay of the first moment.");
+    real("adam_beta2", &Config::adam_beta2, 0, 1, "Decay of the second moment.");
+    real("adam_epsilon", &Config::adam_epsilon, 0, 1, "Added to the denominator.");
+    real("max_grad_norm", &Config::max_grad_norm, 0, 1e12, "Clip gradients to this global norm; 0: off.");
+    integer("seed", &Config::seed, 0, int64_t{1} << 53, "Everything random is a function of it.");
+    add({"data_seed", "", "integer", "Seed of the data order alone; default: `seed`.",
+         [](Config& c, const Given& g) { c.data_seed = whole(g, 0, int64_t{1} << 53); },
+         [](const Config& c) { return text(c.data_seed.value_or(c.seed)); }, {}});
+    section("Logs, evaluation, checkpoints");
+    integer("logging_steps", &Config::logging_steps, 1, int64_t{1} << 40, "Updates between log lines (TrainingArguments has 500).");
+    flag("logging_first_step", &Config::logging_first_step, "Also log the first update.");
+    choices("eval_strategy", &Config::eval_strategy, {"auto", "no", "steps", "epoch"}, "When to evaluate. `auto`: at the end of each epoch when there is validation data, or every `eval_steps`.", {"evaluation_strategy"});
+    integer("eval_steps", &Config::eval_steps, 0, int64_t{1} << 40, "Updates between evaluations; 0: `logging_steps` with `eval_strategy: steps`.");
+    choices("save_strategy", &Config::save_strategy, {"steps", "epoch", "no"}, "When to write checkpoints.");
+    integer("save_steps", &Config::save_steps, 1, int64_t{1} << 40, "Updates between checkpoints.");
+    integer("save_total_limit", &Config::save_total_limit, 0, 1 << 20, "Keep only so many checkpoints, the newest; 0: all.");
+    flag("save_only_model", &Config::save_only_model, "Checkpoints without optimizer state: small, but they do not resume.");
+    add({"resume_from_checkpoint", "", "true, false or a directory", "Continue, bit for bit, from the newest intact checkpoint in `output_dir` (true) or from a given one. With true and no checkpoint yet, the run starts from the beginning.",
+         [](Config& c, const Given& g) {
+           const std::string& v = g.scalar();
+           c.resume_from_checkpoint = v == "false" || v == "null" || v == "~" ? "" : v;
+         },
+         [](const Config& c) { return c.resume_from_checkpoint.empty() ? "false" : c.resume_from_checkpoint; }, {}});
+  }
+
+  const std::vector<Key>& keys() const { return keys_; }
+  const Key* find(const std::string& name) const {
+    for (const Key& k : keys_)
+      if (k.name == name || std::find(k.aliases.begin(), k.aliases.end(), name) != k.aliases.end()) return &k;
+    return nullptr;
+  }
+
+ private:
+  void section(const std::string& name) { section_ = name; }
+  void add(Key key) {
+    key.section = section_;
+    keys_.push_back(std::move(key));
+  }
+  template <class T, class F>
+  void member(const std::string& name, T Config::*m, const std::string& type, const std::string& doc, F parse,
+              std::vector<std::string> aliases = {}) {
+    add({name, "", type, doc, [m, parse](Config& c, const Given& g) { c.*m = parse(g); },
+         [m](const Config& c) { return text(c.*m); }, std::move(aliases)});
+  }
+  void string(const std::string& name, std::string Config::*m, const std::string& doc) {
+    member(name, m, "text", doc, [](const Given& g) { return g.scalar(); });
+  }
+  void list(const std::string& name, std::vector<std::string> Config::*m, const std::string& doc) {
+    member(name, m, "list", doc, [](const Given& g) { return names(g); });
+  }
+  void flag(const std::string& name, bool Config::*m, const std::string& doc) {
+    member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); });
+  }
+  void integer(const std::string& name, int64_t Config::*m, int64_t low, int64_t high, const std::string& doc) {
+    member(name, m, "integer", doc, [low, high](const Given& g) { return whole(g, low, high); });
+  }
+  void real(const std::string& name, double Config::*m, double low, double high, const std::string& doc) {
+    member(name, m, "number", doc, [low, high](const Given& g) { return number(g, low, high); });
+  }
+  void choices(const std::string& name, std::string Config::*m, const std::vector<std::string>& known, const std::string& doc,
+               std::vector<std::string> aliases = {}) {
+    member(name, m, fmt::format("{}", fmt::join(known, ", ")), doc, [known](const Given& g) { return choice(g, known); }, aliases);
+  }
+  void checkpointing() {
+    add({"gradient_checkpointing", "", "none, block, true, false",
+         "Recompute activations in the backward pass: `block` (true) keeps one vector a token and block, `none` (false) keeps all.",
+         [](Config& c, const Given& g) {
+           const std::string& v = g.scalar();
+           if (v == "light") refuse("{}: gradient_checkpointing: light is not available yet; use none or block", g.where);
+           c.gradient_checkpointing = v == "none" || v == "block" ? v : boolean(g) ? "block" : "none";
+         },
+         [](const Config& c) { return c.gradient_checkpointing; }, {}});
+  }
+
+  std::string section_;
+  std::vector<Key> keys_;
+};
+
+const Schema& schema() {
+  static const Schema s;
+  return s;
+}
+
+// Keys of TrainingArguments and LLaMA-Factory that steer Python, the cloud or hardware we do not use: accepted once.
+const std::set<std::string>& ignored_keys() {
+  static const std::set<std::string> keys{
+      "do_eval", "do_predict", "overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout",
+      "plot_loss", "report_to", "trust_remote_code", "flash_attn", "use_fast_tokenizer", "cache_dir", "hf_hub_token",
+      "run_name", "push_to_hub", "hub_model_id", "logging_dir", "disable_tqdm", "tf32", "torch_compile", "use_cache",
+      "include_num_input_tokens_seen", "enable_liger_kernel", "dataloader_pin_memory", "ddp_find_unused_parameters",
+      "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "neat_packing", "preprocessing_batch_size",
+      "logging_strategy", "use_unsloth", "model_revision", "log_level", "save_safetensors", "full_determinism"};
+  return keys;
+}
+
+std::vector<Given> read_yaml(const std::filesystem::path& file) {
+  std::vector<Given> out;
+  YAML::Node root;
+  try {
+    root = YAML::Load(read_file(file, 16 << 20));
+  } catch (const YAML::Exception& e) {
+    refuse("{}:{}: not valid YAML: {}", file.string(), e.mark.line + 1, e.msg);
+  }
+  if (root.IsNull()) return out;
+  if (!root.IsMap()) refuse("{}: must hold keys and values (key: value)", file.string());
+  std::map<std::string, std::string> seen;
+  for (const auto& pair : root) {
+    if (!pair.first.IsScalar()) refuse("{}:{}: a key must be plain text", file.string(), pair.first.Mark().line + 1);
+    Given g;
+    g.key = pair.first.Scalar();
+    g.where = fmt::format("{}:{}", file.string(), pair.first.Mark().line + 1);
+    if (const auto [it, fresh] = seen.emplace(g.key, g.where); !fresh)
+      refuse("{}: duplicate key {}; it was first set at {}", g.where, g.key, it->second);
+    if (g.key == "stages") refuse("{}: pipelines (stages:) are not supported yet; run one stage after the other", g.where);
+    if (pair.second.IsNull()) continue;
+    if (pair.second.IsScalar()) {
+      g.values = {pair.second.Scalar()};
+    } else if (pair.second.IsSequence()) {
+      g.is_list = true;
+      for (const auto& item : pair.second) {
+        if (!item.IsScalar()) refuse("{}: {}: a list here holds plain values", g.where, g.key);
+        g.values.push_back(item.Scalar());
+      }
+    } else {
+      refuse("{}: {} must be a value or a list", g.where, g.key);
+    }
+    out.push_back(std::move(g));
+  }
+  return out;
+}
+
+void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
+  const Key* key = schema().find(g.key);
+  if (!key) {
+    if (ignored_keys().count(g.key)) {
+      ignored.push_back(g.key);
+      return;
+    }
+    std::vector<std::string> known;
+    for (const Key& k : schema().keys()) known.push_back(k.name);
+    refuse("{}: unknown key \"{}\"{}. `attune train --help-config` lists all keys", g.where, g.key, nearest(g.key, known));
+  }
+  key->set(config, g);
+  config.settings.push_back({key->name, fmt::format("{}", fmt::join(g.values, ",")), g.where});
+}
+
+void check(const Config& c) {
+  if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
+  if (c.dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
+  if (!c.do_train) refuse("do_train is false: `attune train` has nothing to do");
+  if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
+  if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");
+  if (c.output_dir.empty()) refuse("output_dir is empty");
+}
+
+}  // namespace
+
+std::string nearest(const std::string& word, const std::vector<std::string>& candidates) {
+  const auto distance = [](const std::string& a, const std::string& b) {
+    std::vector<size_t> row(b.size() + 1);
+    for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= a.size(); ++i) {
+      size_t diagonal = row[0];
+      row[0] = i;
+      for (size_t j = 1; j <= b.size(); ++j) {
+        const size_t up = row[j];
+        row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+        diagonal = up;
+      }
+    }
+    return row[b.size()];
+  };
+  std::string best;
+  size_t least = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& c : candidates)
+    if (const size_t d = distance(word, c); d < least) least = d, best = c;
+  return best.empty() ? "" : fmt::format("; did you mean \"{}\"?", best);
+}
+
+nn::Recompute Config::recompute() const {
+  return gradient_checkpointing == "block" ? nn::Recompute::block : nn::Recompute::none;
+}
+
+int64_t Config::warmup(int64_t total) const {
+  if (warmup_steps >= 1) return static_cast<int64_t>(warmup_steps);
+  const double ratio = warmup_steps > 0 ? warmup_steps : warmup_ratio;
+  return static_cast<int64_t>(std::ceil(ratio * static_cast<double>(total)));
+}
+
+std::string Config::resolved_yaml() const {
+  std::string out = "# The configuration as the run used it: every key, defaults included.\n", section;
+  for (const Key& k : schema().keys()) {
+    if (k.section != section) out += fmt::format("\n# {}\n", section = k.section);
+    std::string value = k.get(*this);
+    YAML::Emitter emitter;
+    emitter << value;
+    out += fmt::format("{}: {}\n", k.name, k.type == "text" || k.type == "list" ? (value.empty() ? "\"\"" : emitter.c_str()) : value);
+  }
+  return out;
+}
+
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+  std::map<std::string, Given> merged;
+  std::vector<std::string> order;
+  const auto put = [&](Given g) {
+    const Key* key = schema().find(g.key);
+    const std::string name = key ? key->name : g.key;
+    if (!merged.count(name)) order.push_back(name);
+    merged[name] = std::move(g);
+  };
+  if (!file.empty())
+    for (Given& g : read_yaml(file)) put(std::move(g));
+  std::set<std::string> given;
+  for (const std::string& item : overrides) {
+    const size_t equals = item.find('=');
+    if (equals == std::string::npos || equals == 0)
+      refuse("\"{}\": expected key=value after the configuration file", item);
+    Given g;
+    g.key = item.substr(0, equals);
+    g.where = "command line";
+    g.values = {item.substr(equals + 1)};
+    if (!given.insert(g.key).second) refuse("command line: duplicate key {}", g.key);
+    put(std::move(g));
+  }
+  Config config;
+  std::vector<std::string> ignored;
+  for (const std::string& name : order) apply(config, merged.at(name), ignored);
+  if (!ignored.empty()) notice("these keys do not matter here and are ignored: {}", fmt::join(ignored, ", "));
+  if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
+  check(config);
+  return config;
+}
+
+std::string config_reference() {
+  const Config defaults;
+  std::string out, section;
+  for (const Key& k : schema().keys()) {
+    if (k.section != section) out += fmt::format("\n## {}\n\n| key | type | default | meaning |\n|---|---|---|---|\n", section = k.section);
+    std::string value = k.get(defaults);
+    out += fmt::format("| `{}` | {} | {} | {} |\n", k.name, k.type, value.empty() ? "–" : "`" + value + "`", k.doc);
+  }
+  out += fmt::format("\n## Accepted and ignored\n\nThese keys of TrainingArguments and LLaMA-Factory steer Python, the cloud or other hardware. They are accepted with a notice: {}.\n",
+                     fmt::join(ignored_keys(), ", "));
+  return out;
+}
+
+}  // namespace attune::train

@@ -1,0 +1,113 @@
+#include "train/result.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "models/load.h"
+#include "ops/backend.h"
+#include "util/error.h"
+#include "util/hash.h"
+#include "util/machine.h"
+
+namespace attune::train {
+namespace {
+
+Json hashes_of(const std::vector<fs::path>& files) {
+  Json out = Json::object();
+  for (const fs::path& file : files) out[file.filename().string()] = {{"bytes", fs::file_size(file)}, {"sha256", sha256_file(file)}};
+  return out;
+}
+
+std::vector<fs::path> model_files(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "config.json" || (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"))))
+      files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
+Json evaluate_set(Engine& engine, const data::Batcher& batches, int64_t samples) {
+  const double begin = seconds_now();
+  double nll = 0, weight = 0;
+  int64_t labelled = 0, steps = 0;
+  Step step;
+  for (int64_t i = 0; i < batches.steps_in_epoch(0); ++i) {
+    batches.make_step(0, i, step);
+    for (const MicroBatch& b : step.micro_batches) {
+      nll += engine.evaluate(b);
+      weight += b.total_weight();
+      labelled += static_cast<int64_t>(b.labels.size());
+      ++steps;
+    }
+  }
+  const double seconds = std::max(1e-9, seconds_now() - begin), loss = nll / weight;
+  if (!std::isfinite(loss)) fail("the validation loss is not finite");
+  return {{"eval_loss", loss}, {"eval_perplexity", std::exp(loss)}, {"eval_tokens", labelled}, {"eval_runtime", seconds},
+          {"eval_samples_per_second", static_cast<double>(samples) / seconds}, {"eval_steps_per_second", static_cast<double>(steps) / seconds}};
+}
+
+formats::SaveOptions save_options(const RunSetup& s) {
+  formats::SaveOptions o;
+  o.config = &s.directory->config();
+  o.companions_from = s.directory->path();
+  // Whoever loads the result must talk to it the way it was tuned.
+  if (s.chat && !s.config.chat_template.empty()) o.chat_template = s.chat->jinja_source();
+  return o;
+}
+
+void save_result(const RunSetup& s, const models::Decoder& model, DType save_dtype) {
+  const fs::path output = s.config.output_dir, temporary = output / ".tmp-model";
+  fs::remove_all(temporary);
+  fs::create_directory(temporary);
+  formats::save_model(temporary, models::tensor_sources(model, save_dtype), save_options(s));
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(temporary)) files.push_back(entry.path());
+  for (const fs::path& file : files) {
+    sync_path(file);
+    fs::rename(file, output / file.filename());
+  }
+  sync_path(output);
+  fs::remove_all(temporary);
+}
+
+void write_manifest(const RunSetup& s, int64_t steps) {
+  Json m;
+  m["format"] = 1;
+  m["attune_version"] = ATTUNE_VERSION;
+  m["stage"] = s.config.stage;
+  m["finetuning_type"] = s.config.finetuning_type;
+  m["base"] = {{"path", s.config.model_name_or_path}, {"files", hashes_of(model_files(s.config.model_name_or_path))}};
+  m["data"] = Json::array();
+  for (const std::string& file : s.data_files) m["data"].push_back({{"path", file}, {"bytes", fs::file_size(file)}, {"sha256", sha256_file(file)}});
+  m["training_tokens"] = {{"fingerprint", s.train_set->fingerprint()}, {"samples", s.train_set->size()}, {"tokens", s.train_set->total_tokens()}};
+  m["configuration_sha256"] = sha256_hex(s.config.resolved_yaml());
+  m["seed"] = s.config.seed;
+  m["steps"] = steps;
+  m["machine"] = {{"backend", ops::cpu_backend().name}, {"threads", omp_get_max_threads()}, {"processor", processor_name()}};
+  m["result"] = {{"files", hashes_of(model_files(s.config.output_dir))}};
+  write_file_atomic(fs::path(s.config.output_dir) / "attune_manifest.json", m.dump(2) + "\n");
+}
+
+void clear_previous_run(const fs::path& output) {
+  std::vector<fs::path> going;
+  if (fs::exists(output / "attune_manifest.json")) going = model_files(output);
+  for (const auto& entry : fs::directory_iterator(output)) {
+    const std::string name = entry.path().filename().string();
+    const bool ours = name.starts_with("checkpoint-") || name.starts_with(".tmp-") || name.starts_with(".old-") || name == "runs" ||
+                      name == "trainer_log.jsonl" || name == "trainer_state.json" || name == "train_results.json" ||
+                      name == "eval_results.json" || name == "all_results.json" || name == "training_loss.svg" ||
+                      name == "attune_manifest.json" || name == "attune_config.yaml" || name == "data_report.jsonl";
+    if (ours) going.push_back(entry.path());
+  }
+  for (const fs::path& path : going) fs::remove_all(path);
+}
+
+}  // namespace attune::train

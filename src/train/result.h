@@ -1,0 +1,24 @@
+// Evaluation over a set, and what a finished run leaves behind.
+#pragma once
+
+#include "train/setup.h"
+#include "util/json.h"
+
+namespace attune::train {
+
+// {"eval_loss", "eval_perplexity", "eval_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}:
+// Σ weight·nll / Σ weight over all samples, streamed.
+Json evaluate_set(Engine& engine, const data::Batcher& batches, int64_t samples);
+
+formats::SaveOptions save_options(const RunSetup& setup);
+
+// The tuned model in output_dir: every file is complete before it takes its name.
+void save_result(const RunSetup& setup, const models::Decoder& model, DType save_dtype);
+
+// attune_manifest.json: hashes of base, data, configuration and result.
+void write_manifest(const RunSetup& setup, int64_t steps);
+
+// Removes what an earlier run of attune left in `output_dir` (checkpoints, logs, results, model files).
+void clear_previous_run(const fs::path& output_dir);
+
+}  // namespace attune::train

@@ -1,0 +1,157 @@
+#include "train/setup.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "models/families/family.h"
+#include "util/error.h"
+#include "util/rng.h"
+
+namespace attune::train {
+namespace {
+
+using data::TokenSet;
+
+TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
+  data::Records records;
+  data::ReadOptions read{setup.config.pretraining(), setup.config.max_samples};
+  for (const std::string& name : names) data::read_records(find_dataset(name, setup.config.dataset_dir), read, records, setup.report);
+  setup.data_files.insert(setup.data_files.end(), records.files.begin(), records.files.end());
+  setup.rows_read += records.rows_read;
+  bool conversations = false;
+  for (const auto& r : records.rows) conversations |= r.is_conversation();
+  if (conversations && !setup.chat) setup.chat = text::ChatTemplate::create(setup.config.chat_template, *setup.tokenizer);
+  return data::tokenize(records, *setup.tokenizer, setup.chat.get(),
+                        {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining()}, setup.report);
+}
+
+// Holds val_size samples out, chosen by the seed.
+void split(RunSetup& setup, TokenSet all) {
+  const double val = setup.config.val_size;
+  auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(all.size())) : val);
+  if (val > 0) count = std::max<int64_t>(1, count);
+  if (count >= all.size())
+    refuse("val_size: {} samples would be held out of {}; nothing would be left to train on", count, all.size());
+  if (count == 0) {
+    setup.train_set = std::make_unique<TokenSet>(std::move(all));
+    return;
+  }
+  const data::Permutation order(all.size(), mix_key(static_cast<uint64_t>(setup.config.seed), 0x5EED), 0);
+  std::set<int64_t> held;
+  for (int64_t i = 0; i < count; ++i) held.insert(order[i]);
+  setup.train_set = std::make_unique<TokenSet>();
+  setup.eval_set = std::make_unique<TokenSet>();
+  for (int64_t i = 0; i < all.size(); ++i)
+    (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i));
+}
+
+void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
+  for (int64_t i = 0; i < set.size(); ++i)
+    for (int32_t id : set.ids(i))
+      if (id < 0 || id >= vocab)
+        refuse("{}: the tokenizer gives id {} but the model has only {} embedding rows. Tokenizer and model do not belong "
+               "together ({})", model, id, vocab, set.where(i));
+}
+
+void count_steps(RunSetup& setup) {
+  const Config& c = setup.config;
+  const double epochs = c.max_steps > 0 ? 1e18 : c.num_train_epochs;
+  int64_t done = 0;
+  for (int64_t e = 0; static_cast<double>(e) < epochs; ++e) {
+    const int64_t steps = setup.train_batches->steps_in_epoch(e);
+    const double share = std::min(1.0, epochs - static_cast<double>(e));
+    done += share < 1 ? static_cast<int64_t>(std::ceil(share * static_cast<double>(steps))) : steps;
+    if (c.max_steps > 0) done = std::min(done, c.max_steps);
+    setup.epoch_ends.push_back(done);
+    if (c.max_steps > 0 && done == c.max_steps) break;
+  }
+  setup.total_steps = done;
+}
+
+void plan_engine(RunSetup& setup) {
+  const Config& c = setup.config;
+  EngineOptions& e = setup.engine;
+  e.compute = c.compute();
+  e.recompute = c.recompute();
+  e.capacity = setup.train_batches->capacity();
+  if (setup.eval_batches) e.eval_capacity = setup.eval_batches->capacity();
+  e.micro_batches = c.gradient_accumulation_steps;
+  e.max_grad_norm = static_cast<float>(c.max_grad_norm);
+  e.attention_dropout = setup.architecture.attention_dropout;
+  e.seed = static_cast<uint64_t>(c.seed);
+  e.optimizer.name = c.optim == "sgd" ? "sgd" : "adamw";
+  e.optimizer.beta1 = static_cast<float>(c.adam_beta1);
+  e.optimizer.beta2 = static_cast<float>(c.adam_beta2);
+  e.optimizer.eps = static_cast<float>(c.adam_epsilon);
+  e.optimizer.weight_decay = static_cast<float>(c.weight_decay);
+}
+
+}  // namespace
+
+fs::path find_dataset(const std::string& name, const std::string& dataset_dir) {
+  for (const fs::path& base : {fs::path(name), fs::path(dataset_dir) / name}) {
+    if (fs::is_regular_file(base)) return base;
+    for (const char* extension : {".jsonl", ".json", ".txt"}) {
+      fs::path with = base;
+      with += extension;
+      if (fs::is_regular_file(with)) return with;
+    }
+  }
+  refuse("dataset: \"{}\" is neither a file nor a name below dataset_dir ({})", name, dataset_dir);
+}
+
+RunSetup::Place RunSetup::place_of(int64_t step) const {
+  int64_t begin = 0;
+  for (size_t e = 0; e < epoch_ends.size(); ++e) {
+    if (step < epoch_ends[e])
+      return {static_cast<int64_t>(e), step - begin, train_batches->steps_in_epoch(static_cast<int64_t>(e))};
+    begin = epoch_ends[e];
+  }
+  fail("internal error: step {} lies behind the end of the run", step);
+}
+
+RunSetup prepare(const Config& config) {
+  RunSetup s;
+  s.config = config;
+  s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
+  s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
+  s.tokenizer = text::Tokenizer::load(s.directory->path());
+  split(s, read_set(s, config.dataset));
+  if (!config.eval_dataset.empty()) s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
+  check_ids(*s.train_set, s.architecture.vocab_size, config.model_name_or_path);
+  if (s.eval_set) check_ids(*s.eval_set, s.architecture.vocab_size, config.model_name_or_path);
+  data::BatchingOptions batching;
+  batching.micro_batch_size = config.per_device_train_batch_size;
+  batching.micro_batches = config.gradient_accumulation_steps;
+  batching.packing = config.packing;
+  batching.cutoff_len = config.cutoff_len;
+  batching.seed = static_cast<uint64_t>(config.data_seed.value_or(config.seed));
+  s.train_batches = std::make_unique<data::Batcher>(*s.train_set, batching);
+  if (s.eval_set) {
+    data::BatchingOptions eval;
+    eval.micro_batch_size = config.per_device_eval_batch_size;
+    eval.shuffle = false;
+    s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval);
+  }
+  s.objective = std::make_unique<objectives::CausalLm>();
+  count_steps(s);
+  plan_engine(s);
+  return s;
+}
+
+std::vector<std::string> describe_data(const RunSetup& s) {
+  std::vector<std::string> lines;
+  lines.push_back(fmt::format("data: {} rows read, {} training samples of {} tokens ({} labelled), longest {}", s.rows_read,
+                              s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
+  if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
+  if (s.config.packing) {
+    const auto packs = s.train_batches->steps_in_epoch(0) ;
+    lines.push_back(fmt::format("packing: sequences of up to {} tokens, {} updates in the first epoch; attention and positions keep samples apart",
+                                s.config.cutoff_len, packs));
+  }
+  for (const std::string& line : s.report.summary()) lines.push_back(line);
+  return lines;
+}
+
+}  // namespace attune::train

@@ -1,0 +1,45 @@
+// Everything a run needs before its first step, worked out once for `train`, `plan` and `data`.
+#pragma once
+
+#include <memory>
+
+#include "data/order.h"
+#include "data/readers.h"
+#include "formats/model_directory.h"
+#include "train/config.h"
+#include "train/engine.h"
+
+namespace attune::train {
+
+struct RunSetup {
+  Config config;
+  std::unique_ptr<formats::ModelDirectory> directory;
+  models::DecoderConfig architecture;
+  std::unique_ptr<text::Tokenizer> tokenizer;
+  std::unique_ptr<text::ChatTemplate> chat;  // null for pre-training
+  data::DataReport report;
+  std::vector<std::string> data_files;
+  int64_t rows_read = 0;
+  std::unique_ptr<data::TokenSet> train_set, eval_set;
+  std::unique_ptr<data::Batcher> train_batches, eval_batches;  // eval may be null
+  std::unique_ptr<objectives::Objective> objective;
+  EngineOptions engine;
+  std::vector<int64_t> epoch_ends;  // updates done when each epoch ends; the last entry is total_steps
+  int64_t total_steps = 0;
+
+  struct Place {
+    int64_t epoch, index, steps_in_epoch;
+  };
+  Place place_of(int64_t step) const;  // step from 0
+};
+
+// Reads model configuration, tokenizer and data; checks that they belong together.
+RunSetup prepare(const Config& config);
+
+// What the data looks like, one line each, for the log.
+std::vector<std::string> describe_data(const RunSetup& setup);
+
+// Resolves a `dataset` entry: a path, or a name below dataset_dir (with or without an extension).
+fs::path find_dataset(const std::string& name, const std::string& dataset_dir);
+
+}  // namespace attune::train

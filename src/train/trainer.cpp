@@ -1,0 +1,316 @@
+#include "train/trainer.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <csignal>
+#include <nlohmann/json.hpp>
+
+#include "models/load.h"
+#include "ops/backend.h"
+#include "optim/schedule.h"
+#include "train/checkpoint.h"
+#include "train/result.h"
+#include "train/run_log.h"
+#include "util/error.h"
+#include "util/log.h"
+#include "util/machine.h"
+#include "util/progress.h"
+
+namespace attune::train {
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+
+// A second signal ends the process at once, as usual.
+class SignalGuard {
+ public:
+  SignalGuard() {
+    for (int s : {SIGINT, SIGTERM}) std::signal(s, [](int number) {
+      interrupted = number;
+      std::signal(number, SIG_DFL);
+    });
+  }
+  ~SignalGuard() {
+    for (int s : {SIGINT, SIGTERM}) std::signal(s, SIG_DFL);
+  }
+};
+
+class Trainer {
+ public:
+  Trainer(RunSetup& setup, uint64_t activation_bytes)
+      : setup_(setup), config_(setup.config), output_(config_.output_dir),
+        schedule_(config_.lr_scheduler_type, static_cast<float>(config_.learning_rate), config_.warmup(setup.total_steps), setup.total_steps) {
+    claim_output();
+    load_model(activation_bytes);
+    log_ = std::make_unique<RunLog>(output_, setup.total_steps, checkpoint_.has_value());
+    if (checkpoint_) restore();
+  }
+
+  std::string run();
+
+ private:
+  void claim_output();
+  void load_model(uint64_t activation_bytes);
+  void restore();
+  void check_same_run(const Json& state) const;
+  Json order_settings() const;
+  void log_if_due(const StepResult& result, double epoch, float lr);
+  void evaluate(double epoch);
+  void save_checkpoint(double epoch);
+  bool epoch_ends_here() const;
+  bool eval_due() const;
+  bool save_due() const;
+  TrainerState state_at(double epoch) const;
+  std::string finish(double epoch);
+  formats::SaveOptions save_options() const { return train::save_options(setup_); }
+
+  RunSetup& setup_;
+  const Config& config_;
+  fs::path output_;
+  optim::Schedule schedule_;
+  std::optional<fs::path> checkpoint_;
+  std::unique_ptr<models::Decoder> model_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<RunLog> log_;
+  DType save_dtype_ = DType::f32;
+
+  // Position and sums; all of it is in a checkpoint.
+  int64_t done_ = 0;              // updates
+  int64_t tokens_seen_ = 0;
+  double flops_ = 0;
+  double loss_sum_ = 0, window_loss_ = 0;
+  int64_t window_steps_ = 0;
+  // Of this process alone.
+  int64_t window_tokens_ = 0, process_tokens_ = 0;
+  double window_start_ = 0, start_ = 0;
+  Json last_eval_ = Json::object();
+};
+
+void Trainer::claim_output() {
+  fs::create_directories(output_);
+  if (config_.resume_from_checkpoint == "true" || config_.resume_from_checkpoint == "True") {
+    checkpoint_ = newest_checkpoint(output_);
+    if (!checkpoint_) notice("no checkpoint to resume from in {} yet: starting from the beginning", output_.string());
+  } else if (!config_.resume_from_checkpoint.empty()) {
+    const fs::path given = config_.resume_from_checkpoint;
+    if (!fs::is_directory(given)) refuse("resume_from_checkpoint: {} is not a directory (true takes the newest in output_dir)", given.string());
+    if (const std::string problem = verify_checkpoint(given); !problem.empty())
+      fail("resume_from_checkpoint: {} is not intact: {}", given.string(), problem);
+    checkpoint_ = given;
+  } else {
+    const bool taken = fs::exists(output_ / "train_results.json") || fs::exists(output_ / "trainer_log.jsonl");
+    if (taken && !config_.overwrite_output_dir)
+      refuse("output_dir: {} already holds a run. Set overwrite_output_dir: true to start afresh, resume_from_checkpoint: true "
+             "to continue it, or choose another directory", output_.string());
+    if (config_.overwrite_output_dir) clear_previous_run(output_);
+  }
+  prune_checkpoints(output_, 0);
+}
+
+void Trainer::load_model(uint64_t activation_bytes) {
+  save_dtype_ = setup_.directory->stored_dtype();
+  model_ = std::make_unique<models::Decoder>(setup_.architecture);
+  model_->parameters().allocate_weights(Arena::Kind::real, setup_.engine.compute);
+  if (setup_.engine.compute != DType::f32) model_->parameters().allocate_masters(Arena::Kind::real);
+  if (!checkpoint_) models::load_weights(*model_, *setup_.directory);
+  engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
+}
+
+// Settings that decide which samples come when: a run that resumes must agree with itself.
+Json Trainer::order_settings() const {
+  return {{"train_data", setup_.train_set->fingerprint()},
+          {"seed", config_.seed},
+          {"data_seed", config_.data_seed.value_or(config_.seed)},
+          {"per_device_train_batch_size", config_.per_device_train_batch_size},
+          {"gradient_accumulation_steps", config_.gradient_accumulation_steps},
+          {"packing", config_.packing},
+          {"cutoff_len", config_.cutoff_len},
+          {"optim", setup_.engine.optimizer.name}};
+}
+
+void Trainer::check_same_run(const Json& state) const {
+  const Json now = order_settings();
+  for (const auto& [key, value] : now.items())
+    if (!state.contains("order") || !state["order"].contains(key) || state["order"][key] != value)
+      refuse("{}: {} was {} when this checkpoint was written and is {} now; the run cannot continue where it was. Restore the "
+             "setting or the data, or start afresh", checkpoint_->string(), key,
+             state.contains("order") && state["order"].contains(key) ? state["order"][key].dump() : "unknown", value.dump());
+  if (state.value("threads", 0) != omp_get_max_threads())
+    notice("the checkpoint was written with {} threads, this process has {}: results will agree within rounding, not bit for bit",
+           state.value("threads", 0), omp_get_max_threads());
+}
+
+void Trainer::restore() {
+  const Json state = read_checkpoint_state(*checkpoint_);
+  check_same_run(state);
+  load_checkpoint(*checkpoint_, *model_, engine_->optimizer());
+  done_ = state.at("step").get<int64_t>();
+  if (done_ > setup_.total_steps)
+    refuse("{}: stands at update {}, behind the end of this run ({})", checkpoint_->string(), done_, setup_.total_steps);
+  tokens_seen_ = state.at("tokens_seen").get<int64_t>();
+  flops_ = state.at("flops").get<double>();
+  loss_sum_ = state.at("loss_sum").get<double>();
+  window_loss_ = state.at("window_loss").get<double>();
+  window_steps_ = state.at("window_steps").get<int64_t>();
+  log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
+  info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
+}
+
+bool Trainer::epoch_ends_here() const {
+  return std::find(setup_.epoch_ends.begin(), setup_.epoch_ends.end(), done_) != setup_.epoch_ends.end();
+}
+
+bool Trainer::eval_due() const {
+  if (!setup_.eval_batches) return false;
+  const std::string& when = config_.eval_strategy;
+  if (when == "no") return false;
+  const bool by_steps = when == "steps" || (when == "auto" && config_.eval_steps > 0);
+  if (done_ == setup_.total_steps) return true;
+  return by_steps ? done_ % (config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps) == 0 : epoch_ends_here();
+}
+
+bool Trainer::save_due() const {
+  if (config_.save_strategy == "steps") return done_ % config_.save_steps == 0;
+  return config_.save_strategy == "epoch" && epoch_ends_here();
+}
+
+void Trainer::log_if_due(const StepResult& result, double epoch, float lr) {
+  const bool due = done_ % config_.logging_steps == 0 || done_ == setup_.total_steps || (done_ == 1 && config_.logging_first_step);
+  if (!due) return;
+  const double now = seconds_now(), elapsed = now - start_;
+  RunLog::TrainEntry e;
+  e.step = done_;
+  e.epoch = epoch;
+  e.loss = window_loss_ / static_cast<double>(window_steps_);
+  e.grad_norm = result.grad_norm;
+  e.learning_rate = lr;
+  e.tokens_per_second = static_cast<double>(window_tokens_) / std::max(1e-9, now - window_start_);
+  e.elapsed = elapsed;
+  const double rate = static_cast<double>(process_tokens_) / std::max(1e-9, elapsed);
+  e.remaining = rate > 0 ? static_cast<double>(setup_.total_steps - done_) * (static_cast<double>(tokens_seen_) / static_cast<double>(done_)) / rate : 0;
+  e.total_tokens = tokens_seen_;
+  log_->train(e);
+  info("step {}/{}  epoch {:.2f}  loss {:.4f}  grad norm {:.3f}  lr {:.3g}  {:.0f} tokens/s  {} left", done_, setup_.total_steps, epoch,
+       e.loss, e.grad_norm, e.learning_rate, e.tokens_per_second, format_seconds(e.remaining));
+  window_loss_ = 0;
+  window_steps_ = 0;
+  window_tokens_ = 0;
+  window_start_ = now;
+}
+
+void Trainer::evaluate(double epoch) {
+  const double begin = seconds_now();
+  last_eval_ = evaluate_set(*engine_, *setup_.eval_batches, setup_.eval_set->size());
+  const double elapsed = seconds_now() - start_;
+  log_->evaluation(done_, epoch, last_eval_, elapsed, 0, tokens_seen_);
+  info("step {}  validation loss {:.4f}  perplexity {:.3f}", done_, last_eval_["eval_loss"].get<double>(), last_eval_["eval_perplexity"].get<double>());
+  window_start_ += seconds_now() - begin;
+}
+
+TrainerState Trainer::state_at(double epoch) const {
+  TrainerState s;
+  s.global_step = done_;
+  s.max_steps = setup_.total_steps;
+  s.logging_steps = config_.logging_steps;
+  s.eval_steps = config_.eval_steps;
+  s.save_steps = config_.save_steps;
+  s.train_batch_size = config_.per_device_train_batch_size;
+  s.num_input_tokens_seen = tokens_seen_;
+  s.epoch = epoch;
+  s.num_train_epochs = config_.max_steps > 0 ? static_cast<double>(setup_.epoch_ends.size()) : config_.num_train_epochs;
+  s.total_flos = flops_;
+  return s;
+}
+
+void Trainer::save_checkpoint(double epoch) {
+  const double begin = seconds_now();
+  CheckpointContent c;
+  c.model = model_.get();
+  c.optimizer = config_.save_only_model ? nullptr : &engine_->optimizer();
+  c.save_dtype = save_dtype_;
+  c.save = save_options();
+  c.trainer_state = trainer_state_json(state_at(epoch), log_->history());
+  const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
+                      {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
+                      {"window_steps", window_steps_}, {"threads", omp_get_max_threads()}, {"order", order_settings()}};
+  c.state = state.dump(2) + "\n";
+  write_checkpoint(output_, done_, c);
+  prune_checkpoints(output_, config_.save_total_limit);
+  window_start_ += seconds_now() - begin;
+}
+
+std::string Trainer::run() {
+  SignalGuard guard;
+  write_file_atomic(output_ / "attune_config.yaml", config_.resolved_yaml());
+  if (!setup_.report.entries().empty()) write_file_atomic(output_ / "data_report.jsonl", setup_.report.jsonl());
+  Progress progress(config_.stage, setup_.total_steps);
+  Step step;
+  start_ = window_start_ = seconds_now();
+  double epoch = 0;
+  while (done_ < setup_.total_steps) {
+    const auto place = setup_.place_of(done_);
+    setup_.train_batches->make_step(place.epoch, place.index, step);
+    const float lr = schedule_.learning_rate(done_);
+    StepResult result;
+    try {
+      result = engine_->step(step, done_ + 1, lr);
+    } catch (const BadToken& bad) {
+      fail("{} It stands at {}", bad.what(), setup_.train_set->where(bad.sample()));
+    }
+    ++done_;
+    epoch = static_cast<double>(place.epoch) + static_cast<double>(place.index + 1) / static_cast<double>(place.steps_in_epoch);
+    int64_t tokens = 0;
+    for (const MicroBatch& b : step.micro_batches) tokens += b.token_count();
+    tokens_seen_ += tokens, window_tokens_ += tokens, process_tokens_ += tokens;
+    flops_ += engine_->step_work().flops;
+    loss_sum_ += result.loss, window_loss_ += result.loss, ++window_steps_;
+    progress.update(done_, fmt::format("loss {:.4f}  {:.0f} tokens/s", result.loss,
+                                       static_cast<double>(process_tokens_) / std::max(1e-9, seconds_now() - start_)));
+    log_if_due(result, epoch, lr);
+    if (eval_due()) evaluate(epoch);
+    if (save_due()) save_checkpoint(epoch);
+    if (interrupted) {
+      if (!save_due()) save_checkpoint(epoch);
+      fail("interrupted at update {} of {}; checkpoint-{} is written. Continue with resume_from_checkpoint=true", done_,
+           setup_.total_steps, done_);
+    }
+  }
+  return finish(epoch);
+}
+
+std::string Trainer::finish(double epoch) {
+  if (epoch == 0) epoch = static_cast<double>(setup_.epoch_ends.size());
+  const double seconds = seconds_now() - start_;
+  save_result(setup_, *model_, save_dtype_);
+  Json results = {{"epoch", epoch},
+                  {"num_input_tokens_seen", tokens_seen_},
+                  {"total_flos", flops_},
+                  {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, done_))},
+                  {"train_runtime", seconds},
+                  {"train_steps_per_second", static_cast<double>(done_) / std::max(1e-9, seconds)},
+                  {"duration_seconds", seconds},
+                  {"tokens_per_second", static_cast<double>(process_tokens_) / std::max(1e-9, seconds)},
+                  {"peak_memory_bytes", peak_memory_bytes()}};
+  log_->finish(done_, epoch, {{"total_flos", flops_}, {"train_loss", results["train_loss"]}, {"train_runtime", seconds}});
+  write_file_atomic(output_ / "trainer_state.json", trainer_state_json(state_at(epoch), log_->history()));
+  log_->write_curve();
+  if (!last_eval_.empty()) write_file_atomic(output_ / "eval_results.json", Json(last_eval_).dump(2) + "\n");
+  Json all = results;
+  for (const auto& [key, value] : last_eval_.items()) all[key] = value;
+  write_file_atomic(output_ / "all_results.json", all.dump(2) + "\n");
+  write_manifest(setup_, done_);
+  write_file_atomic(output_ / "train_results.json", results.dump(2) + "\n");
+  info("done: {} updates in {}, {:.0f} tokens/s, peak memory {}", done_, format_seconds(seconds),
+       results["tokens_per_second"].get<double>(), format_bytes(peak_memory_bytes()));
+  return dump_json(all);
+}
+
+}  // namespace
+
+std::string run_training(RunSetup& setup, uint64_t activation_bytes) {
+  interrupted = 0;
+  return Trainer(setup, activation_bytes).run();
+}
+
+}  // namespace attune::train

@@ -1,0 +1,81 @@
+#include "ops/cross_entropy.h"
+
+#include "op_test.h"
+
+namespace attune {
+namespace {
+
+using namespace test;
+
+class CrossEntropy : public EveryBackend {
+ protected:
+  static double lse_of(const Doubles& z, size_t row, size_t v) {
+    double highest = -INFINITY, sum = 0;
+    for (size_t j = 0; j < v; ++j) highest = std::max(highest, z[row * v + j]);
+    for (size_t j = 0; j < v; ++j) sum += std::exp(z[row * v + j] - highest);
+    return highest + std::log(sum);
+  }
+};
+
+TEST_P(CrossEntropy, LogProbabilitiesAndTheirGradient) {
+  for (int64_t r : {0, 1, 7, 33})
+    for (int64_t v : {1, 7, 129, 5000}) {
+      SCOPED_TRACE(::testing::Message() << r << "x" << v);
+      const Doubles z = rounded(random_doubles(r * v, 1, 4), DType::f32), c = rounded(random_doubles(r, 2), DType::f32);
+      std::vector<int32_t> labels;
+      for (int64_t i = 0; i < r; ++i) labels.push_back(static_cast<int32_t>(i * 37 % v));
+      Owned logits(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), coefficient(DType::f32, 1, r, c);
+      ops::token_logprob(context, {logits, vector_of(labels), logp, lse});
+      Doubles expected_lse, expected_logp, expected_gradient(z.size());
+      for (size_t i = 0; i < static_cast<size_t>(r); ++i) {
+        const auto w = static_cast<size_t>(v);
+        expected_lse.push_back(lse_of(z, i, w));
+        expected_logp.push_back(z[i * w + static_cast<size_t>(labels[i])] - expected_lse.back());
+        for (size_t j = 0; j < w; ++j)
+          expected_gradient[i * w + j] =
+              c[i] * (std::exp(z[i * w + j] - expected_lse.back()) - (j == static_cast<size_t>(labels[i]) ? 1 : 0));
+      }
+      EXPECT_LT(error_of(lse.doubles(), expected_lse), 1e-6);
+      if (v > 1) EXPECT_LT(error_of(logp.doubles(), expected_logp), 1e-6);
+      const Tensor gradient = ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, DType::f32});
+      EXPECT_EQ(gradient.data, logits.tensor.data);
+      if (v > 1) EXPECT_LT(error_of(logits.doubles(), expected_gradient), 1e-5);
+      else for (double g : logits.doubles()) EXPECT_NEAR(g, 0, 1e-6);
+
+      // The naive reference is itself held by central differences of −Σ c·logp.
+      if (r != 7 || v != 129) continue;
+      expect_gradient(expected_gradient, z, [&](const Doubles& p) {
+        double loss = 0;
+        for (size_t i = 0; i < 7; ++i) loss -= c[i] * (p[i * 129 + static_cast<size_t>(labels[i])] - lse_of(p, i, 129));
+        return loss;
+      }, 1e-6);
+    }
+}
+
+TEST_P(CrossEntropy, ABf16GradientLiesInTheFirstHalfOfEachRow) {
+  const int64_t r = 5, v = 1001;
+  const Doubles z = rounded(random_doubles(r * v, 1, 4), DType::f32);
+  const std::vector<int32_t> labels{0, 1000, 500, 255, 256};
+  Owned a(DType::f32, r, v, z), b(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), c(DType::f32, 1, r, Doubles(5, 0.125));
+  ops::token_logprob(context, {a, vector_of(labels), logp, lse});
+  ops::logit_gradient(context, {a, vector_of(labels), lse, c, DType::f32});
+  const Tensor narrow = ops::logit_gradient(context, {b, vector_of(labels), lse, c, DType::bf16});
+  const Doubles wide = a.doubles();
+  for (int64_t i = 0; i < r; ++i)
+    for (int64_t j = 0; j < v; ++j)
+      ASSERT_EQ(to_float(narrow.row<BFloat16>(i)[j]), rounded(wide[static_cast<size_t>(i * v + j)], DType::bf16)) << i << " " << j;
+}
+
+TEST_P(CrossEntropy, FarLogitsNeitherOverflowNorHideNaN) {
+  const std::vector<int32_t> labels{0, 1, 0};
+  Owned z(DType::f32, 3, 3, {3e4, -3e4, 0, 1e4, 1e4, 1e4, 0, NAN, 0}), logp(DType::f32, 1, 3), lse(DType::f32, 1, 3);
+  ops::token_logprob(context, {z, vector_of(labels), logp, lse});
+  EXPECT_EQ(logp.doubles()[0], 0);
+  EXPECT_NEAR(logp.doubles()[1], -std::log(3.0), 2e-3);
+  EXPECT_TRUE(std::isnan(logp.doubles()[2]));
+}
+
+ATTUNE_EVERY_BACKEND(CrossEntropy);
+
+}  // namespace
+}  // namespace attune

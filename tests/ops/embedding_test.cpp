@@ -1,0 +1,69 @@
+#include "ops/embedding.h"
+
+#include "op_test.h"
+
+namespace attune {
+namespace {
+
+using namespace test;
+
+class Embedding : public EveryBackend {};
+
+TEST_P(Embedding, ForwardTakesRows) {
+  const std::vector<int32_t> ids{3, 0, 3, 6, 1};
+  for (int64_t d : {1, 33, 129}) {
+    const Doubles w = rounded(random_doubles(7 * d, 1), DType::bf16);
+    for (DType from : {DType::f32, DType::bf16})
+      for (DType to : {DType::f32, DType::bf16}) {
+        Owned tw(from, 7, d, w), y(to, 5, d);
+        ops::embedding_forward(context, {vector_of(ids), tw, y});
+        const Doubles out = y.doubles();
+        for (size_t i = 0; i < ids.size(); ++i)
+          for (int64_t j = 0; j < d; ++j)
+            EXPECT_EQ(out[i * static_cast<size_t>(d) + static_cast<size_t>(j)], w[static_cast<size_t>(ids[i] * d + j)]);
+      }
+  }
+}
+
+Doubles summed(const std::vector<int32_t>& ids, const Doubles& dy, Doubles dw, int64_t d) {
+  for (size_t i = 0; i < ids.size(); ++i)
+    for (int64_t j = 0; j < d; ++j) dw[static_cast<size_t>(ids[i] * d + j)] += dy[i * static_cast<size_t>(d) + static_cast<size_t>(j)];
+  return dw;
+}
+
+TEST_P(Embedding, BackwardAddsEveryUseOfARepeatedIdToWhatIsThere) {
+  for (int64_t d : {1, 7, 300}) {
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 129; ++i) ids.push_back(i % 5 == 0 ? 2 : i % 11);
+    const Doubles dy = random_doubles(129 * d, 1), start = random_doubles(11 * d, 2);
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      const Doubles in = rounded(dy, dtype), before = rounded(start, dtype);
+      Owned tdy(dtype, 129, d, in), dw(dtype, 11, d, before);
+      ops::embedding_backward(context, {vector_of(ids), tdy, dw, {}});
+      EXPECT_LT(error_of(dw.doubles(), summed(ids, in, before, d)), dtype == DType::f32 ? 1e-5 : 5e-3);
+    }
+  }
+}
+
+TEST_P(Embedding, BackwardOnSeveralThreadsIsExactAndTheSameTwice) {
+  // 600×64 elements: beyond the parallel threshold, with runs of equal ids across the threads' borders.
+  std::vector<int32_t> ids(600);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = i % 3 ? 4 : static_cast<int32_t>(i % 9);
+  const Doubles dy = rounded(random_doubles(600 * 64, 1), DType::f32);
+  Owned tdy(DType::f32, 600, 64, dy), once(DType::f32, 9, 64, Doubles(9 * 64)), again(DType::f32, 9, 64, Doubles(9 * 64));
+  ops::embedding_backward(context, {vector_of(ids), tdy, once, {}});
+  ops::embedding_backward(context, {vector_of(ids), tdy, again, {}});
+  EXPECT_LT(error_of(once.doubles(), summed(ids, dy, Doubles(9 * 64), 64)), 1e-5);
+  EXPECT_EQ(once.bytes(), again.bytes());
+}
+
+TEST_P(Embedding, NoTokensChangeNothing) {
+  Owned dw(DType::f32, 3, 2, Doubles(6, 1.0)), dy(DType::f32, 0, 2);
+  ops::embedding_backward(context, {vector_of(std::vector<int32_t>{}), dy, dw, {}});
+  EXPECT_EQ(dw.doubles(), Doubles(6, 1.0));
+}
+
+ATTUNE_EVERY_BACKEND(Embedding);
+
+}  // namespace
+}  // namespace attune
