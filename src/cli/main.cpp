@@ -1,1 +1,160 @@
-int main() { return 0; }
+// The command line: options of every command, and what goes wrong turned into an exit code (1 the work failed, 2 the
+// request was wrong).
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+
+#include "cli/commands.h"
+#include "train/config.h"
+#include "util/error.h"
+
+using namespace attune::cli;
+
+namespace {
+
+using Action = std::function<int()>;
+
+CLI::App* add_run(CLI::App& app, const char* name, const char* help, RunArgs& args, bool json) {
+  CLI::App* command = app.add_subcommand(name, help);
+  command->add_option("arguments", args.arguments, "[config.yaml] [key=value …]; the file may be left out or empty");
+  if (json) command->add_flag("--json", args.json, "Print the result as JSON on stdout");
+  return command;
+}
+
+void add_training(CLI::App& app, Action& action) {
+  static RunArgs train_args, plan_args;
+  static bool help_config = false;
+  CLI::App* t = add_run(app, "train", "Tune a model: attune train config.yaml [key=value …]", train_args, true);
+  t->add_flag("--help-config", help_config, "Print the reference of all configuration keys");
+  t->add_flag("--force", train_args.force, "Start even when the plan says that memory does not suffice");
+  t->callback([&action] {
+    action = [] {
+      if (!help_config) return train(train_args);
+      std::fputs(attune::train::config_reference().c_str(), stdout);
+      return 0;
+    };
+  });
+  CLI::App* p = add_run(app, "plan", "Memory by part, speed and duration of a run, before it starts", plan_args, true);
+  p->callback([&action] { action = [] { return plan(plan_args); }; });
+}
+
+void add_data(CLI::App& app, Action& action) {
+  static RunArgs validate_args, stats_args;
+  static InspectArgs inspect_args;
+  CLI::App* d = app.add_subcommand("data", "Look at data the way training will");
+  d->require_subcommand(1);
+  add_run(*d, "validate", "Check every row; report what would be dropped or cut, with file and line", validate_args, true)
+      ->callback([&action] { action = [] { return data_validate(validate_args); }; });
+  add_run(*d, "stats", "Counts and lengths", stats_args, true)->callback([&action] { action = [] { return data_stats(stats_args); }; });
+  CLI::App* i = add_run(*d, "inspect", "Show samples token by token, coloured by what is learnt", inspect_args.run, true);
+  i->add_option("--count", inspect_args.count, "Samples to show")->capture_default_str();
+  i->callback([&action] { action = [] { return data_inspect(inspect_args); }; });
+}
+
+void add_models(CLI::App& app, Action& action) {
+  static InitArgs i;
+  CLI::App* c = app.add_subcommand("init", "Make a randomly initialised model from a config.json");
+  c->add_option("--config", i.config, "config.json of a supported family")->required();
+  c->add_option("--out", i.out, "Directory to write")->required();
+  c->add_option("--seed", i.seed, "Seed")->capture_default_str();
+  c->add_option("--dtype", i.dtype, "float32 or bf16")->capture_default_str();
+  c->add_option("--tokenizer", i.tokenizer, "Directory whose tokenizer files are copied along");
+  c->callback([&action] { action = [] { return init(i); }; });
+
+  static GenerateArgs g;
+  c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat");
+  c->add_option("--model", g.model, "Model directory")->required();
+  c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat")->required();
+  c->add_flag("--chat", g.chat, "Put the prompt into the model's chat template as a user message");
+  c->add_option("--template", g.chat_template, "Chat template instead of the model's own (implies --chat)");
+  c->add_option("--system", g.system, "System message (with --chat)");
+  c->add_option("--max-new-tokens", g.max_new_tokens, "Most tokens to generate")->capture_default_str()->check(CLI::Range(1, 1 << 24));
+  c->add_option("--temperature", g.temperature, "0: always the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
+  c->add_option("--top-k", g.top_k, "Sample among this many likeliest tokens; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
+  c->add_option("--top-p", g.top_p, "Sample among the likeliest tokens that reach this probability")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  c->add_option("--seed", g.seed, "Seed of sampling")->capture_default_str();
+  c->add_option("--compute", g.compute, "float32 or bf16")->capture_default_str();
+  c->add_flag("--json", g.json, "Print text, ids and rate as JSON");
+  c->callback([&action] { action = [] { return generate(g); }; });
+
+  static ScoreArgs s;
+  c = app.add_subcommand("score", "Negative log-likelihood of each token of each line, as JSON lines");
+  c->add_option("--model", s.model, "Model directory")->required();
+  c->add_option("--file", s.file, "Text, one item a line")->required();
+  c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
+  c->add_option("--compute", s.compute, "float32 or bf16")->capture_default_str();
+  c->callback([&action] { action = [] { return score(s); }; });
+
+  static EvalArgs e;
+  c = app.add_subcommand("eval", "Exact match of greedy answers on held-out questions");
+  c->add_option("--model", e.model, "Model directory")->required();
+  c->add_option("--file", e.files, "Questions with answers, in any format that sft reads")->required();
+  c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
+  c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
+  c->add_option("--baseline-from", e.baseline_from, "Training files: also report what always giving their most frequent answer reaches");
+  c->add_option("--predictions", e.predictions, "Write {prompt, predict, label} lines to this file");
+  c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer")->capture_default_str()->check(CLI::Range(1, 1 << 24));
+  c->add_option("--max-samples", e.max_samples, "Questions of each file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
+  c->add_flag("--json", e.json, "Print the result as JSON");
+  c->callback([&action] { action = [] { return evaluate(e); }; });
+}
+
+void add_text(CLI::App& app, Action& action) {
+  static TokenizeArgs t;
+  CLI::App* c = app.add_subcommand("tokenize", "Token ids of each line as JSON arrays, or back with --decode");
+  c->add_option("--model", t.model, "Directory with a tokenizer")->required();
+  c->add_option("--file", t.file, "Lines of text (of JSON arrays with --decode)")->required();
+  c->add_flag("--jsonl", t.jsonl, "Each line is a JSON string");
+  c->add_flag("--add-special", t.add_special, "Add the tokenizer's own BOS and EOS");
+  c->add_flag("--decode", t.decode, "Ids to text, as JSON strings with --jsonl");
+  c->callback([&action] { action = [] { return tokenize(t); }; });
+
+  static TokenizerTrainArgs n;
+  CLI::App* k = app.add_subcommand("tokenizer", "Make tokenizers");
+  k->require_subcommand(1);
+  c = k->add_subcommand("train", "Train a byte-level BPE from text files");
+  c->add_option("files", n.files, "Text, JSON or JSONL files")->required();
+  c->add_option("--out", n.out, "Directory to write")->required();
+  c->add_option("--vocab-size", n.vocab_size, "Entries: special tokens, 256 bytes and merges")->capture_default_str()->check(CLI::Range(257, 1 << 22));
+  c->add_option("--min-frequency", n.min_frequency, "Merge only pairs seen this often")->capture_default_str()->check(CLI::Range(1, 1 << 30));
+  c->add_option("--special", n.special_tokens, "Special tokens, in this order (default <|endoftext|> <|im_start|> <|im_end|>)");
+  c->add_option("--pattern", n.pattern, "How words are cut: qwen2 or gpt2")->capture_default_str()->check(CLI::IsMember({"qwen2", "gpt2"}));
+  c->add_option("--eos", n.eos, "Which special token ends texts (default: the first)");
+  c->add_option("--bos", n.bos, "Which special token begins texts (default: none)");
+  c->add_option("--pad", n.pad, "Which special token pads (default: the first)");
+  c->add_option("--chat-template", n.chat_template, "File with a Jinja chat template to save along");
+  c->callback([&action] { action = [] { return tokenizer_train(n); }; });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"attune: turns a general language model into a specialist by tuning every parameter"};
+  app.set_version_flag("--version", std::string("attune ") + ATTUNE_VERSION);
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::help);
+  Action action;
+  add_training(app, action);
+  add_data(app, action);
+  add_models(app, action);
+  add_text(app, action);
+  static bool doctor_json = false;
+  CLI::App* d = app.add_subcommand("doctor", "What this machine offers, and what is missing");
+  d->add_flag("--json", doctor_json, "Print as JSON");
+  d->callback([&action] { action = [] { return doctor(doctor_json); }; });
+  try {
+    app.parse(argc, argv);
+    return action();
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
+  } catch (const attune::Error& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+    return static_cast<int>(e.blame());
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "error: memory is exhausted. `attune plan` says what a run takes and which settings make it fit\n");
+    return 1;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+    return 1;
+  }
+}

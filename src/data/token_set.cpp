@@ -119,6 +119,8 @@ TokenizedRow tokenize_conversation(const text::Conversation& conversation, const
     const size_t begin = row.ids.size();
     encode_part(rendered, answer.range, first, tokenizer, row.ids);
     first = false;
+    // A template that puts nothing behind the turn would teach the model never to stop.
+    if (!answer.closed && tokenizer.eos_id()) row.ids.push_back(*tokenizer.eos_id());
     row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : conversation.messages[answer.message].weight);
     row.answers.push_back({begin, row.ids.size()});
     at = answer.range.end;

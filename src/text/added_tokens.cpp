@@ -58,7 +58,8 @@ void AddedTokenFinder::add(const AddedToken* token, std::string_view content) {
   for (char c : content.substr(1)) {
     const auto byte = static_cast<uint8_t>(c);
     auto& next = nodes_[static_cast<size_t>(node)].next;
-    auto found = std::find_if(next.begin(), next.end(), [byte](const auto& edge) { return edge.first == byte; });
+    auto found =
+        std::find_if(next.begin(), next.end(), [byte](const auto& edge) { return edge.first == byte; });
     if (found != next.end()) {
       node = found->second;
       continue;
@@ -70,8 +71,8 @@ void AddedTokenFinder::add(const AddedToken* token, std::string_view content) {
   if (!nodes_[static_cast<size_t>(node)].token) nodes_[static_cast<size_t>(node)].token = token;
 }
 
-const AddedToken* AddedTokenFinder::longest(const Section& section, size_t at, std::span<const ByteRange> user_text,
-                                            size_t& end) const {
+const AddedToken* AddedTokenFinder::longest(const Section& section, size_t at,
+                                            std::span<const ByteRange> user_text, size_t& end) const {
   const std::string_view text = section.text();
   const AddedToken* best = nullptr;
   int node = first_[static_cast<uint8_t>(text[at])];
@@ -91,7 +92,8 @@ const AddedToken* AddedTokenFinder::longest(const Section& section, size_t at, s
   return best;
 }
 
-std::vector<AddedSpan> AddedTokenFinder::split(const Section& section, std::span<const ByteRange> user_text) const {
+std::vector<AddedSpan> AddedTokenFinder::split(const Section& section,
+                                               std::span<const ByteRange> user_text) const {
   const std::string_view text = section.text();
   std::vector<AddedSpan> spans;
   size_t done = 0;

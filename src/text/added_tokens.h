@@ -18,7 +18,7 @@ struct AddedToken {
   bool single_word = false;  // matches only where no word character touches it
   bool lstrip = false;       // takes the white space before it along
   bool rstrip = false;
-  bool normalized = false;   // is looked for in the normalised text
+  bool normalized = false;  // is looked for in the normalised text
   bool special = false;
   bool in_user_text = false;  // plain vocabulary that is found this way, also inside user text
 
@@ -46,7 +46,8 @@ class AddedTokenFinder {
     std::vector<std::pair<uint8_t, int>> next;
     const AddedToken* token = nullptr;
   };
-  const AddedToken* longest(const Section& section, size_t at, std::span<const ByteRange> user_text, size_t& end) const;
+  const AddedToken* longest(const Section& section, size_t at, std::span<const ByteRange> user_text,
+                            size_t& end) const;
 
   std::vector<Node> nodes_;
   std::vector<int> first_ = std::vector<int>(256, -1);
@@ -62,7 +63,8 @@ class AddedTokens {
   template <class Normalize>
   void finish(Normalize normalized) {
     for (const AddedToken& token : tokens_)
-      token.normalized ? in_normalized_.add(&token, normalized(token.content)) : in_raw_.add(&token, token.content);
+      token.normalized ? in_normalized_.add(&token, normalized(token.content))
+                       : in_raw_.add(&token, token.content);
   }
 
   const AddedTokenFinder& in_raw() const { return in_raw_; }

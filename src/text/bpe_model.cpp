@@ -63,7 +63,8 @@ bool Vocabulary::add(std::string_view token, TokenId id) {
 
 std::optional<TokenId> Vocabulary::find(std::string_view token) const {
   if (slots_.empty()) return std::nullopt;
-  for (size_t slot = hash64(token) & (slots_.size() - 1); slots_[slot] >= 0; slot = (slot + 1) & (slots_.size() - 1))
+  for (size_t slot = hash64(token) & (slots_.size() - 1); slots_[slot] >= 0;
+       slot = (slot + 1) & (slots_.size() - 1))
     if (tokens_[static_cast<size_t>(slots_[slot])] == token) return slots_[slot];
   return std::nullopt;
 }
@@ -74,7 +75,9 @@ BpeModel::BpeModel() {
   std::fill(std::begin(of_byte_), std::end(of_byte_), -1);
 }
 
-void BpeModel::reserve_merges(size_t count) { merges_.assign(std::bit_ceil(count * 2 + 16), Merge{}); }
+void BpeModel::reserve_merges(size_t count) {
+  merges_.assign(std::bit_ceil(count * 2 + 16), Merge{});
+}
 
 void BpeModel::add_merge(TokenId left, TokenId right, uint32_t rank, TokenId merged) {
   const uint64_t key = pair_key(left, right);
@@ -87,7 +90,8 @@ void BpeModel::add_merge(TokenId left, TokenId right, uint32_t rank, TokenId mer
 void BpeModel::finish(const std::vector<TokenId>& forbidden) {
   if (merges_.empty()) reserve_merges(0);
   const ByteAlphabet& alphabet = ByteAlphabet::get();
-  for (size_t byte = 0; byte < 256; ++byte) of_byte_[byte] = vocabulary_.find(alphabet.of_byte[byte]).value_or(-1);
+  for (size_t byte = 0; byte < 256; ++byte)
+    of_byte_[byte] = vocabulary_.find(alphabet.of_byte[byte]).value_or(-1);
   forbidden_.assign(static_cast<size_t>(vocabulary_.size()), false);
   for (TokenId id : forbidden)
     if (id >= 0 && id < vocabulary_.size()) forbidden_[static_cast<size_t>(id)] = true;
@@ -111,8 +115,10 @@ void BpeModel::first_symbols(std::string_view word, std::vector<BpeToken>& out) 
     if (id >= 0) {
       out.push_back({id, at, 1});
     } else if (options_.unknown) {
-      if (last_unknown && options_.fuse_unknown) ++out.back().bytes;
-      else out.push_back({*options_.unknown, at, 1});
+      if (last_unknown && options_.fuse_unknown)
+        ++out.back().bytes;
+      else
+        out.push_back({*options_.unknown, at, 1});
     }
     last_unknown = id < 0;
   }
@@ -173,7 +179,8 @@ void BpeModel::merge_long(std::vector<BpeToken>& symbols, size_t from) const {
     push(previous[left]);
   }
   const auto begin = symbols.begin() + static_cast<std::ptrdiff_t>(from);
-  symbols.erase(std::remove_if(begin, symbols.end(), [](const BpeToken& token) { return token.id < 0; }), symbols.end());
+  symbols.erase(std::remove_if(begin, symbols.end(), [](const BpeToken& token) { return token.id < 0; }),
+                symbols.end());
 }
 
 void BpeModel::encode_uncached(std::string_view word, std::vector<BpeToken>& out) const {

@@ -21,7 +21,9 @@ class Vocabulary {
   std::optional<TokenId> find(std::string_view token) const;
   // Empty where the id has no token.
   const std::string& token(TokenId id) const { return tokens_[static_cast<size_t>(id)]; }
-  bool has(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < tokens_.size() && used_[static_cast<size_t>(id)]; }
+  bool has(TokenId id) const {
+    return id >= 0 && static_cast<size_t>(id) < tokens_.size() && used_[static_cast<size_t>(id)];
+  }
   int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
 
  private:

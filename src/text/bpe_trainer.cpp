@@ -21,9 +21,7 @@ using WordCounts = std::unordered_map<std::string, int64_t>;
 
 class WordCounter {
  public:
-  explicit WordCounter(WordPattern pattern) {
-    add_pipeline(pattern, normalizer_, pre_tokenizer_);
-  }
+  explicit WordCounter(WordPattern pattern) { add_pipeline(pattern, normalizer_, pre_tokenizer_); }
 
   void add_text(std::string_view text) {
     Sections sections;
@@ -141,7 +139,8 @@ class PairMerger {
   void count_pairs() {
     for (uint32_t w = 0; w < words_.size(); ++w) {
       const int32_t* symbols = symbols_.data() + words_[w].begin;
-      for (uint32_t i = 0; i + 1 < words_[w].length; ++i) change(key(symbols[i], symbols[i + 1]), words_[w].count, w);
+      for (uint32_t i = 0; i + 1 < words_[w].length; ++i)
+        change(key(symbols[i], symbols[i + 1]), words_[w].count, w);
     }
     for (const auto& [pair, info] : pairs_) push(pair, info.count);
     changed_.clear();
@@ -153,7 +152,8 @@ class PairMerger {
 
   bool is_allowed(uint64_t pair) const {
     const auto left = static_cast<size_t>(pair >> 32), right = static_cast<size_t>(pair & UINT32_MAX);
-    if (options_.max_token_bytes > 0 && bytes_[left] + bytes_[right] > static_cast<size_t>(options_.max_token_bytes))
+    if (options_.max_token_bytes > 0 &&
+        bytes_[left] + bytes_[right] > static_cast<size_t>(options_.max_token_bytes))
       return false;
     // Ordinary text must never merge into a special token.
     const auto found = ids_.find(out_.tokens[left] + out_.tokens[right]);
@@ -173,7 +173,8 @@ class PairMerger {
     const std::string text = out_.tokens[static_cast<size_t>(left)] + out_.tokens[static_cast<size_t>(right)];
     const auto known = ids_.find(text);
     const int32_t merged = known != ids_.end() ? known->second : add_token("", text);
-    bytes_[static_cast<size_t>(merged)] = bytes_[static_cast<size_t>(left)] + bytes_[static_cast<size_t>(right)];
+    bytes_[static_cast<size_t>(merged)] =
+        bytes_[static_cast<size_t>(left)] + bytes_[static_cast<size_t>(right)];
     out_.merges.emplace_back(left, right);
     std::vector<uint32_t> where = std::move(pairs_[pair].words);
     std::sort(where.begin(), where.end());
@@ -225,16 +226,19 @@ class PairMerger {
 void check(const std::vector<fs::path>& files, const BpeTrainerOptions& options) {
   if (files.empty()) refuse("tokenizer training: no text files were given");
   const std::set<std::string> specials(options.special_tokens.begin(), options.special_tokens.end());
-  if (specials.size() != options.special_tokens.size()) refuse("tokenizer training: a special token stands there twice");
+  if (specials.size() != options.special_tokens.size())
+    refuse("tokenizer training: a special token stands there twice");
   for (const std::string& token : specials) {
-    if (token.empty() || !is_valid_utf8(token)) refuse("tokenizer training: a special token is empty or not UTF-8");
+    if (token.empty() || !is_valid_utf8(token))
+      refuse("tokenizer training: a special token is empty or not UTF-8");
     if (code_point_at(token, 0).bytes == token.size())
-      refuse("tokenizer training: the special token \"{}\" is a single character, which ordinary text needs", token);
+      refuse("tokenizer training: the special token \"{}\" is a single character, which ordinary text needs",
+             token);
   }
   const int64_t least = static_cast<int64_t>(specials.size()) + 256;
   if (options.vocab_size < least || options.vocab_size > (1 << 24))
-    refuse("tokenizer training: vocab_size is {}, expected {} (special tokens and bytes) to {}", options.vocab_size,
-           least, 1 << 24);
+    refuse("tokenizer training: vocab_size is {}, expected {} (special tokens and bytes) to {}",
+           options.vocab_size, least, 1 << 24);
   for (const auto* token : {&options.bos_token, &options.eos_token, &options.pad_token, &options.unk_token})
     if (*token && !specials.contains(**token))
       refuse("tokenizer training: \"{}\" is not among the special tokens", **token);
@@ -248,7 +252,8 @@ BpeTrainerResult train_byte_level_bpe(const std::vector<fs::path>& files, const 
   BpeTrainerResult result;
   WordCounter counter(options.pattern);
   for (size_t i = 0; i < files.size(); ++i) {
-    if (options.progress) options.progress("reading", static_cast<int64_t>(i), static_cast<int64_t>(files.size()));
+    if (options.progress)
+      options.progress("reading", static_cast<int64_t>(i), static_cast<int64_t>(files.size()));
     result.text_bytes += counter.add_file(files[i]);
   }
   result.distinct_words = static_cast<int64_t>(counter.counts().size());

@@ -22,7 +22,7 @@ struct BpeTrainerOptions {
   WordPattern pattern = WordPattern::qwen2;
   // Each must be one of the special tokens.
   std::optional<std::string> bos_token, eos_token, pad_token, unk_token;
-  std::string chat_template;              // Jinja, may be empty
+  std::string chat_template;  // Jinja, may be empty
   int64_t model_max_length = 32768;
   // Called now and then with what has been done; may be empty.
   std::function<void(const std::string& stage, int64_t done, int64_t total)> progress;
@@ -35,8 +35,9 @@ struct BpeTrainerResult {
   int64_t distinct_words = 0;
 };
 
-// Writes tokenizer.json and tokenizer_config.json into `out_dir`. The same files and options give the same bytes.
-BpeTrainerResult train_byte_level_bpe(const std::vector<std::filesystem::path>& files, const BpeTrainerOptions& options,
-                                      const std::filesystem::path& out_dir);
+// Writes tokenizer.json and tokenizer_config.json into `out_dir`. The same files and options give the same
+// bytes.
+BpeTrainerResult train_byte_level_bpe(const std::vector<std::filesystem::path>& files,
+                                      const BpeTrainerOptions& options, const std::filesystem::path& out_dir);
 
 }  // namespace attune::text

@@ -12,10 +12,13 @@ namespace {
 constexpr const char* kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-std::string quoted(const std::string& text) { return Json(text).dump(); }
+std::string quoted(const std::string& text) {
+  return Json(text).dump();
+}
 
 Json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+  return {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
 }
 
 Json normalizer_json(WordPattern pattern) {
@@ -49,9 +52,11 @@ std::string tokenizer_json(const TrainedBpe& trained, const BpeTrainerOptions& o
   out += "  \"normalizer\": " + normalizer_json(options.pattern).dump() + ",\n";
   out += "  \"pre_tokenizer\": " + pre_tokenizer_json(options.pattern).dump() + ",\n";
   out += "  \"post_processor\": null,\n  \"decoder\": " + byte_level(true).dump() + ",\n";
-  out += "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-         "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {";
+  out +=
+      "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+      "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": "
+      "false,\n"
+      "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {";
   for (size_t id = 0; id < trained.tokens.size(); ++id)
     out += fmt::format("{}\n      {}: {}", id ? "," : "", quoted(trained.tokens[id]), id);
   out += "\n    },\n    \"merges\": [";
@@ -93,7 +98,8 @@ void add_pipeline(WordPattern pattern, Normalizer& normalizer, PreTokenizer& pre
   pre_tokenizer.add(JsonNode(parser.parse(pre_tokenizer_json(pattern).dump()).value(), where));
 }
 
-void write_tokenizer_files(const TrainedBpe& trained, const BpeTrainerOptions& options, const fs::path& out_dir) {
+void write_tokenizer_files(const TrainedBpe& trained, const BpeTrainerOptions& options,
+                           const fs::path& out_dir) {
   fs::create_directories(out_dir);
   write_file_atomic(out_dir / "tokenizer.json", tokenizer_json(trained, options));
   write_file_atomic(out_dir / "tokenizer_config.json", dump_json(config_json(options), 2) + "\n");

@@ -20,6 +20,7 @@ struct TrainedBpe {
 
 // Fills in the very components that the written file names.
 void add_pipeline(WordPattern pattern, Normalizer& normalizer, PreTokenizer& pre_tokenizer);
-void write_tokenizer_files(const TrainedBpe& trained, const BpeTrainerOptions& options, const std::filesystem::path& out_dir);
+void write_tokenizer_files(const TrainedBpe& trained, const BpeTrainerOptions& options,
+                           const std::filesystem::path& out_dir);
 
 }  // namespace attune::text

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "util/files.h"
 #include "text/json_node.h"
 #include "text/tokenizer_config.h"
+#include "util/files.h"
 
 namespace attune::text {
 
@@ -34,16 +34,21 @@ Encoding ByteLevelBpe::encode(std::string_view text, const EncodeOptions& option
       continue;
     }
     for (const AddedSpan& inner : added_.in_normalized().split(normal, options.user_text)) {
-      if (inner.token) emit(normal, inner);
-      else encode_section(sections.emplace_back(normal, inner.range), continues && inner.range.begin == 0, sections, out);
+      if (inner.token)
+        emit(normal, inner);
+      else
+        encode_section(sections.emplace_back(normal, inner.range), continues && inner.range.begin == 0,
+                       sections, out);
     }
   }
   if (options.add_special_tokens)
-    for (TokenId id : surround_.after) out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
+    for (TokenId id : surround_.after)
+      out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
   return out;
 }
 
-void ByteLevelBpe::encode_section(const Section& section, bool continuation, Sections& sections, Encoding& out) const {
+void ByteLevelBpe::encode_section(const Section& section, bool continuation, Sections& sections,
+                                  Encoding& out) const {
   std::vector<ByteRange> words;
   const Section& cut = pre_tokenizer_.split(section, continuation, sections, words);
   std::vector<BpeToken> tokens;
@@ -74,13 +79,17 @@ std::string ByteLevelBpe::decode(std::span<const TokenId> ids, bool skip_special
   return to_valid_utf8(bytes);
 }
 
-std::string ByteLevelBpe::token_bytes(TokenId id) const { return ByteAlphabet::get().decode(token_text(id)); }
+std::string ByteLevelBpe::token_bytes(TokenId id) const {
+  return ByteAlphabet::get().decode(token_text(id));
+}
 
 std::optional<TokenId> ByteLevelBpe::token_to_id(std::string_view token) const {
   if (const AddedToken* added = added_.find(token)) return added->id;
   return model_.vocabulary().find(token);
 }
 
-std::string ByteLevelBpe::id_to_token(TokenId id) const { return token_text(id); }
+std::string ByteLevelBpe::id_to_token(TokenId id) const {
+  return token_text(id);
+}
 
 }  // namespace attune::text

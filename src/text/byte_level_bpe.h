@@ -35,8 +35,8 @@ struct SentencePieceHints {
 
 class ByteLevelBpe final : public Tokenizer {
  public:
-  // Null where the file is of a kind that is not read here; `reason` then names the component, and `hints` has
-  // what may be of use for the tokenizer.model beside it.
+  // Null where the file is of a kind that is not read here; `reason` then names the component, and `hints`
+  // has what may be of use for the tokenizer.model beside it.
   static std::unique_ptr<ByteLevelBpe> load(const std::filesystem::path& file, const TokenizerConfig& config,
                                             std::string& reason, SentencePieceHints& hints);
 

@@ -47,20 +47,24 @@ std::string foreign_component(const JsonNode& root) {
   const auto pre = root.find("pre_tokenizer");
   if (!pre) return "a BPE model without pre_tokenizer";
   if (any_type(*pre, "Metaspace")) return "pre_tokenizer type \"Metaspace\"";
-  if (!any_type(*pre, "ByteLevel")) return fmt::format("pre_tokenizer type \"{}\" without ByteLevel", pre->type());
+  if (!any_type(*pre, "ByteLevel"))
+    return fmt::format("pre_tokenizer type \"{}\" without ByteLevel", pre->type());
   const auto decoder = root.find("decoder");
   if (!decoder) return "a byte-level model without decoder";
-  if (std::string foreign = foreign_decoder(*decoder); !foreign.empty()) return fmt::format("decoder type \"{}\"", foreign);
+  if (std::string foreign = foreign_decoder(*decoder); !foreign.empty())
+    return fmt::format("decoder type \"{}\"", foreign);
   return "";
 }
 
 SentencePieceHints::Prefix prefix_of(const JsonNode& root) {
   using Prefix = SentencePieceHints::Prefix;
   if (const auto pre = root.find("pre_tokenizer"); pre && pre->type() == "Metaspace") {
-    const std::string scheme = pre->text("prepend_scheme", pre->flag("add_prefix_space", true) ? "always" : "never");
+    const std::string scheme =
+        pre->text("prepend_scheme", pre->flag("add_prefix_space", true) ? "always" : "never");
     return scheme == "always" ? Prefix::always : scheme == "first" ? Prefix::first : Prefix::never;
   }
-  if (const auto normalizer = root.find("normalizer")) return any_type(*normalizer, "Prepend") ? Prefix::always : Prefix::never;
+  if (const auto normalizer = root.find("normalizer"))
+    return any_type(*normalizer, "Prepend") ? Prefix::always : Prefix::never;
   return Prefix::unknown;
 }
 
@@ -163,8 +167,8 @@ void ByteLevelBpe::read_merges(const JsonNode& merges) {
         fail("{}[{}]: expected two tokens with a space between them", merges.where(), rank);
       right = left.substr(space + 1);
       left = left.substr(0, space);
-    } else if (entry.get(pair) != simdjson::SUCCESS || pair.size() != 2 || pair.at(0).get(left) != simdjson::SUCCESS ||
-               pair.at(1).get(right) != simdjson::SUCCESS) {
+    } else if (entry.get(pair) != simdjson::SUCCESS || pair.size() != 2 ||
+               pair.at(0).get(left) != simdjson::SUCCESS || pair.at(1).get(right) != simdjson::SUCCESS) {
       fail("{}[{}]: expected \"a b\" or [\"a\", \"b\"]", merges.where(), rank);
     }
     merged.assign(left).append(right);
@@ -186,7 +190,8 @@ void ByteLevelBpe::read_model(const JsonNode& model) {
   options.fuse_unknown = model.flag("fuse_unk", false);
   if (const auto unknown = model.find("unk_token")) {
     options.unknown = model_.vocabulary().find(unknown->string());
-    if (!options.unknown) fail("{}: token \"{}\" is not in the vocabulary", unknown->where(), unknown->string());
+    if (!options.unknown)
+      fail("{}: token \"{}\" is not in the vocabulary", unknown->where(), unknown->string());
   }
 }
 
@@ -200,7 +205,8 @@ void ByteLevelBpe::add_tokens(const JsonNode& root, const TokenizerConfig& confi
   vocab_size_ = model_.vocabulary().size();
   for (size_t i = 0; i < tokens.size(); ++i) {
     AddedToken& token = tokens[i];
-    const std::string where = i < from_json ? where_ + ": added_tokens" : config.where + ": added_tokens_decoder";
+    const std::string where =
+        i < from_json ? where_ + ": added_tokens" : config.where + ": added_tokens_decoder";
     check_token_id(token.id, count, where);
     const auto in_model = model_.vocabulary().find(token.content);
     if (in_model && *in_model != token.id)

@@ -50,7 +50,8 @@ class JsonNode {
 
   std::vector<JsonNode> items() const {
     std::vector<JsonNode> out;
-    for (simdjson::dom::element item : array()) out.emplace_back(item, fmt::format("{}[{}]", where_, out.size()));
+    for (simdjson::dom::element item : array())
+      out.emplace_back(item, fmt::format("{}[{}]", where_, out.size()));
     return out;
   }
   bool flag(std::string_view key, bool otherwise) const {

@@ -13,12 +13,18 @@ namespace {
 // cannot make the canonical ordering (quadratic in utf8proc) slow.
 constexpr size_t kLongestRun = 512;
 
-bool is_composing(NormalForm form) { return form == NormalForm::nfc || form == NormalForm::nfkc; }
-bool is_compatible(NormalForm form) { return form == NormalForm::nfkc || form == NormalForm::nfkd; }
+bool is_composing(NormalForm form) {
+  return form == NormalForm::nfc || form == NormalForm::nfkc;
+}
+bool is_compatible(NormalForm form) {
+  return form == NormalForm::nfkc || form == NormalForm::nfkd;
+}
 
 // Plain characters below these bounds are in the normal form and combine with nothing before them.
 bool is_surely_stable(uint32_t c, NormalForm form) {
-  if (form == NormalForm::nfc) return c < 0x300 || (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3000 && c <= 0x3029) || (c >= 0x3030 && c <= 0x3098);
+  if (form == NormalForm::nfc)
+    return c < 0x300 || (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3000 && c <= 0x3029) ||
+           (c >= 0x3030 && c <= 0x3098);
   return c < 0x80;
 }
 
@@ -48,8 +54,10 @@ std::string normalize_run(const std::vector<utf8proc_int32_t>& run, NormalForm f
     utf8proc_int32_t parts[32];
     int boundary = 0;
     const auto count = utf8proc_decompose_char(c, parts, 32, flags, &boundary);
-    if (count < 0 || count > 32) points.push_back(c);
-    else points.insert(points.end(), parts, parts + count);
+    if (count < 0 || count > 32)
+      points.push_back(c);
+    else
+      points.insert(points.end(), parts, parts + count);
   }
   auto class_of = [](utf8proc_int32_t c) {
     return is_late_mark(static_cast<uint32_t>(c)) ? 0 : utf8proc_get_property(c)->combining_class;

@@ -25,8 +25,10 @@ const Section& lowercase(const Section& section, Sections& sections) {
     const CodePoint c = code_point_at(text, at);
     const size_t begin = out.size();
     const uint32_t lower = lower_case(c.value);
-    if (c.value == 0x130) out += "i\u0307";  // the one letter whose lower case has two characters
-    else append_utf8(out, lower);
+    if (c.value == 0x130)
+      out += "i\u0307";  // the one letter whose lower case has two characters
+    else
+      append_utf8(out, lower);
     if (lower != c.value) alignment.add({begin, out.size()}, {at, at + c.bytes});
     at += c.bytes;
   }
@@ -52,7 +54,8 @@ const Section& replace(const Section& section, const std::vector<ByteRange>& mat
 
 std::vector<ByteRange> find_all(std::string_view text, const std::string& what) {
   std::vector<ByteRange> out;
-  for (size_t at = text.find(what); at != std::string_view::npos && !what.empty(); at = text.find(what, at + what.size()))
+  for (size_t at = text.find(what); at != std::string_view::npos && !what.empty();
+       at = text.find(what, at + what.size()))
     out.push_back({at, at + what.size()});
   return out;
 }
@@ -75,8 +78,10 @@ void Normalizer::add(const JsonNode& node) {
     for (const JsonNode& item : node.at("normalizers").items()) add(item);
     return;
   }
-  static const std::pair<std::string_view, NormalForm> forms[] = {
-      {"NFC", NormalForm::nfc}, {"NFD", NormalForm::nfd}, {"NFKC", NormalForm::nfkc}, {"NFKD", NormalForm::nfkd}};
+  static const std::pair<std::string_view, NormalForm> forms[] = {{"NFC", NormalForm::nfc},
+                                                                  {"NFD", NormalForm::nfd},
+                                                                  {"NFKC", NormalForm::nfkc},
+                                                                  {"NFKD", NormalForm::nfkd}};
   for (const auto& [name, form] : forms)
     if (type == name) {
       steps_.push_back({.kind = Kind::form, .form = form, .find = {}, .put = {}, .regex = {}});
@@ -91,8 +96,10 @@ void Normalizer::add(const JsonNode& node) {
     const JsonNode pattern = node.at("pattern");
     const auto literal = pattern.find("String");
     step.kind = literal ? Kind::replace : Kind::replace_regex;
-    if (literal) step.find = literal->string();
-    else step.regex.emplace(std::string(pattern.at("Regex").string()), pattern.where());
+    if (literal)
+      step.find = literal->string();
+    else
+      step.regex.emplace(std::string(pattern.at("Regex").string()), pattern.where());
     step.put = node.at("content").string();
   } else if (type == "Strip") {
     step.kind = Kind::strip;
@@ -104,7 +111,8 @@ void Normalizer::add(const JsonNode& node) {
   steps_.push_back(std::move(step));
 }
 
-const Section& Normalizer::run(const Step& step, const Section& section, bool continuation, Sections& sections) {
+const Section& Normalizer::run(const Step& step, const Section& section, bool continuation,
+                               Sections& sections) {
   switch (step.kind) {
     case Kind::form:
       return normalize(section, step.form, sections);

@@ -6,7 +6,8 @@
 
 namespace attune::text {
 
-const char* const kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+const char* const kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 ByteAlphabet::ByteAlphabet() {
   std::fill(std::begin(to_byte), std::end(to_byte), -1);
@@ -42,11 +43,12 @@ std::string ByteAlphabet::decode(std::string_view token) const {
 }
 
 PreTokenizer::Behavior PreTokenizer::behavior(const JsonNode& node) {
-  static const std::pair<std::string_view, Behavior> known[] = {{"Removed", Behavior::removed},
-                                                                {"Isolated", Behavior::isolated},
-                                                                {"MergedWithPrevious", Behavior::merged_with_previous},
-                                                                {"MergedWithNext", Behavior::merged_with_next},
-                                                                {"Contiguous", Behavior::contiguous}};
+  static const std::pair<std::string_view, Behavior> known[] = {
+      {"Removed", Behavior::removed},
+      {"Isolated", Behavior::isolated},
+      {"MergedWithPrevious", Behavior::merged_with_previous},
+      {"MergedWithNext", Behavior::merged_with_next},
+      {"Contiguous", Behavior::contiguous}};
   const JsonNode value = node.at("behavior");
   for (const auto& [name, behavior] : known)
     if (value.string() == name) return behavior;
@@ -109,8 +111,10 @@ void PreTokenizer::word_runs(std::string_view text, std::vector<ByteRange>& out)
   for (size_t at = 0; at < text.size();) {
     const CodePoint c = code_point_at(text, at);
     const int kind = is_white_space(c.value) ? 0 : is_word(c.value) ? 1 : 2;
-    if (kind != 0 && kind == last) out.back().end = at + c.bytes;
-    else if (kind != 0) out.push_back({at, at + c.bytes});
+    if (kind != 0 && kind == last)
+      out.back().end = at + c.bytes;
+    else if (kind != 0)
+      out.push_back({at, at + c.bytes});
     last = kind;
     at += c.bytes;
   }
@@ -159,8 +163,9 @@ void PreTokenizer::cut(const Step& step, std::string_view text, size_t base, std
   bool last_match = false;
   for (const Part& part : parts) {
     const bool joins = step.behavior == Behavior::contiguous ? part.is_match == last_match
-                       : step.behavior == Behavior::merged_with_previous || backward ? part.is_match && !last_match
-                                                                                     : false;
+                       : step.behavior == Behavior::merged_with_previous || backward
+                           ? part.is_match && !last_match
+                           : false;
     last_match = part.is_match;
     if (joins && !cuts.empty()) {
       (backward ? cuts.back().begin : cuts.back().end) = backward ? part.range.begin : part.range.end;
@@ -173,7 +178,8 @@ void PreTokenizer::cut(const Step& step, std::string_view text, size_t base, std
     if (range.begin < range.end) words.push_back({base + range.begin, base + range.end});
 }
 
-void PreTokenizer::cut_word(const Step& step, std::string_view text, ByteRange word, std::vector<ByteRange>& words) {
+void PreTokenizer::cut_word(const Step& step, std::string_view text, ByteRange word,
+                            std::vector<ByteRange>& words) {
   const std::string_view part = text.substr(word.begin, word.end - word.begin);
   if (!step.in_alphabet) return cut(step, part, word.begin, words);
   // Each byte is one character of the alphabet; go there, cut, and count back.
@@ -194,7 +200,8 @@ void PreTokenizer::cut_word(const Step& step, std::string_view text, ByteRange w
 namespace {
 
 // Puts a space before every word that has none.
-const Section& with_spaces(const Section& section, bool continuation, Sections& sections, std::vector<ByteRange>& words) {
+const Section& with_spaces(const Section& section, bool continuation, Sections& sections,
+                           std::vector<ByteRange>& words) {
   const std::string_view text = section.text();
   std::string out;
   Alignment alignment;

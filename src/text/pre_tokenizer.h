@@ -12,7 +12,8 @@ namespace attune::text {
 
 class JsonNode;
 
-// The alphabet in which byte-level models write bytes: printable Latin-1 stands for itself, the rest for U+0100 on.
+// The alphabet in which byte-level models write bytes: printable Latin-1 stands for itself, the rest for
+// U+0100 on.
 struct ByteAlphabet {
   static const ByteAlphabet& get();
   std::string encode(std::string_view bytes) const;
@@ -54,7 +55,8 @@ class PreTokenizer {
   static void word_runs(std::string_view text, std::vector<ByteRange>& out);
   static void matches(const Step& step, std::string_view text, std::vector<ByteRange>& out);
   static void cut(const Step& step, std::string_view text, size_t base, std::vector<ByteRange>& words);
-  static void cut_word(const Step& step, std::string_view text, ByteRange word, std::vector<ByteRange>& words);
+  static void cut_word(const Step& step, std::string_view text, ByteRange word,
+                       std::vector<ByteRange>& words);
 
   std::vector<Step> steps_;
   bool has_byte_level_ = false;

@@ -40,19 +40,24 @@ struct Regex::Code {
 };
 
 Regex::Regex(const std::string& pattern, const std::string& where) : code_(std::make_unique<Code>()) {
-  if (pattern.size() > kLongestPattern) refuse("{}: the regular expression has {} bytes, the limit is {}", where, pattern.size(), kLongestPattern);
+  if (pattern.size() > kLongestPattern)
+    refuse("{}: the regular expression has {} bytes, the limit is {}", where, pattern.size(),
+           kLongestPattern);
   code_->pattern = pattern;
   code_->where = where;
   const std::string translated = pcre_pattern(pattern, where);
   int error = 0;
   PCRE2_SIZE at = 0;
-  const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK | PCRE2_MULTILINE | PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C;
+  const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK | PCRE2_MULTILINE |
+                           PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C;
   if (!is_valid_utf8(translated)) refuse("{}: the regular expression is not UTF-8", where);
-  code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options, &error, &at, nullptr);
+  code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options,
+                              &error, &at, nullptr);
   if (!code_->code) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof message);
-    refuse("{}: the regular expression \"{}\" is not valid: {}", where, pattern, reinterpret_cast<const char*>(message));
+    refuse("{}: the regular expression \"{}\" is not valid: {}", where, pattern,
+           reinterpret_cast<const char*>(message));
   }
   // Without JIT (a platform that has none) the interpreter gives the same matches, only slower.
   pcre2_jit_compile(code_->code, PCRE2_JIT_COMPLETE);
@@ -72,18 +77,22 @@ void Regex::find_all(std::string_view text, std::vector<ByteRange>& matches) con
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t from = 0, last_end = SIZE_MAX;
   while (from <= text.size()) {
-    const int rc = pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, data.get(), code_->context);
+    const int rc =
+        pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, data.get(), code_->context);
     if (rc == PCRE2_ERROR_NOMATCH) return;
     if (rc < 0)
-      fail("{}: the regular expression \"{}\" takes too much time or memory on a text of {} bytes (PCRE2 error {})",
-           code_->where, code_->pattern, text.size(), rc);
+      fail(
+          "{}: the regular expression \"{}\" takes too much time or memory on a text of {} bytes (PCRE2 "
+          "error {})",
+          code_->where, code_->pattern, text.size(), rc);
     const size_t begin = found[0], end = found[1];
     // As Oniguruma's iterator: an empty match right behind the last match is passed over.
     if (begin == end && end == last_end) {
       from = end + (end < text.size() ? code_point_at(text, end).bytes : 1);
       continue;
     }
-    if (end < from || begin > end) fail("{}: the regular expression \"{}\" matches backwards", code_->where, code_->pattern);
+    if (end < from || begin > end)
+      fail("{}: the regular expression \"{}\" matches backwards", code_->where, code_->pattern);
     matches.push_back({begin, end});
     from = last_end = end;
   }

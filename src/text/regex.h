@@ -1,5 +1,6 @@
-// Regular expressions of tokenizer files (Oniguruma syntax, as the Hugging Face library reads them), run by PCRE2.
-// Character classes follow Unicode 16 whatever PCRE2 knows; constructs that mean something else to PCRE2 are refused.
+// Regular expressions of tokenizer files (Oniguruma syntax, as the Hugging Face library reads them), run by
+// PCRE2. Character classes follow Unicode 16 whatever PCRE2 knows; constructs that mean something else to
+// PCRE2 are refused.
 #pragma once
 
 #include <memory>

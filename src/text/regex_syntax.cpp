@@ -6,16 +6,17 @@
 namespace attune::text {
 namespace {
 
-constexpr const char* kSpaces = "\\x09-\\x0D\\x20\\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
+constexpr const char* kSpaces =
+    "\\x09-\\x0D\\x20\\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
 constexpr const char* kNotSpaces =
     "\\x00-\\x08\\x0E-\\x1F\\x21-\\x84\\x86-\\x9F\\xA1-\\x{167F}\\x{1681}-\\x{1FFF}\\x{200B}-\\x{2027}"
     "\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}\\x{3001}-\\x{10FFFF}";
 constexpr std::string_view kCategories[] = {
-    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd",
-    "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
+    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P",  "Pc", "Pd",
+    "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
 // Scripts whose members PCRE2's script property lists the same way for all characters in use.
-constexpr std::string_view kScripts[] = {"Hiragana", "Katakana", "Hangul", "Latin",   "Cyrillic", "Greek",
-                                         "Arabic",   "Hebrew",   "Thai",   "Lao",     "Khmer",    "Myanmar",
+constexpr std::string_view kScripts[] = {"Hiragana", "Katakana", "Hangul", "Latin",   "Cyrillic",  "Greek",
+                                         "Arabic",   "Hebrew",   "Thai",   "Lao",     "Khmer",     "Myanmar",
                                          "Tibetan",  "Bopomofo", "Tamil",  "Bengali", "Devanagari"};
 
 class Translator {
@@ -71,7 +72,8 @@ class Translator {
         if (prefix.back() == ')') groups_.pop_back();
         return;
       }
-    if (has(at_ + 1, '?') || has(at_ + 1, '*')) unsupported("the group \"" + std::string(rest.substr(0, 4)) + "\"");
+    if (has(at_ + 1, '?') || has(at_ + 1, '*'))
+      unsupported("the group \"" + std::string(rest.substr(0, 4)) + "\"");
     out_ += in_[at_++];
   }
 
@@ -107,8 +109,8 @@ class Translator {
     if (c == 'p' || c == 'P') return property(in_class);
     if (c == 'u') return code_point();
     if (c == 'v') return take("\\x0B");
-    if (c == 'x' || std::string_view("rntfae").find(c) != std::string_view::npos || std::ispunct(static_cast<uint8_t>(c)) ||
-        c == ' ')
+    if (c == 'x' || std::string_view("rntfae").find(c) != std::string_view::npos ||
+        std::ispunct(static_cast<uint8_t>(c)) || c == ' ')
       return take({'\\', c});
     if (!in_class && (c == 'A' || c == 'z' || c == 'Z')) return take({'\\', c});
     unsupported(std::string("\"\\") + c + "\"");
@@ -122,7 +124,9 @@ class Translator {
 
   void code_point() {
     size_t digits = 0;
-    while (digits < 4 && at_ + 2 + digits < in_.size() && std::isxdigit(static_cast<uint8_t>(in_[at_ + 2 + digits]))) ++digits;
+    while (digits < 4 && at_ + 2 + digits < in_.size() &&
+           std::isxdigit(static_cast<uint8_t>(in_[at_ + 2 + digits])))
+      ++digits;
     if (digits != 4) unsupported("\"\\u\" without four hexadecimal digits");
     out_ += "\\x{" + in_.substr(at_ + 2, 4) + "}";
     at_ += 6;
@@ -154,10 +158,14 @@ class Translator {
     if (has(at_, '^')) out_ += in_[at_++];
     if (has(at_, ']')) out_ += "\\]", ++at_;
     while (at_ < in_.size() && in_[at_] != ']') {
-      if (in_[at_] == '[') nested_class();
-      else if (in_[at_] == '&' && has(at_ + 1, '&')) unsupported("\"&&\" inside a character class");
-      else if (in_[at_] == '\\') escape(true);
-      else out_ += in_[at_++];
+      if (in_[at_] == '[')
+        nested_class();
+      else if (in_[at_] == '&' && has(at_ + 1, '&'))
+        unsupported("\"&&\" inside a character class");
+      else if (in_[at_] == '\\')
+        escape(true);
+      else
+        out_ += in_[at_++];
     }
     if (at_ >= in_.size()) unsupported("a character class without end");
     out_ += in_[at_++];
@@ -168,8 +176,10 @@ class Translator {
     if (has(at_ + 1, ':') || has(at_ + 1, '^')) unsupported("a nested character class");
     for (++at_; at_ < in_.size() && in_[at_] != ']';) {
       if (in_[at_] == '[' || in_[at_] == '&') unsupported("a nested character class");
-      if (in_[at_] == '\\') escape(true);
-      else out_ += in_[at_++];
+      if (in_[at_] == '\\')
+        escape(true);
+      else
+        out_ += in_[at_++];
     }
     ++at_;
   }

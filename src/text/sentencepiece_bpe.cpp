@@ -14,7 +14,8 @@ constexpr std::string_view kSpace = "\u2581";  // "▁" stands for a space
 }  // namespace
 
 // Spaces become "▁"; one is put before the text where the model wants it.
-const Section& SentencePieceBpe::normalized(const Section& section, bool with_prefix, Sections& sections) const {
+const Section& SentencePieceBpe::normalized(const Section& section, bool with_prefix,
+                                            Sections& sections) const {
   const std::string_view text = section.text();
   std::string out;
   out.reserve(text.size() + text.size() / 2);
@@ -73,7 +74,8 @@ void SentencePieceBpe::emit_symbol(std::string_view word, ByteRange range,
     if (id >= 0) {
       out.push_back({id, begin, bytes});
     } else if (model_.byte_fallback) {
-      for (uint32_t i = 0; i < bytes; ++i) out.push_back({of_byte_[static_cast<uint8_t>(piece[i])], begin + i, 1});
+      for (uint32_t i = 0; i < bytes; ++i)
+        out.push_back({of_byte_[static_cast<uint8_t>(piece[i])], begin + i, 1});
     } else {
       out.push_back({unknown_, begin, bytes});
     }
@@ -97,7 +99,8 @@ void SentencePieceBpe::encode_word(std::string_view word, std::vector<BpeToken>&
     const uint32_t bytes = code_point_at(word, at).bytes;
     const auto index = static_cast<uint32_t>(symbols.size());
     at += bytes;
-    symbols.push_back({at - bytes, bytes, index == 0 ? none : index - 1, at < word.size() ? index + 1 : none});
+    symbols.push_back(
+        {at - bytes, bytes, index == 0 ? none : index - 1, at < word.size() ? index + 1 : none});
   }
   std::unordered_map<std::string_view, size_t> unmerge;
   std::priority_queue<Candidate> queue;
@@ -143,10 +146,10 @@ void SentencePieceBpe::encode_plain(const Section& section, ByteRange range, Enc
     tokens.clear();
     with_word_cache(instance_, word, tokens, [&] { encode_word(word, tokens); });
     for (const BpeToken& token : tokens) {
-      const ByteRange source =
-          section.to_source({begin + token.begin, begin + token.begin + token.bytes});
+      const ByteRange source = section.to_source({begin + token.begin, begin + token.begin + token.bytes});
       // A run of unknown characters is one unknown token.
-      if (token.id == unknown_ && !out.ids.empty() && out.ids.back() == unknown_ && out.offsets.back().end == source.begin) {
+      if (token.id == unknown_ && !out.ids.empty() && out.ids.back() == unknown_ &&
+          out.offsets.back().end == source.begin) {
         out.offsets.back().end = source.end;
         continue;
       }
@@ -157,8 +160,9 @@ void SentencePieceBpe::encode_plain(const Section& section, ByteRange range, Enc
   }
 }
 
-void SentencePieceBpe::encode_section(const Section& section, bool with_prefix, std::span<const ByteRange> user_text,
-                                      Sections& sections, Encoding& out) const {
+void SentencePieceBpe::encode_section(const Section& section, bool with_prefix,
+                                      std::span<const ByteRange> user_text, Sections& sections,
+                                      Encoding& out) const {
   const Section& normal = normalized(section, with_prefix, sections);
   for (const AddedSpan& span : find_user_defined_.split(normal, user_text)) {
     if (!span.token) {
@@ -184,22 +188,25 @@ Encoding SentencePieceBpe::encode(std::string_view text, const EncodeOptions& op
       continue;
     }
     const bool at_start = span.range.begin == 0;
-    const bool with_prefix =
-        (prefix_ == Prefix::always || (prefix_ == Prefix::first && at_start)) && !(options.continuation && at_start);
+    const bool with_prefix = (prefix_ == Prefix::always || (prefix_ == Prefix::first && at_start)) &&
+                             !(options.continuation && at_start);
     encode_section(sections.emplace_back(whole, span.range), with_prefix, options.user_text, sections, out);
   }
   if (options.add_special_tokens)
-    for (TokenId id : surround_.after) out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
+    for (TokenId id : surround_.after)
+      out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
   return out;
 }
 
 bool SentencePieceBpe::is_byte(TokenId id) const {
-  return static_cast<size_t>(id) < model_.pieces.size() && model_.pieces[static_cast<size_t>(id)].type == PieceType::byte;
+  return static_cast<size_t>(id) < model_.pieces.size() &&
+         model_.pieces[static_cast<size_t>(id)].type == PieceType::byte;
 }
 
 const std::string& SentencePieceBpe::token_text(TokenId id) const {
   if (const AddedToken* token = added_.find(id)) return token->content;
-  if (!vocabulary_.has(id)) fail("{}: token id {} is not in the vocabulary of {} tokens", model_.where, id, vocab_size_);
+  if (!vocabulary_.has(id))
+    fail("{}: token id {} is not in the vocabulary of {} tokens", model_.where, id, vocab_size_);
   return vocabulary_.token(id);
 }
 
@@ -228,6 +235,8 @@ std::optional<TokenId> SentencePieceBpe::token_to_id(std::string_view token) con
   return vocabulary_.find(token);
 }
 
-std::string SentencePieceBpe::id_to_token(TokenId id) const { return token_text(id); }
+std::string SentencePieceBpe::id_to_token(TokenId id) const {
+  return token_text(id);
+}
 
 }  // namespace attune::text

@@ -15,7 +15,8 @@ namespace attune::text {
 
 class SentencePieceBpe final : public Tokenizer {
  public:
-  SentencePieceBpe(const std::filesystem::path& file, const TokenizerConfig& config, const SentencePieceHints& hints);
+  SentencePieceBpe(const std::filesystem::path& file, const TokenizerConfig& config,
+                   const SentencePieceHints& hints);
 
   Encoding encode(std::string_view text, const EncodeOptions& options) const override;
   std::string decode(std::span<const TokenId> ids, bool skip_special_tokens) const override;
@@ -39,7 +40,8 @@ class SentencePieceBpe final : public Tokenizer {
   void encode_plain(const Section& section, ByteRange range, Encoding& out) const;
   void encode_word(std::string_view word, std::vector<BpeToken>& out) const;
   void emit_symbol(std::string_view word, ByteRange range,
-                   const std::unordered_map<std::string_view, size_t>& unmerge, std::vector<BpeToken>& out) const;
+                   const std::unordered_map<std::string_view, size_t>& unmerge,
+                   std::vector<BpeToken>& out) const;
   TokenId mergeable(std::string_view piece) const;
   const std::string& token_text(TokenId id) const;
   bool is_byte(TokenId id) const;

@@ -14,7 +14,8 @@ constexpr std::string_view kSpace = "\u2581";
 // The byte of "<0x0A>", or -1.
 int byte_of(const std::string& piece) {
   if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
-  if (!std::isxdigit(static_cast<uint8_t>(piece[3])) || !std::isxdigit(static_cast<uint8_t>(piece[4]))) return -1;
+  if (!std::isxdigit(static_cast<uint8_t>(piece[3])) || !std::isxdigit(static_cast<uint8_t>(piece[4])))
+    return -1;
   return std::stoi(piece.substr(3, 2), nullptr, 16);
 }
 
@@ -32,14 +33,17 @@ void SentencePieceBpe::add_pieces() {
   for (size_t i = 0; i < model_.pieces.size(); ++i) {
     const Piece& piece = model_.pieces[i];
     const auto id = static_cast<TokenId>(i);
-    if (!vocabulary_.add(piece.text, id)) fail("{}: pieces[{}]: \"{}\" stands there twice", model_.where, i, piece.text);
+    if (!vocabulary_.add(piece.text, id))
+      fail("{}: pieces[{}]: \"{}\" stands there twice", model_.where, i, piece.text);
     if (piece.type == PieceType::unknown) unknown_ = id;
     if (piece.type == PieceType::byte) {
       const int byte = byte_of(piece.text);
-      if (byte < 0) fail("{}: pieces[{}]: \"{}\" is no byte, expected <0x00> to <0xFF>", model_.where, i, piece.text);
+      if (byte < 0)
+        fail("{}: pieces[{}]: \"{}\" is no byte, expected <0x00> to <0xFF>", model_.where, i, piece.text);
       of_byte_[byte] = id;
     }
-    const bool merges = piece.type == PieceType::normal || piece.type == PieceType::user_defined || piece.type == PieceType::unused;
+    const bool merges = piece.type == PieceType::normal || piece.type == PieceType::user_defined ||
+                        piece.type == PieceType::unused;
     if (merges && reaches_over_words(piece.text)) words_are_separate_ = false;
   }
   if (model_.byte_fallback && std::count(std::begin(of_byte_), std::end(of_byte_), -1))
@@ -71,7 +75,8 @@ void SentencePieceBpe::add_tokens(const TokenizerConfig& config, const SentenceP
     check_token_id(token.id, model_.pieces.size() + tokens.size(), config.where);
     const auto in_model = vocabulary_.find(token.content);
     if (in_model ? *in_model != token.id : vocabulary_.has(token.id))
-      fail("{}: added token \"{}\" has id {}, which contradicts {}", config.where, token.content, token.id, model_.where);
+      fail("{}: added token \"{}\" has id {}, which contradicts {}", config.where, token.content, token.id,
+           model_.where);
     const bool is_control = added_.is_special(token.id);
     token.special |= is_control;
     token.normalized = false;  // spaces are escaped only behind this step
@@ -96,7 +101,8 @@ void SentencePieceBpe::set_prefix(const TokenizerConfig& config, const SentenceP
 }
 
 void SentencePieceBpe::set_specials(const TokenizerConfig& config, const SentencePieceHints& hints) {
-  auto special = [&](bool named, const std::optional<std::string>& text, const std::string& piece) -> std::optional<TokenId> {
+  auto special = [&](bool named, const std::optional<std::string>& text,
+                     const std::string& piece) -> std::optional<TokenId> {
     if (!named) {
       const auto id = vocabulary_.find(piece);
       return id && added_.is_special(*id) ? id : std::nullopt;

@@ -32,7 +32,9 @@ class WireReader {
   }
 
  private:
-  [[noreturn]] void broken(const char* what) const { fail("{}: not a SentencePiece model: {} at byte {}", where_, what, at_); }
+  [[noreturn]] void broken(const char* what) const {
+    fail("{}: not a SentencePiece model: {} at byte {}", where_, what, at_);
+  }
 
   uint64_t varint() {
     uint64_t value = 0;
@@ -55,7 +57,8 @@ class WireReader {
   uint64_t fixed(size_t count) {
     uint64_t value = 0;
     const std::string_view raw = take(count);
-    for (size_t i = 0; i < count; ++i) value |= static_cast<uint64_t>(static_cast<uint8_t>(raw[i])) << (8 * i);
+    for (size_t i = 0; i < count; ++i)
+      value |= static_cast<uint64_t>(static_cast<uint8_t>(raw[i])) << (8 * i);
     return value;
   }
 
@@ -65,11 +68,16 @@ class WireReader {
     field.number = static_cast<uint32_t>(tag >> 3);
     field.wire = static_cast<uint32_t>(tag & 7);
     if (tag > UINT32_MAX || field.number == 0) broken("a field number out of range");
-    if (field.wire == 0) field.number_value = varint();
-    else if (field.wire == 1) field.number_value = fixed(8);
-    else if (field.wire == 2) field.bytes = take(varint());
-    else if (field.wire == 5) field.number_value = fixed(4);
-    else broken("an unknown wire type");
+    if (field.wire == 0)
+      field.number_value = varint();
+    else if (field.wire == 1)
+      field.number_value = fixed(8);
+    else if (field.wire == 2)
+      field.bytes = take(varint());
+    else if (field.wire == 5)
+      field.number_value = fixed(4);
+    else
+      broken("an unknown wire type");
     return field;
   }
 
@@ -133,8 +141,10 @@ void read_normalizer(std::string_view bytes, SentencePieceModel& model) {
       refuse("{}: normalizer_spec.escape_whitespaces = false is not supported", model.where);
   });
   if (has_charsmap)
-    refuse("{}: the SentencePiece normalizer \"{}\" (precompiled_charsmap) is not supported, only \"identity\" is",
-           model.where, to_valid_utf8(name));
+    refuse(
+        "{}: the SentencePiece normalizer \"{}\" (precompiled_charsmap) is not supported, only \"identity\" "
+        "is",
+        model.where, to_valid_utf8(name));
 }
 
 void check_pieces(const SentencePieceModel& model) {
@@ -144,7 +154,8 @@ void check_pieces(const SentencePieceModel& model) {
     bytes += piece.type == PieceType::byte;
   }
   if (unknown != 1) fail("{}: {} pieces of type UNKNOWN, expected one", model.where, unknown);
-  if (model.byte_fallback && bytes != 256) fail("{}: {} pieces of type BYTE, expected 256", model.where, bytes);
+  if (model.byte_fallback && bytes != 256)
+    fail("{}: {} pieces of type BYTE, expected 256", model.where, bytes);
 }
 
 }  // namespace
@@ -158,7 +169,8 @@ SentencePieceModel SentencePieceModel::read(const fs::path& file) {
     if (field.number > 3 && field.number != 4 && field.number != 5) return;  // extensions
     expect_wire(field, 2, model.where, "a field of the model");
     if (field.number == 1)
-      model.pieces.push_back(read_piece(field.bytes, fmt::format("{}: pieces[{}]", model.where, model.pieces.size())));
+      model.pieces.push_back(
+          read_piece(field.bytes, fmt::format("{}: pieces[{}]", model.where, model.pieces.size())));
     if (field.number == 2) read_trainer(field.bytes, model);
     if (field.number == 3) read_normalizer(field.bytes, model);
     has_trainer |= field.number == 2;

@@ -18,9 +18,11 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const fs::path& directory) {
     std::string reason;
     if (auto tokenizer = ByteLevelBpe::load(json, config, reason, hints)) return tokenizer;
     if (!fs::exists(model))
-      refuse("{}: {} is not supported: only byte-level BPE is read from this file, and there is no tokenizer.model "
-             "(SentencePiece BPE) beside it",
-             json.string(), reason);
+      refuse(
+          "{}: {} is not supported: only byte-level BPE is read from this file, and there is no "
+          "tokenizer.model "
+          "(SentencePiece BPE) beside it",
+          json.string(), reason);
   }
   if (fs::exists(model)) return std::make_unique<SentencePieceBpe>(model, config, hints);
   refuse("{}: no tokenizer found, expected tokenizer.json or tokenizer.model", directory.string());
@@ -38,15 +40,16 @@ std::string StreamDecoder::push(TokenId id) {
   }
   pending_ += bytes;
   const size_t ready = pending_.size() - unfinished_tail(pending_);
-  std::string out = to_valid_utf8(std::string_view(pending_).substr(0, ready),
-                                  tokenizer_.replaces_each_byte() ? Replacement::per_byte : Replacement::per_sequence);
+  std::string out =
+      to_valid_utf8(std::string_view(pending_).substr(0, ready),
+                    tokenizer_.replaces_each_byte() ? Replacement::per_byte : Replacement::per_sequence);
   pending_.erase(0, ready);
   return out;
 }
 
 std::string StreamDecoder::finish() {
-  const std::string out =
-      to_valid_utf8(pending_, tokenizer_.replaces_each_byte() ? Replacement::per_byte : Replacement::per_sequence);
+  const std::string out = to_valid_utf8(
+      pending_, tokenizer_.replaces_each_byte() ? Replacement::per_byte : Replacement::per_sequence);
   pending_.clear();
   first_ = true;
   return out;

@@ -58,7 +58,8 @@ void read_added(const Json& json, TokenizerConfig& config, const std::string& wh
       fail("{}: \"{}\" is not a token id", where, key);
     config.added.push_back(added_token(value, id, where + "." + key));
   }
-  std::sort(config.added.begin(), config.added.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  std::sort(config.added.begin(), config.added.end(),
+            [](const auto& a, const auto& b) { return a.id < b.id; });
 }
 
 // One string, or a list of named templates of which "default" is the one for chats.
@@ -86,7 +87,8 @@ void read_specials(const Json& json, TokenizerConfig& config, const std::string&
   read("unk_token", config.unk, config.names_unk);
   if (json.contains("additional_special_tokens") && json["additional_special_tokens"].is_array())
     for (const Json& item : json["additional_special_tokens"])
-      if (auto text = token_text(item, where + ": additional_special_tokens")) config.additional_special.push_back(*text);
+      if (auto text = token_text(item, where + ": additional_special_tokens"))
+        config.additional_special.push_back(*text);
 }
 
 }  // namespace
@@ -103,7 +105,8 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory) {
     config.legacy = flag(*json, "legacy", file.string());
     if (json->contains("added_tokens_decoder"))
       read_added((*json)["added_tokens_decoder"], config, file.string() + ": added_tokens_decoder");
-    if (json->contains("chat_template")) config.chat_template = template_text((*json)["chat_template"], file.string());
+    if (json->contains("chat_template"))
+      config.chat_template = template_text((*json)["chat_template"], file.string());
   }
   const fs::path map = directory / "special_tokens_map.json";
   if (const auto json = read_object(map)) read_specials(*json, config, map.string());

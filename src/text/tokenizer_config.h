@@ -1,5 +1,5 @@
-// What stands beside the tokenizer file: tokenizer_config.json, special_tokens_map.json, added_tokens.json and
-// chat_template.jinja.
+// What stands beside the tokenizer file: tokenizer_config.json, special_tokens_map.json, added_tokens.json
+// and chat_template.jinja.
 #pragma once
 
 #include <filesystem>
@@ -19,8 +19,8 @@ struct TokenizerConfig {
   // Which of them a file mentions at all (another source may fill in the rest).
   bool names_bos = false, names_eos = false, names_pad = false, names_unk = false;
   std::optional<bool> add_bos, add_eos, add_prefix_space, legacy;
-  std::vector<AddedToken> added;                   // added_tokens_decoder, in the order of their ids
-  std::vector<std::string> additional_special;     // extra special tokens by text
+  std::vector<AddedToken> added;                            // added_tokens_decoder, in the order of their ids
+  std::vector<std::string> additional_special;              // extra special tokens by text
   std::vector<std::pair<std::string, TokenId>> added_file;  // added_tokens.json
   std::string chat_template;
   std::string where;  // the file, for messages

@@ -35,9 +35,12 @@ size_t maximal_subpart(std::string_view text, size_t at) {
   const unsigned lead = byte(0);
   unsigned low = 0x80, high = 0xBF;
   size_t length = 1;
-  if (lead >= 0xC2 && lead <= 0xDF) length = 2;
-  else if (lead >= 0xE0 && lead <= 0xEF) length = 3;
-  else if (lead >= 0xF0 && lead <= 0xF4) length = 4;
+  if (lead >= 0xC2 && lead <= 0xDF)
+    length = 2;
+  else if (lead >= 0xE0 && lead <= 0xEF)
+    length = 3;
+  else if (lead >= 0xF0 && lead <= 0xF4)
+    length = 4;
   if (lead == 0xE0) low = 0xA0;
   if (lead == 0xED) high = 0x9F;
   if (lead == 0xF0) low = 0x90;
@@ -53,7 +56,8 @@ size_t replaced_bytes(std::string_view text, size_t at, Replacement replacement)
 }
 
 std::string range_text(uint32_t first, uint32_t last) {
-  return first == last ? fmt::format("\\x{{{:X}}}", first) : fmt::format("\\x{{{:X}}}-\\x{{{:X}}}", first, last);
+  return first == last ? fmt::format("\\x{{{:X}}}", first)
+                       : fmt::format("\\x{{{:X}}}-\\x{{{:X}}}", first, last);
 }
 
 }  // namespace
@@ -63,7 +67,8 @@ CodePoint code_point_at(std::string_view text, size_t at) {
   if (lead < 0x80) return {lead, 1, true};
   utf8proc_int32_t value = 0;
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at;
-  const auto used = utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(std::min<size_t>(4, text.size() - at)), &value);
+  const auto used =
+      utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(std::min<size_t>(4, text.size() - at)), &value);
   if (used <= 0) return {};
   return {static_cast<uint32_t>(value), static_cast<uint32_t>(used), true};
 }
@@ -84,7 +89,8 @@ bool is_valid_utf8(std::string_view text) {
   size_t at = 0;
   while (at < text.size()) {
     uint64_t eight;
-    if (at + 8 <= text.size() && (std::memcpy(&eight, text.data() + at, 8), (eight & 0x8080808080808080u) == 0)) {
+    if (at + 8 <= text.size() &&
+        (std::memcpy(&eight, text.data() + at, 8), (eight & 0x8080808080808080u) == 0)) {
       at += 8;
       continue;
     }
@@ -112,21 +118,26 @@ std::string to_valid_utf8(std::string_view bytes, Replacement replacement) {
   for (size_t at = 0; at < bytes.size();) {
     const CodePoint c = code_point_at(bytes, at);
     const size_t used = c.valid ? c.bytes : replaced_bytes(bytes, at, replacement);
-    if (c.valid) out.append(bytes, at, used);
-    else append_utf8(out, 0xFFFD);
+    if (c.valid)
+      out.append(bytes, at, used);
+    else
+      append_utf8(out, 0xFFFD);
     at += used;
   }
   return out;
 }
 
 const char* general_category(uint32_t code_point) {
-  const auto* found = std::upper_bound(std::begin(kNewCharacters), std::end(kNewCharacters), code_point,
-                                       [](uint32_t c, const NewCharacters& range) { return c < range.first; });
+  const auto* found =
+      std::upper_bound(std::begin(kNewCharacters), std::end(kNewCharacters), code_point,
+                       [](uint32_t c, const NewCharacters& range) { return c < range.first; });
   if (found != std::begin(kNewCharacters) && code_point <= (found - 1)->last) return (found - 1)->category;
   return utf8proc_category_string(static_cast<utf8proc_int32_t>(code_point));
 }
 
-bool is_white_space(uint32_t c) { return contains(kWhiteSpace, c); }
+bool is_white_space(uint32_t c) {
+  return contains(kWhiteSpace, c);
+}
 
 bool is_numeric(uint32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
@@ -135,8 +146,9 @@ bool is_numeric(uint32_t c) {
 
 bool is_word(uint32_t c) {
   const std::string_view category = general_category(c);
-  return category[0] == 'L' || category[0] == 'M' || category == "Nd" || category == "Nl" || category == "Pc" ||
-         c == 0x200C || c == 0x200D || (c > 0xFF && contains(kFurtherWord, c));  // Oniguruma adds ², ¼ …
+  return category[0] == 'L' || category[0] == 'M' || category == "Nd" || category == "Nl" ||
+         category == "Pc" || c == 0x200C || c == 0x200D ||
+         (c > 0xFF && contains(kFurtherWord, c));  // Oniguruma adds ², ¼ …
 }
 
 bool is_punctuation(uint32_t c) {
@@ -181,8 +193,8 @@ ByteRange Alignment::to_source(ByteRange changed) const {
                            [](const Edit& edit, size_t at) { return edit.changed.begin < at; });
   if (after != edits_.begin()) {
     const Edit& edit = *(after - 1);
-    source.end =
-        changed.end <= edit.changed.end ? edit.source.end : edit.source.end + (changed.end - edit.changed.end);
+    source.end = changed.end <= edit.changed.end ? edit.source.end
+                                                 : edit.source.end + (changed.end - edit.changed.end);
   }
   source.end = std::max(source.begin, source.end);
   return source;

@@ -67,7 +67,9 @@ class Section {
   explicit Section(std::string_view whole) : text_(whole) {}
   // The bytes [range) of `parent`, unchanged.
   Section(const Section& parent, ByteRange range)
-      : text_(parent.text().substr(range.begin, range.end - range.begin)), parent_(&parent), base_(range.begin) {}
+      : text_(parent.text().substr(range.begin, range.end - range.begin)),
+        parent_(&parent),
+        base_(range.begin) {}
   // A changed `parent`.
   Section(const Section& parent, std::string changed, Alignment alignment)
       : owned_(std::move(changed)), text_(owned_), parent_(&parent), alignment_(std::move(alignment)) {}

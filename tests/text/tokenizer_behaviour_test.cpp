@@ -8,7 +8,8 @@
 namespace attune::text {
 namespace {
 
-std::vector<TokenId> encode_as_user(const Tokenizer& tokenizer, const std::string& text, std::vector<ByteRange> ranges) {
+std::vector<TokenId> encode_as_user(const Tokenizer& tokenizer, const std::string& text,
+                                    std::vector<ByteRange> ranges) {
   EncodeOptions options;
   options.user_text = ranges;
   return tokenizer.encode(text, options).ids;
@@ -19,9 +20,12 @@ bool has_special(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
 }
 
 TEST(TokenizerUserText, NeverBecomesAControlToken) {
-  for (const auto& tokenizer : {load_json(variant_json("flags")), load_json(variant_json("ignore_merges")), load_sentencepiece()}) {
-    for (const std::string& special : std::vector<std::string>{"<|start|>", "<|end|>", "<s>", "</s>", "<unk>"}) {
-      for (const std::string& text : std::vector<std::string>{special, "a" + special, special + "b", " " + special + " ", special + special}) {
+  for (const auto& tokenizer :
+       {load_json(variant_json("flags")), load_json(variant_json("ignore_merges")), load_sentencepiece()}) {
+    for (const std::string& special :
+         std::vector<std::string>{"<|start|>", "<|end|>", "<s>", "</s>", "<unk>"}) {
+      for (const std::string& text : std::vector<std::string>{special, "a" + special, special + "b",
+                                                              " " + special + " ", special + special}) {
         const auto ids = encode_as_user(*tokenizer, text, {{0, text.size()}});
         EXPECT_FALSE(has_special(*tokenizer, ids)) << text;
         EXPECT_EQ(tokenizer->decode(ids), text);
@@ -51,8 +55,13 @@ TEST(TokenizerUserText, ASpecialTokenMadeByMergesIsNotMade) {
   Json json = fixture("base.json");
   json["model"]["vocab"]["zq"] = 9000;
   json["model"]["merges"].push_back({"z", "q"});
-  json["added_tokens"].push_back({{"id", 9000}, {"content", "zq"}, {"special", true}, {"normalized", false},
-                                  {"single_word", false}, {"lstrip", false}, {"rstrip", false}});
+  json["added_tokens"].push_back({{"id", 9000},
+                                  {"content", "zq"},
+                                  {"special", true},
+                                  {"normalized", false},
+                                  {"single_word", false},
+                                  {"lstrip", false},
+                                  {"rstrip", false}});
   const auto tokenizer = load_json(json);
   EXPECT_EQ(tokenizer->encode("zq").ids, std::vector<TokenId>{9000});
   EXPECT_EQ(encode_as_user(*tokenizer, "zq", {{0, 2}}).size(), 2u);
@@ -85,15 +94,22 @@ TEST(TokenizerDecode, BrokenBytesBecomeReplacementCharacters) {
   EXPECT_EQ(spm->decode(bytes), "\ufffd\ufffd");
   for (const auto* tokenizer : {bpe.get(), spm.get()}) {
     EXPECT_NE(error_of([&] { tokenizer->decode(std::vector<TokenId>{-1}); }), "");
-    EXPECT_NE(error_of([&] { tokenizer->decode(std::vector<TokenId>{static_cast<TokenId>(tokenizer->vocab_size())}); }), "");
+    EXPECT_NE(error_of([&] {
+                tokenizer->decode(std::vector<TokenId>{static_cast<TokenId>(tokenizer->vocab_size())});
+              }),
+              "");
   }
 }
 
 TEST(TokenizerEncode, InvalidUtf8IsReadAsReplacementCharacters) {
-  const std::pair<std::string, std::string> cases[] = {
-      {"a\xFF", "a\ufffd"}, {"\xE4\xBD", "\ufffd"}, {"\xE4\xBDx", "\ufffdx"}, {"\xC0\xAF", "\ufffd\ufffd"}, {"\xED\xA0\x80", "\ufffd\ufffd\ufffd"}};
+  const std::pair<std::string, std::string> cases[] = {{"a\xFF", "a\ufffd"},
+                                                       {"\xE4\xBD", "\ufffd"},
+                                                       {"\xE4\xBDx", "\ufffdx"},
+                                                       {"\xC0\xAF", "\ufffd\ufffd"},
+                                                       {"\xED\xA0\x80", "\ufffd\ufffd\ufffd"}};
   const auto tokenizer = load_json(variant_json("qwen"));
-  for (const auto& [broken, fixed] : cases) EXPECT_EQ(tokenizer->encode(broken).ids, tokenizer->encode(fixed).ids);
+  for (const auto& [broken, fixed] : cases)
+    EXPECT_EQ(tokenizer->encode(broken).ids, tokenizer->encode(fixed).ids);
   std::string all;
   for (int i = 0; i < 65536; ++i) all += static_cast<char>(i >> 8), all += static_cast<char>(i);
   for (const auto& each : {load_json(variant_json("flags")), load_sentencepiece()}) {
@@ -157,15 +173,21 @@ TEST(TokenizerSentencePiece, PrefixAndContinuation) {
   EncodeOptions special;
   special.add_special_tokens = true;
   EXPECT_EQ(tokenizer->encode("the", special).ids.front(), 1);
-  EXPECT_EQ(load_sentencepiece(R"({"add_bos_token": false, "add_eos_token": true})")->encode("the", special).ids.back(), 2);
+  EXPECT_EQ(load_sentencepiece(R"({"add_bos_token": false, "add_eos_token": true})")
+                ->encode("the", special)
+                .ids.back(),
+            2);
 }
 
 TEST(TokenizerConfig, SpecialTokensAndTemplate) {
   const TempDirectory directory;
   directory.write("tokenizer.json", variant_json("base").dump());
-  directory.write("tokenizer_config.json", R"({"bos_token": null, "eos_token": {"content": "<|end|>"}, "model_max_length": 1000000000000000019884624838656,
+  directory.write(
+      "tokenizer_config.json",
+      R"({"bos_token": null, "eos_token": {"content": "<|end|>"}, "model_max_length": 1000000000000000019884624838656,
     "added_tokens_decoder": {"700": {"content": "<think>", "special": false, "normalized": false}}, "chat_template": [{"name": "default", "template": "T"}]})");
-  directory.write("special_tokens_map.json", R"({"bos_token": "<|start|>", "eos_token": "<|start|>", "pad_token": "<|start|>"})");
+  directory.write("special_tokens_map.json",
+                  R"({"bos_token": "<|start|>", "eos_token": "<|start|>", "pad_token": "<|start|>"})");
   const auto tokenizer = Tokenizer::load(directory.path());
   EXPECT_FALSE(tokenizer->bos_id());
   EXPECT_EQ(tokenizer->eos_id(), 1);
@@ -184,14 +206,22 @@ TEST(TokenizerLoad, NamesWhatItDoesNotSupport) {
     return error_of([&] { load_json(json); });
   };
   EXPECT_NE(message([](Json& j) { j["model"]["type"] = "Unigram"; }).find("\"Unigram\""), std::string::npos);
-  EXPECT_NE(message([](Json& j) { j["model"]["type"] = "WordPiece"; }).find("\"WordPiece\""), std::string::npos);
-  EXPECT_NE(message([](Json& j) { j["model"]["byte_fallback"] = true; }).find("byte_fallback"), std::string::npos);
-  EXPECT_NE(message([](Json& j) { j["pre_tokenizer"] = {{"type", "Metaspace"}}; }).find("Metaspace"), std::string::npos);
+  EXPECT_NE(message([](Json& j) { j["model"]["type"] = "WordPiece"; }).find("\"WordPiece\""),
+            std::string::npos);
+  EXPECT_NE(message([](Json& j) { j["model"]["byte_fallback"] = true; }).find("byte_fallback"),
+            std::string::npos);
+  EXPECT_NE(message([](Json& j) {
+              j["pre_tokenizer"] = {{"type", "Metaspace"}};
+            }).find("Metaspace"),
+            std::string::npos);
   EXPECT_NE(message([](Json& j) { j["normalizer"] = {{"type", "Nmt"}}; }).find("Nmt"), std::string::npos);
   EXPECT_NE(message([](Json& j) { j["post_processor"] = {{"type", "Odd"}}; }).find("Odd"), std::string::npos);
-  EXPECT_NE(message([](Json& j) { j["model"]["vocab"]["far"] = 2000000000; }).find("out of proportion"), std::string::npos);
-  EXPECT_NE(message([](Json& j) { j["model"]["merges"].push_back("no such"); }).find("merges"), std::string::npos);
-  EXPECT_NE(message([](Json& j) { j["model"].erase("vocab"); }).find("\"vocab\" is missing"), std::string::npos);
+  EXPECT_NE(message([](Json& j) { j["model"]["vocab"]["far"] = 2000000000; }).find("out of proportion"),
+            std::string::npos);
+  EXPECT_NE(message([](Json& j) { j["model"]["merges"].push_back("no such"); }).find("merges"),
+            std::string::npos);
+  EXPECT_NE(message([](Json& j) { j["model"].erase("vocab"); }).find("\"vocab\" is missing"),
+            std::string::npos);
   EXPECT_NE(error_of([] { Tokenizer::load(TempDirectory().path()); }), "");
   // With a readable tokenizer.model beside it, that is used.
   const TempDirectory directory;
@@ -200,7 +230,8 @@ TEST(TokenizerLoad, NamesWhatItDoesNotSupport) {
   directory.write("tokenizer.model", read_file(kFixtures / "sentencepiece" / "tokenizer.model"));
   EncodeOptions continued;
   continued.continuation = true;
-  EXPECT_EQ(Tokenizer::load(directory.path())->encode("the").ids, load_sentencepiece()->encode("the", continued).ids);
+  EXPECT_EQ(Tokenizer::load(directory.path())->encode("the").ids,
+            load_sentencepiece()->encode("the", continued).ids);
 }
 
 TEST(TokenizerLoad, EveryTruncatedFileIsAnError) {
@@ -224,7 +255,8 @@ TEST(TokenizerLoad, DamagedFilesDoNotCrash) {
   auto random = [&] { return state = state * 6364136223846793005u + 1442695040888963407u, state >> 33; };
   for (int i = 0; i < 400; ++i) {
     std::string damaged = model;
-    for (int k = 0; k < 3; ++k) damaged[random() % (i % 2 ? 64 : damaged.size())] = static_cast<char>(random());
+    for (int k = 0; k < 3; ++k)
+      damaged[random() % (i % 2 ? 64 : damaged.size())] = static_cast<char>(random());
     directory.write("tokenizer.model", damaged);
     error_of([&] { Tokenizer::load(directory.path())->encode("Once upon a time, 你好"); });
   }

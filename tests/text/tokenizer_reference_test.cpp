@@ -1,4 +1,5 @@
-// The reference libraries' ids for hard strings, for every component in small models and for real ones where present.
+// The reference libraries' ids for hard strings, for every component in small models and for real ones where
+// present.
 #include <sstream>
 
 #include "text/tokenizer_support.h"
@@ -6,7 +7,9 @@
 namespace attune::text {
 namespace {
 
-std::vector<std::string> strings() { return fixture("strings.json").get<std::vector<std::string>>(); }
+std::vector<std::string> strings() {
+  return fixture("strings.json").get<std::vector<std::string>>();
+}
 
 // Tokens must cover the text without gaps, except where a normaliser or splitter dropped something.
 void expect_ordered_offsets(const Encoding& encoding, const std::string& text) {
@@ -40,9 +43,10 @@ TEST_P(Variant, GivesTheReferenceIds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, Variant,
-                         testing::Values("base", "flags", "qwen", "gpt4o", "deepseek", "ignore_merges", "unknown",
-                                         "prefix_space", "falcon", "starcoder", "words_prefixed", "merged_next",
-                                         "merged_previous", "contiguous", "nfkd", "nfd", "trimmed"),
+                         testing::Values("base", "flags", "qwen", "gpt4o", "deepseek", "ignore_merges",
+                                         "unknown", "prefix_space", "falcon", "starcoder", "words_prefixed",
+                                         "merged_next", "merged_previous", "contiguous", "nfkd", "nfd",
+                                         "trimmed"),
                          [](const auto& info) { return info.param; });
 
 TEST(TokenizerReference, SentencePiece) {
@@ -65,7 +69,8 @@ TEST(TokenizerReference, SentencePiece) {
 void check_vectors(const std::string& tokenizer_name, const std::string& vectors, bool special) {
   const fs::path shared = fs::path(ATTUNE_ROOT).parent_path() / "shared";
   const fs::path directory = shared / "tokenizers" / tokenizer_name;
-  if (!fs::exists(directory) || !fs::exists(shared / "vectors" / (vectors + ".inp"))) GTEST_SKIP() << "not here: " << directory;
+  if (!fs::exists(directory) || !fs::exists(shared / "vectors" / (vectors + ".inp")))
+    GTEST_SKIP() << "not here: " << directory;
   const auto tokenizer = Tokenizer::load(directory);
   const std::string input = read_file(shared / "vectors" / (vectors + ".inp"));
   std::istringstream output(read_file(shared / "vectors" / (vectors + ".out")));
@@ -88,9 +93,15 @@ void check_vectors(const std::string& tokenizer_name, const std::string& vectors
   EXPECT_GT(checked, 30u);
 }
 
-TEST(TokenizerReference, VectorsGpt2) { check_vectors("gpt2", "gpt-2", false); }
-TEST(TokenizerReference, VectorsQwen2) { check_vectors("qwen2", "qwen2", false); }
-TEST(TokenizerReference, VectorsLlama2) { check_vectors("llama2", "llama-spm", false); }
+TEST(TokenizerReference, VectorsGpt2) {
+  check_vectors("gpt2", "gpt-2", false);
+}
+TEST(TokenizerReference, VectorsQwen2) {
+  check_vectors("qwen2", "qwen2", false);
+}
+TEST(TokenizerReference, VectorsLlama2) {
+  check_vectors("llama2", "llama-spm", false);
+}
 
 }  // namespace
 }  // namespace attune::text

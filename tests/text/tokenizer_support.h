@@ -1,4 +1,5 @@
-// Small tokenizers for the tests: the fixtures keep one byte-level model and, per variant, what differs from it.
+// Small tokenizers for the tests: the fixtures keep one byte-level model and, per variant, what differs from
+// it.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -48,7 +49,8 @@ inline Json variant_json(const std::string& name) {
   Json json = fixture("base.json");
   for (const auto& [key, value] : fixture("variants.json").at(name).items())
     if (key != "model") json[key] = value;
-  for (const auto& [key, value] : fixture("variants.json").at(name).at("model").items()) json["model"][key] = value;
+  for (const auto& [key, value] : fixture("variants.json").at(name).at("model").items())
+    json["model"][key] = value;
   return json;
 }
 

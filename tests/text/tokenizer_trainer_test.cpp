@@ -14,7 +14,8 @@ BpeTrainerOptions small(WordPattern pattern) {
 }
 
 TEST(TokenizerTrainer, MergesAsTheReferenceTrainer) {
-  for (const auto& [pattern, name] : {std::pair{WordPattern::gpt2, "gpt2"}, std::pair{WordPattern::qwen2, "qwen2"}}) {
+  for (const auto& [pattern, name] :
+       {std::pair{WordPattern::gpt2, "gpt2"}, std::pair{WordPattern::qwen2, "qwen2"}}) {
     const TempDirectory directory;
     train_byte_level_bpe({kFixtures / "corpus.txt"}, small(pattern), directory.path());
     const Json json = read_json(directory.path() / "tokenizer.json");

@@ -1,0 +1,69 @@
+// One function a command; main.cpp turns the command line into these arguments. Results go to stdout.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace attune::cli {
+
+struct RunArgs {  // train, plan, eval, data
+  std::vector<std::string> arguments;  // [config.yaml] [key=value …]
+  bool json = false;
+  bool force = false;
+};
+int train(const RunArgs& args);
+int plan(const RunArgs& args);
+int data_validate(const RunArgs& args);
+int data_stats(const RunArgs& args);
+
+struct InspectArgs {
+  RunArgs run;
+  int64_t count = 3;
+};
+int data_inspect(const InspectArgs& args);
+
+struct EvalArgs {
+  std::string model, chat_template, prompt_column, predictions;
+  std::vector<std::string> files, baseline_from;
+  int64_t max_new_tokens = 32, max_samples = 0;
+  bool json = false;
+};
+int evaluate(const EvalArgs& args);
+
+struct InitArgs {
+  std::string config, out, dtype = "float32", tokenizer;
+  int64_t seed = 42;
+};
+int init(const InitArgs& args);
+
+struct GenerateArgs {
+  std::string model, prompt, chat_template, system, compute = "float32";
+  bool chat = false, json = false;
+  int64_t max_new_tokens = 128, top_k = 0, seed = 42;
+  double temperature = 0, top_p = 1;
+};
+int generate(const GenerateArgs& args);
+
+struct ScoreArgs {
+  std::string model, file, compute = "float32";
+  bool ids = false;
+};
+int score(const ScoreArgs& args);
+
+struct TokenizeArgs {
+  std::string model, file;
+  bool jsonl = false, add_special = false, decode = false;
+};
+int tokenize(const TokenizeArgs& args);
+
+struct TokenizerTrainArgs {
+  std::vector<std::string> files, special_tokens;
+  std::string out, pattern = "qwen2", eos, bos, pad, chat_template;
+  int64_t vocab_size = 6400, min_frequency = 2;
+};
+int tokenizer_train(const TokenizerTrainArgs& args);
+
+int doctor(bool json);
+
+}  // namespace attune::cli

@@ -1,0 +1,136 @@
+// init, generate, score, eval.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "data/token_set.h"
+#include "eval/exact_match.h"
+#include "models/families/family.h"
+#include "models/load.h"
+#include "util/error.h"
+#include "util/log.h"
+#include "util/machine.h"
+
+namespace attune::cli {
+
+int init(const InitArgs& args) {
+  const DType dtype = parse_dtype(args.dtype, "--dtype");
+  if (dtype == DType::f16) refuse("--dtype: float16 is not available here; use float32 or bf16");
+  Json config = read_json(args.config);
+  models::Decoder model(models::parse_config(config, args.config));
+  if (fs::exists(fs::path(args.out) / "config.json") && fs::exists(fs::path(args.out) / "model.safetensors"))
+    refuse("--out: {} already holds a model; it is not overwritten", args.out);
+  model.parameters().allocate_weights(Arena::Kind::real, dtype);
+  models::initialise_weights(model, static_cast<uint64_t>(args.seed));
+  config[config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
+  fs::create_directories(args.out);
+  formats::SaveOptions save;
+  save.config = &config;
+  save.companions_from = args.tokenizer;
+  formats::save_model(args.out, models::tensor_sources(model, dtype), save);
+  info("{}: {} parameters, {}", args.out, model.parameters().count(), name_of(dtype));
+  return 0;
+}
+
+int generate(const GenerateArgs& args) {
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"));
+  const text::Tokenizer& tokenizer = generator.tokenizer();
+  std::vector<int32_t> prompt;
+  std::unique_ptr<text::ChatTemplate> chat;
+  if (args.chat || !args.chat_template.empty()) {
+    chat = text::ChatTemplate::create(args.chat_template, tokenizer);
+    text::Conversation conversation;
+    if (!args.system.empty()) conversation.messages.push_back({"system", args.system, 1, ""});
+    conversation.messages.push_back({"user", args.prompt, 1, ""});
+    prompt = data::tokenize_prompt(conversation, tokenizer, *chat);
+  } else {
+    text::EncodeOptions encode;
+    encode.add_special_tokens = true;
+    prompt = tokenizer.encode(args.prompt, encode).ids;
+    // A tokenizer that adds EOS would end the text before it is continued.
+    if (prompt.size() > 1 && tokenizer.eos_id() && prompt.back() == *tokenizer.eos_id()) prompt.pop_back();
+  }
+  infer::GenerateOptions options;
+  options.max_new_tokens = args.max_new_tokens;
+  options.temperature = args.temperature;
+  options.top_k = args.top_k;
+  options.top_p = args.top_p;
+  options.seed = static_cast<uint64_t>(args.seed);
+  options.stop_ids = generator.stop_ids(chat ? chat->stop_texts() : std::vector<std::string>{});
+  text::StreamDecoder decoder(tokenizer);
+  // The decoder needs the end of the prompt to know whether a leading space belongs to the text.
+  const double begin = seconds_now();
+  const auto result = generator.generate(prompt, options, [&](int32_t id) {
+    if (args.json) return;
+    const std::string piece = decoder.push(id);
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  });
+  const double seconds = seconds_now() - begin;
+  if (args.json) {
+    fmt::print("{}\n", dump_json({{"text", tokenizer.decode(result.ids, true)}, {"ids", result.ids}, {"prompt_ids", prompt},
+                                  {"stopped", result.stopped}, {"tokens_per_second", static_cast<double>(result.ids.size()) / seconds}}));
+  } else {
+    fmt::print("{}\n", decoder.finish());
+  }
+  return 0;
+}
+
+int score(const ScoreArgs& args) {
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"));
+  const text::Tokenizer& tokenizer = generator.tokenizer();
+  const auto lines = read_lines(args.file);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    std::vector<int32_t> ids;
+    if (args.ids) {
+      const std::string where = fmt::format("{}:{}", args.file, i + 1);
+      const Json json = parse_json(lines[i], where);
+      if (!json.is_array()) refuse("{}: expected a JSON array of token ids", where);
+      for (const Json& id : json) {
+        if (!id.is_number_integer()) refuse("{}: a token id must be a whole number", where);
+        ids.push_back(id.get<int32_t>());
+      }
+    } else {
+      text::EncodeOptions encode;
+      encode.add_special_tokens = true;
+      ids = tokenizer.encode(lines[i], encode).ids;
+    }
+    const auto nll = generator.score(ids);
+    Json tokens = Json::array();
+    for (int32_t id : ids) tokens.push_back(tokenizer.id_to_token(id));
+    const double sum = std::accumulate(nll.begin(), nll.end(), 0.0);
+    Json row = {{"tokens", tokens}, {"ids", ids}, {"nll", nll}, {"mean_nll", nll.empty() ? Json(nullptr) : Json(sum / static_cast<double>(nll.size()))}};
+    fmt::print("{}\n", dump_json(row));
+  }
+  return 0;
+}
+
+int evaluate(const EvalArgs& args) {
+  infer::Generator generator(args.model, DType::f32);
+  const std::vector<fs::path> files(args.files.begin(), args.files.end());
+  const double begin = seconds_now();
+  const auto result = eval::exact_match(generator, files, {args.chat_template, args.prompt_column, args.max_new_tokens, args.max_samples});
+  Json json = {{"exact_match", result.rate()}, {"questions", result.questions}, {"matches", result.matches}};
+  if (!args.baseline_from.empty())
+    json["majority_baseline"] = eval::majority_baseline({args.baseline_from.begin(), args.baseline_from.end()}, files);
+  json["duration_seconds"] = seconds_now() - begin;
+  if (!args.predictions.empty()) {
+    std::string out;
+    for (size_t i = 0; i < result.prompts.size(); ++i)
+      out += dump_json({{"prompt", result.prompts[i]}, {"predict", result.predictions[i]}, {"label", result.references[i]}}) + "\n";
+    write_file_atomic(args.predictions, out);
+  }
+  if (args.json) {
+    fmt::print("{}\n", dump_json(json));
+  } else {
+    fmt::print("exact match {:.1f} % ({} of {})\n", 100 * result.rate(), result.matches, result.questions);
+    if (json.contains("majority_baseline")) fmt::print("always the most frequent answer: {:.1f} %\n", 100 * json["majority_baseline"].get<double>());
+  }
+  return 0;
+}
+
+}  // namespace attune::cli

@@ -1,0 +1,165 @@
+// The head's two uses, its hook, and its chunks.
+#include "nn/head.h"
+
+#include "ops/elementwise.h"
+#include "toy.h"
+
+namespace attune {
+namespace {
+
+using namespace test;
+
+class HeadTest : public Toy {
+ protected:
+  std::vector<int32_t> label_rows, labels;
+  std::vector<float> coefficients, logp;
+  nn::Targets targets;
+
+  void make_targets(int64_t rows, int64_t vocab, int64_t step = 2) {
+    for (int32_t r = 0; r < rows; r += static_cast<int32_t>(step)) {
+      label_rows.push_back(r);
+      labels.push_back(static_cast<int32_t>((r * 7919 + 3) % vocab));
+      coefficients.push_back(0.01f * static_cast<float>(r % 5 + 1));
+    }
+    logp.resize(labels.size());
+    targets = part(0, static_cast<int64_t>(labels.size()));
+  }
+  nn::Targets part(int64_t begin, int64_t n) {
+    nn::Targets t;
+    t.rows = Rows::exactly(n);
+    t.label_rows = Tensor::vector(label_rows.data() + begin, DType::i32, n);
+    t.labels = Tensor::vector(labels.data() + begin, DType::i32, n);
+    t.coefficient = Tensor::vector(coefficients.data() + begin, DType::f32, n);
+    return t;
+  }
+  struct Result {
+    std::vector<double> dhidden, dweight;
+    std::vector<float> logp;
+  };
+  Result loss(nn::Parameter& weight, int64_t rows, const nn::Targets& t, nn::LogitHook* hook = nullptr) {
+    store.begin_step();
+    ArenaScope scope(arena);
+    tape.begin(true);
+    nn::Value hidden = input(rows, weight.weight.cols);
+    nn::Head(weight).loss(tape, hidden, t, Tensor::vector(logp.data(), DType::f32, t.rows.count), hook);
+    tape.backward();
+    return {doubles(hidden->gradient), doubles(weight.gradient), logp};
+  }
+};
+
+void expect_close(const std::vector<double>& a, const std::vector<double>& b, double tolerance = 1e-6) {
+  ASSERT_EQ(a.size(), b.size());
+  double scale = 1e-12, error = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    scale = std::max(scale, std::abs(b[i]));
+    error = std::max(error, std::abs(a[i] - b[i]));
+  }
+  EXPECT_LT(error / scale, tolerance);
+}
+
+TEST_F(HeadTest, BothUsesGiveTheSameGradients) {
+  nn::Parameter& weight = store.add("lm_head.weight", {301, 12});
+  allocate();
+  make_targets(33, 301);
+  const Result direct = loss(weight, 33, targets);
+  store.begin_step();
+  ArenaScope scope(arena);
+  tape.begin(true);
+  nn::Value hidden = input(33, 12);
+  std::vector<float> lse(labels.size()), dlogp;
+  for (float c : coefficients) dlogp.push_back(-c);
+  nn::Value value = nn::Head(weight).logprob(tape, hidden, targets, Tensor::vector(lse.data(), DType::f32, targets.rows.count));
+  for (size_t i = 0; i < labels.size(); ++i) EXPECT_EQ(value->value.as<float>()[i], direct.logp[i]);
+  value->gradient = Tensor::vector(dlogp.data(), DType::f32, targets.rows.count);
+  value->gradient_written = true;
+  tape.backward();
+  expect_close(doubles(hidden->gradient), direct.dhidden);
+  expect_close(doubles(weight.gradient), direct.dweight);
+  EXPECT_EQ(weight.pending_uses, 0);
+}
+
+TEST_F(HeadTest, LossAgainstADoublePrecisionSoftmax) {
+  nn::Parameter& weight = store.add("lm_head.weight", {37, 5});
+  allocate();
+  make_targets(9, 37);
+  const Result r = loss(weight, 9, targets);
+  ArenaScope scope(arena);
+  tape.begin(true);
+  std::vector<double> h = doubles(input(9, 5)->value), w = doubles(weight.weight);
+  const auto reference = [&] {
+    double total = 0;
+    for (size_t i = 0; i < labels.size(); ++i) {
+      double sum = 0, chosen = 0;
+      for (size_t v = 0; v < 37; ++v) {
+        double z = 0;
+        for (size_t c = 0; c < 5; ++c) z += h[static_cast<size_t>(label_rows[i]) * 5 + c] * w[v * 5 + c];
+        sum += std::exp(z);
+        if (v == static_cast<size_t>(labels[i])) chosen = z;
+      }
+      total -= static_cast<double>(coefficients[i]) * (chosen - std::log(sum));
+    }
+    return total;
+  };
+  std::vector<float> dh(r.dhidden.begin(), r.dhidden.end()), dw(r.dweight.begin(), r.dweight.end());
+  expect_differences(Tensor::matrix(dh.data(), DType::f32, 9, 5), h, reference);
+  expect_differences(Tensor::matrix(dw.data(), DType::f32, 37, 5), w, reference);
+}
+
+class Doubling : public nn::LogitHook {
+ public:
+  void forward(ops::Context& context, const Tensor& logits, int64_t) override { ops::scale(context, {logits, logits, 2.0f, false}); }
+  void backward(ops::Context& context, const Tensor& dlogits, int64_t) override { ops::scale(context, {dlogits, dlogits, 2.0f, false}); }
+};
+
+TEST_F(HeadTest, AHookThatDoublesLogitsIsADoubledWeight) {
+  nn::Parameter& weight = store.add("lm_head.weight", {129, 8});
+  allocate();
+  make_targets(33, 129);
+  Doubling hook;
+  const Result hooked = loss(weight, 33, targets, &hook);
+  for (int64_t i = 0; i < weight.count(); ++i) weight.weight.as<float>()[i] *= 2;
+  Result doubled = loss(weight, 33, targets);
+  for (double& g : doubled.dweight) g *= 2;
+  EXPECT_EQ(hooked.logp, doubled.logp);
+  expect_close(hooked.dhidden, doubled.dhidden);
+  expect_close(hooked.dweight, doubled.dweight);
+}
+
+TEST_F(HeadTest, AFrozenHeadStillPassesTheGradientOn) {
+  nn::Parameter& weight = store.add("lm_head.weight", {64, 8});
+  allocate();
+  make_targets(9, 64);
+  const Result trained = loss(weight, 9, targets);
+  weight.trainable = false;
+  weight.gradient = {};
+  store.begin_step();
+  ArenaScope scope(arena);
+  tape.begin(true);
+  nn::Value hidden = input(9, 8);
+  nn::Head(weight).loss(tape, hidden, targets, Tensor::vector(logp.data(), DType::f32, targets.rows.count));
+  tape.backward();
+  EXPECT_EQ(doubles(hidden->gradient), trained.dhidden);
+  EXPECT_FALSE(weight.gradient.defined());
+}
+
+TEST_F(HeadTest, ChunksChangeNothing) {
+  constexpr int64_t kVocab = 1'250'001;  // so many that only 64 rows fit a chunk
+  nn::Parameter& weight = store.add("lm_head.weight", {kVocab, 2});
+  allocate();
+  make_targets(68, kVocab, 1);
+  const nn::Head head(weight);
+  ASSERT_EQ(head.chunk_rows(68), 64);
+  const Result whole = loss(weight, 68, targets);
+  Result first = loss(weight, 68, part(0, 60));
+  std::vector<float> values(first.logp.begin(), first.logp.begin() + 60);
+  const Result second = loss(weight, 68, part(60, 8));
+  values.insert(values.end(), second.logp.begin(), second.logp.begin() + 8);
+  EXPECT_EQ(values, whole.logp);
+  for (size_t i = 0; i < first.dhidden.size(); ++i) first.dhidden[i] += second.dhidden[i];
+  for (size_t i = 0; i < first.dweight.size(); ++i) first.dweight[i] += second.dweight[i];
+  expect_close(whole.dhidden, first.dhidden, 1e-5);
+  expect_close(whole.dweight, first.dweight, 1e-5);
+}
+
+}  // namespace
+}  // namespace attune

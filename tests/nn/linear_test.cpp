@@ -1,0 +1,188 @@
+// linear: fused groups, frozen members, adapter slots, and what it keeps.
+#include "nn/linear.h"
+
+#include "nn/layers.h"
+#include "toy.h"
+
+namespace attune {
+namespace {
+
+using namespace test;
+using V = std::vector<double>;
+
+// Σ dy∘y of y = x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ placed at out_begin.
+struct Dense {
+  size_t n, in, out, rank = 0, begin = 0, width = 0;
+  double scale = 0;
+  V x, w, b, a, bb, dy;
+  V y() const {
+    V result(n * out);
+    for (size_t r = 0; r < n; ++r) {
+      for (size_t o = 0; o < out; ++o) {
+        double sum = b.empty() ? 0 : b[o];
+        for (size_t i = 0; i < in; ++i) sum += x[r * in + i] * w[o * in + i];
+        result[r * out + o] = sum;
+      }
+      for (size_t q = 0; q < rank; ++q) {
+        double h = 0;
+        for (size_t i = 0; i < in; ++i) h += x[r * in + i] * a[q * in + i];
+        for (size_t o = 0; o < width; ++o) result[r * out + begin + o] += scale * h * bb[o * rank + q];
+      }
+    }
+    return result;
+  }
+  double loss() const {
+    const V values = y();
+    double sum = 0;
+    for (size_t i = 0; i < values.size(); ++i) sum += values[i] * dy[i];
+    return sum;
+  }
+};
+
+class LinearTest : public Toy {
+ protected:
+  static constexpr int64_t kRows = 7, kIn = 9;
+  nn::Linear layer;
+
+  void declare(bool adapter) {
+    layer.weights = store.add_group({{"q.weight", {6, kIn}}, {"k.weight", {4, kIn}}, {"v.weight", {4, kIn}}});
+    layer.biases = store.add_group({{"q.bias", {6}}, {"k.bias", {4}}, {"v.bias", {4}}});
+    if (!adapter) return;
+    nn::Parameter& a = store.add("k.lora_A", {3, kIn});
+    nn::Parameter& b = store.add("k.lora_B", {4, 3});
+    layer.adapters.push_back({&a, &b, 1.75f, 6});
+  }
+  Dense dense(nn::Value x, const Tensor& dy) const {
+    Dense d{kRows, kIn, 14, 0, 0, 0, 0, doubles(x->value), doubles(layer.weight().dense), doubles(layer.bias()), {}, {}, doubles(dy)};
+    if (!layer.adapters.empty()) {
+      const nn::Adapter& a = layer.adapters[0];
+      d.rank = 3, d.begin = 6, d.width = 4, d.scale = a.scale;
+      d.a = doubles(a.a->weight), d.bb = doubles(a.b->weight);
+    }
+    return d;
+  }
+};
+
+TEST_F(LinearTest, GradientsOfAFusedGroup) {
+  declare(false);
+  allocate();
+  tape.begin(true);
+  nn::Value x = input(kRows, kIn), y = nn::linear(tape, x, layer);
+  Dense d = dense(x, seed_gradient(y));
+  const V expected = d.y();
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(y->value.as<float>()[i], expected[i], 1e-5);
+  tape.backward();
+  expect_differences(x->gradient, d.x, [&] { return d.loss(); });
+  const Tensor dw = Tensor::matrix(layer.weights[0]->gradient.data, DType::f32, 14, kIn);
+  expect_differences(dw, d.w, [&] { return d.loss(); });
+  expect_differences(Tensor::vector(layer.biases[0]->gradient.data, DType::f32, 14), d.b, [&] { return d.loss(); });
+}
+
+TEST_F(LinearTest, AFrozenMemberOfAGroupGetsNoGradientAndTheOthersGetTheirs) {
+  declare(false);
+  store.find("k.weight")->trainable = store.find("q.bias")->trainable = false;
+  allocate();
+  tape.begin(true);
+  nn::Value x = input(kRows, kIn), y = nn::linear(tape, x, layer);
+  Dense d = dense(x, seed_gradient(y));
+  tape.backward();
+  EXPECT_FALSE(store.find("k.weight")->gradient.defined());
+  EXPECT_FALSE(store.find("q.bias")->gradient.defined());
+  // dW[o, i] = Σ dy[o]·x[i], computed by hand for the rows of v.
+  const Tensor dv = store.find("v.weight")->gradient;
+  for (size_t o = 0; o < 4; ++o)
+    for (size_t i = 0; i < kIn; ++i) {
+      double sum = 0;
+      for (size_t r = 0; r < kRows; ++r) sum += d.dy[r * 14 + 10 + o] * d.x[r * kIn + i];
+      EXPECT_NEAR(dv.row<float>(static_cast<int64_t>(o))[i], sum, 1e-4);
+    }
+  for (size_t o = 0; o < 4; ++o) {
+    double sum = 0;
+    for (size_t r = 0; r < kRows; ++r) sum += d.dy[r * 14 + 6 + o];
+    EXPECT_NEAR(store.find("k.bias")->gradient.as<float>()[o], sum, 1e-4);
+  }
+}
+
+TEST_F(LinearTest, ALowRankAdapterAddsToItsColumnsAndAloneIsTrained) {
+  declare(true);
+  for (nn::Parameter* p : layer.weights) p->trainable = false;
+  for (nn::Parameter* p : layer.biases) p->trainable = false;
+  allocate();
+  tape.begin(true);
+  nn::Value x = input(kRows, kIn), y = nn::linear(tape, x, layer);
+  Dense d = dense(x, seed_gradient(y));
+  const V expected = d.y();
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(y->value.as<float>()[i], expected[i], 1e-4);
+  tape.backward();
+  expect_differences(layer.adapters[0].a->gradient, d.a, [&] { return d.loss(); });
+  expect_differences(layer.adapters[0].b->gradient, d.bb, [&] { return d.loss(); });
+  expect_differences(x->gradient, d.x, [&] { return d.loss(); });
+  for (nn::Parameter* p : layer.weights) EXPECT_FALSE(p->gradient.defined()) << p->name;
+  for (const auto& p : store.all()) EXPECT_EQ(p->pending_uses, 0) << p->name;
+}
+
+// The half of a block that ends in the down projection, as models write it: output first, then a scope.
+class MlpMemory : public Toy {
+ protected:
+  static constexpr int64_t kRows = 33, kHidden = 16, kInner = 40;
+  nn::Parameter* norm = nullptr;
+  nn::Linear gate_up, down;
+
+  void SetUp() override {
+    norm = &store.add("norm.weight", {kHidden});
+    gate_up.weights = store.add_group({{"gate", {kInner, kHidden}}, {"up", {kInner, kHidden}}});
+    down.weights = {&store.add("down", {kHidden, kInner})};
+  }
+  // Returns bytes in use after the forward pass; runs backward and hands out the input's gradient.
+  uint64_t run(V& dx) {
+    store.begin_step();
+    ArenaScope all(arena);
+    tape.begin(true);
+    nn::Value x = input(kRows, kHidden);
+    nn::Value y = tape.make(x->value.rows, kHidden, DType::f32, true);
+    {
+      nn::Tape::Scope scope(tape);
+      nn::Value n = nn::rms_norm(tape, x, *norm, 1e-5f);
+      nn::Value gu = nn::linear(tape, n, gate_up);
+      nn::Value act = nn::swiglu(tape, gu);
+      nn::linear(tape, act, down, y);
+    }
+    const uint64_t used = arena.used();
+    std::vector<float> output_gradient(kRows * kHidden), input_gradient(kRows * kHidden);
+    y->gradient = Tensor::matrix(output_gradient.data(), DType::f32, kRows, kHidden);
+    y->gradient_written = true;
+    fill(y->gradient, 77);
+    x->gradient_storage = Tensor::matrix(input_gradient.data(), DType::f32, kRows, kHidden);
+    tape.backward();
+    dx.assign(input_gradient.begin(), input_gradient.end());
+    return used;
+  }
+};
+
+TEST_F(MlpMemory, AFrozenLinearKeepsNoInput) {
+  allocate();
+  V trainable_dx, frozen_dx;
+  const uint64_t trainable = run(trainable_dx);
+  down.weights[0]->trainable = false;
+  const uint64_t frozen = run(frozen_dx);
+  const uint64_t input_bytes = (kRows * kInner * sizeof(float) + 63) / 64 * 64;
+  EXPECT_EQ(trainable - frozen, input_bytes);
+  EXPECT_EQ(trainable_dx, frozen_dx);
+}
+
+TEST_F(MlpMemory, NothingIsKeptOutsideOfTraining) {
+  allocate();
+  tape.begin(false);
+  nn::Value x = input(kRows, kHidden);
+  nn::Value y = tape.make(x->value.rows, kHidden, DType::f32, true);
+  const uint64_t before = arena.used();
+  {
+    nn::Tape::Scope scope(tape);
+    nn::Value n = nn::rms_norm(tape, x, *norm, 1e-5f);
+    nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, y);
+  }
+  EXPECT_EQ(arena.used(), before);
+}
+
+}  // namespace
+}  // namespace attune
