@@ -6,4 +6,5 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$root/scripts/build.sh" --tests
 bash "$root/scripts/check_rooms.sh"
 bash "$root/scripts/check_isa.sh"
+bash "$root/scripts/check_docs.sh"
 exec ctest --test-dir "$root/build" --output-on-failure -j2

@@ -18,6 +18,10 @@ void BatchView::bind(const MicroBatch& b, const BatchCapacity& c, double normali
   if (b.token_count() > c.tokens || labelled > c.label_rows || b.sequence_count() > c.sequences)
     fail("internal error: a micro-batch of {} tokens, {} labels, {} sequences exceeds the planned {}, {}, {}", b.token_count(),
          labelled, b.sequence_count(), c.tokens, c.label_rows, c.sequences);
+  for (size_t i = 0; i + 1 < b.cu_seqlens.size(); ++i)  // attention's workspace and the position table end there
+    if (b.cu_seqlens[i + 1] - b.cu_seqlens[i] > c.max_seqlen)
+      fail("internal error: sample {} has {} tokens, beyond the planned {}", b.sequence_samples[i],
+           b.cu_seqlens[i + 1] - b.cu_seqlens[i], c.max_seqlen);
   coefficients_.resize(static_cast<size_t>(c.label_rows));
   logp_memory_.resize(static_cast<size_t>(c.label_rows));
   for (size_t i = 0; i < b.loss_weights.size(); ++i) coefficients_[i] = static_cast<float>(b.loss_weights[i] / normaliser);

@@ -23,7 +23,7 @@ Arena::~Arena() { ::munmap(base_, capacity_ == 0 ? kAlignment : capacity_); }
 
 void* Arena::allocate(uint64_t bytes) {
   const uint64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  if (rounded > capacity_ - used_)
+  if (rounded < bytes || rounded > capacity_ - used_)
     fail("activation memory is exhausted: {} bytes wanted, {} of {} in use. The plan and the step disagree; "
          "please report this with the configuration", rounded, used_, capacity_);
   void* p = base_ + used_;

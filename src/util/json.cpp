@@ -58,6 +58,8 @@ void dump_inline(const Json& value, std::string& out) {
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& source) {
+  // The parser takes a NUL byte for the end of its input and would not see what follows.
+  if (text.find('\0') != std::string_view::npos) fail("{}: not valid JSON: it holds a NUL byte", source);
   try {
     StrictCallback callback(source);
     return Json::parse(text.begin(), text.end(), std::ref(callback));

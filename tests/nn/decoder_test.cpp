@@ -12,7 +12,8 @@ using namespace test;
 
 std::vector<Sample> samples_of(const std::string& model) {
   std::vector<Sample> out;
-  for (const Json& s : read_json(fixture("models") / model / "reference.json")["sequences"]) out.push_back(sample_of(s));
+  const Json reference = read_json(fixture("models") / model / "reference.json");
+  for (const Json& s : reference["sequences"]) out.push_back(sample_of(s));
   return out;
 }
 
@@ -31,8 +32,9 @@ class Recorder : public nn::StepHooks {
     ++completed[p.name];
     EXPECT_TRUE(p.gradient_written) << p.name;
     EXPECT_EQ(p.pending_uses, 0) << p.name;
-    if (const auto at = p.name.find("layers."); at != std::string::npos)
+    if (const auto at = p.name.find("layers."); at != std::string::npos) {
       EXPECT_EQ(held, std::stoi(p.name.substr(at + 7))) << p.name << " completes outside of its block";
+    }
   }
   int held = -1;
   std::vector<int> acquired;
@@ -66,7 +68,9 @@ TEST_P(Hooks, ArePairedAndEachParameterCompletesOncePerStep) {
     objective.run(tape, *model, view, DType::f32, {});
     EXPECT_EQ(hooks.acquired, (std::vector<int>{0, 1, 1, 0})) << "forward, then backward in reverse";
     EXPECT_EQ(hooks.held, -1);
-    if (!last) EXPECT_TRUE(hooks.completed.empty()) << "complete before the last micro-batch";
+    if (!last) {
+      EXPECT_TRUE(hooks.completed.empty()) << "complete before the last micro-batch";
+    }
   }
   EXPECT_EQ(hooks.completed.size(), all.size());
   for (const auto& [parameter, times] : hooks.completed) EXPECT_EQ(times, 1) << parameter;
@@ -92,10 +96,15 @@ TEST_P(RecomputeTest, GivesTheSameBits) {
     auto engine = make_engine(*model, objective, options);
     const double l = engine->step(step, 1, 0.0f).loss;
     for (const auto& p : model->parameters().all()) {
-      if (recompute == nn::Recompute::none) first[p->name] = floats(p->gradient);
-      else EXPECT_EQ(floats(p->gradient), first[p->name]) << p->name;
+      if (recompute == nn::Recompute::none) {
+        first[p->name] = floats(p->gradient);
+      } else {
+        EXPECT_EQ(floats(p->gradient), first[p->name]) << p->name;
+      }
     }
-    if (recompute == nn::Recompute::block) EXPECT_EQ(l, loss);
+    if (recompute == nn::Recompute::block) {
+      EXPECT_EQ(l, loss);
+    }
     loss = l;
   }
 }
@@ -116,8 +125,11 @@ TEST(Decoder, FrozenBlocksStillPassTheGradientThrough) {
     all->step(step, 1, 0.0f);
     some->step(step, 1, 0.0f);
     for (const auto& p : model->parameters().all()) {
-      if (p->trainable) EXPECT_LT(relative_error(floats(p->gradient), floats(reference->parameters().find(p->name)->gradient)), 1e-5);
-      else EXPECT_FALSE(p->gradient.defined()) << p->name;
+      if (p->trainable) {
+        EXPECT_LT(relative_error(floats(p->gradient), floats(reference->parameters().find(p->name)->gradient)), 1e-5);
+      } else {
+        EXPECT_FALSE(p->gradient.defined()) << p->name;
+      }
     }
   }
 }
@@ -195,7 +207,7 @@ class Pairwise : public objectives::Objective {
     for (int64_t i = 0; i < n; ++i) sums[static_cast<size_t>(sequence_of(i))] += logp->value.as<float>()[i];
     double loss = 0;
     std::vector<double> slope(sums.size());
-    for (size_t s = 0; s + 2 < sums.size() + 0; s += 2) {
+    for (size_t s = 0; s + 2 < sums.size(); s += 2) {
       const double margin = 0.1 * (sums[s] - sums[s + 1]);
       loss += std::log1p(std::exp(-margin)) / groups;
       slope[s] = -0.1 / (1 + std::exp(margin)) / groups;
@@ -236,11 +248,17 @@ TEST(Groups, PairsStayTogetherAndNormaliseByGroup) {
     options.micro_batches = static_cast<int64_t>(step->micro_batches.size());
     auto engine = make_engine(*model, objective, options);
     const double l = engine->step(*step, 1, 0.0f).loss;
-    if (step == &together) loss = l;
-    else EXPECT_NEAR(l, loss, 1e-5);
+    if (step == &together) {
+      loss = l;
+    } else {
+      EXPECT_NEAR(l, loss, 1e-5);
+    }
     for (const auto& p : model->parameters().all()) {
-      if (step == &together) gradients[p->name] = floats(p->gradient);
-      else EXPECT_LT(relative_error(floats(p->gradient), gradients[p->name]), 1e-4) << p->name;
+      if (step == &together) {
+        gradients[p->name] = floats(p->gradient);
+      } else {
+        EXPECT_LT(relative_error(floats(p->gradient), gradients[p->name]), 1e-4) << p->name;
+      }
     }
   }
   // The slope along the gradient is its squared length.

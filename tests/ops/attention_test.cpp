@@ -111,7 +111,9 @@ class Attention : public EveryBackend {
     Doubles lse;
     EXPECT_LT(error_of(r.out, reference(t, x.q, x.k, x.v, mask, &lse)), 1e-5);
     for (size_t i = 0; i < lse.size(); ++i)
-      if (std::isfinite(lse[i])) EXPECT_NEAR(r.lse[i], lse[i], 1e-4);
+      if (std::isfinite(lse[i])) {
+        EXPECT_NEAR(r.lse[i], lse[i], 1e-4);
+      }
     expect_gradient(r.dq, x.q, [&](const Doubles& p) { return dot(x.dout, reference(t, p, x.k, x.v, mask)); }, 1e-4, samples);
     expect_gradient(r.dk, x.k, [&](const Doubles& p) { return dot(x.dout, reference(t, x.q, p, x.v, mask)); }, 1e-4, samples);
     expect_gradient(r.dv, x.v, [&](const Doubles& p) { return dot(x.dout, reference(t, x.q, x.k, p, mask)); }, 1e-4, samples);

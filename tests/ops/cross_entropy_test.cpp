@@ -36,11 +36,16 @@ TEST_P(CrossEntropy, LogProbabilitiesAndTheirGradient) {
               c[i] * (std::exp(z[i * w + j] - expected_lse.back()) - (j == static_cast<size_t>(labels[i]) ? 1 : 0));
       }
       EXPECT_LT(error_of(lse.doubles(), expected_lse), 1e-6);
-      if (v > 1) EXPECT_LT(error_of(logp.doubles(), expected_logp), 1e-6);
+      if (v > 1) {
+        EXPECT_LT(error_of(logp.doubles(), expected_logp), 1e-6);
+      }
       const Tensor gradient = ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, DType::f32});
       EXPECT_EQ(gradient.data, logits.tensor.data);
-      if (v > 1) EXPECT_LT(error_of(logits.doubles(), expected_gradient), 1e-5);
-      else for (double g : logits.doubles()) EXPECT_NEAR(g, 0, 1e-6);
+      if (v > 1) {
+        EXPECT_LT(error_of(logits.doubles(), expected_gradient), 1e-5);
+      } else {
+        for (double g : logits.doubles()) EXPECT_NEAR(g, 0, 1e-6);
+      }
 
       // The naive reference is itself held by central differences of −Σ c·logp.
       if (r != 7 || v != 129) continue;

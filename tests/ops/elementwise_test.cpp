@@ -25,7 +25,9 @@ TEST_P(Elementwise, AddRoundsOnceInEveryMixtureOfDtypesAndInPlace) {
             for (size_t i = 0; i < got.size(); ++i)
               EXPECT_EQ(got[i], rounded(static_cast<float>(x[i]) + static_cast<float>(y[i]), o));
             ops::add(context, {ta, tb, tb});
-            if (b == o) EXPECT_EQ(tb.doubles(), got);
+            if (b == o) {
+              EXPECT_EQ(tb.doubles(), got);
+            }
           }
 }
 

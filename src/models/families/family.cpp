@@ -116,16 +116,25 @@ DecoderConfig common(const Json& config, const std::string& where) {
   if (c.num_attention_heads % c.num_key_value_heads != 0)
     refuse("{}: num_attention_heads ({}) must be a multiple of num_key_value_heads ({})", where, c.num_attention_heads,
            c.num_key_value_heads);
+  if (!present(config, "head_dim") && c.hidden_size % c.num_attention_heads != 0)
+    refuse("{}: hidden_size ({}) must be a multiple of num_attention_heads ({}) where head_dim is not given", where, c.hidden_size,
+           c.num_attention_heads);
   c.head_dim = integer_or(config, "head_dim", c.hidden_size / c.num_attention_heads, where);
   check_positive(c.head_dim, kLimit, "head_dim", where);
+  if (c.num_attention_heads * c.head_dim > kLimit)
+    refuse("{}: num_attention_heads ({}) · head_dim ({}) is beyond {}", where, c.num_attention_heads, c.head_dim, kLimit);
   if (c.head_dim % 2 != 0) refuse("{}: head_dim is {}; rotary embeddings need an even number", where, c.head_dim);
   c.max_position_embeddings = integer_or(config, "max_position_embeddings", 2048, where);
   check_positive(c.max_position_embeddings, int64_t{1} << 30, "max_position_embeddings", where);
   c.rms_norm_eps = static_cast<float>(number_or(config, "rms_norm_eps", 1e-6, where));
+  if (!(c.rms_norm_eps > 0)) refuse("{}: \"rms_norm_eps\" is {}; expected a number above 0", where, c.rms_norm_eps);
   c.tie_word_embeddings = flag_or(config, "tie_word_embeddings", false, where);
   c.attention_dropout = static_cast<float>(number_or(config, "attention_dropout", 0, where));
+  if (!(c.attention_dropout >= 0 && c.attention_dropout < 1))
+    refuse("{}: \"attention_dropout\" is {}; expected 0 or more and below 1", where, c.attention_dropout);
   c.initializer_range = static_cast<float>(number_or(config, "initializer_range", 0.02, where));
   c.rope = parse_rope(config, static_cast<double>(c.max_position_embeddings), where);
+  if (!(c.rope.theta > 0)) refuse("{}: \"rope_theta\" is {}; expected a number above 0", where, c.rope.theta);
   if (const std::string act = text_or(config, "hidden_act", "silu", where); act != "silu" && act != "swish")
     refuse("{}: hidden_act \"{}\" is not supported in this family; expected \"silu\"", where, act);
   if (present(config, "eos_token_id")) {

@@ -1,0 +1,144 @@
+"""Writes a pre-training file whose documents are exactly T tokens long, and the token ids in attune's order.
+
+    corpus.py --attune PROGRAM --model DIR --text FILE.jsonl --tokens T --documents N --out DIR
+
+DIR/data.jsonl     {"text": …}, one document a line, for `attune train`
+DIR/stream.jsonl   the same documents as ids, in the order in which attune takes them with the given seed; the PyTorch
+                   side reads them from the top. With equal weights the losses of both can be compared step by step.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import subprocess
+
+MASK = (1 << 64) - 1
+
+
+def mix(a, *rest):
+    """util/rng.h: mix_key."""
+    a = (a + 0x9E3779B97F4A7C15) & MASK
+    a = ((a ^ (a >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    a = ((a ^ (a >> 27)) * 0x94D049BB133111EB) & MASK
+    a ^= a >> 31
+    return mix(a ^ rest[0], *rest[1:]) if rest else a
+
+
+def permutation(n, seed, epoch):
+    """data/order.cpp: Permutation, as a list."""
+    half = 1
+    while (1 << (2 * half)) < n:
+        half += 1
+    key, mask = mix(seed, epoch), (1 << half) - 1
+    out = []
+    for place in range(n):
+        x = place
+        while True:
+            left, right = x >> half, x & mask
+            for number in range(6):
+                left, right = right, left ^ (mix(key, number, right) & mask)
+            x = (left << half) | right
+            if x < n:
+                break
+        out.append(x)
+    return out
+
+
+def packed_order(n, seed, epoch=0, window=1024):
+    """data/order.cpp: packs of one document each (every document fills its pack)."""
+    order, out = permutation(n, seed, epoch), []
+    for begin in range(0, n, window):
+        places = order[begin:begin + window]
+        deal = permutation(len(places), mix(seed, 0x9ACC), mix(epoch, begin))
+        out += [places[i] for i in deal]
+    return out
+
+
+def tokenize(attune, model, texts, path):
+    path.write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
+    done = subprocess.run([attune, "tokenize", "--model", model, "--file", path, "--jsonl", "--add-special"],
+                          check=True, stdout=subprocess.PIPE, text=True)
+    path.unlink()
+    return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+
+
+def eos_id(attune, model, scratch):
+    config = json.loads((pathlib.Path(model) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    token = config.get("eos_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if not token:
+        return None
+    ids = tokenize_plain(attune, model, token, scratch)
+    if len(ids) != 1:
+        raise SystemExit(f"the end-of-text token {token!r} is not one token of this tokenizer: {ids}")
+    return ids[0]
+
+
+def tokenize_plain(attune, model, text, path):
+    path.write_text(json.dumps(text) + "\n", encoding="utf-8")
+    done = subprocess.run([attune, "tokenize", "--model", model, "--file", path, "--jsonl"], check=True,
+                          stdout=subprocess.PIPE, text=True)
+    path.unlink()
+    return json.loads(done.stdout.splitlines()[0])
+
+
+def documents(attune, model, passages, length, count, scratch, seed):
+    """Texts that become exactly `length` tokens, with their ids: whole words are added until the length is met."""
+    rng, found = random.Random(seed), []
+    for _ in range(20):
+        drafts = []
+        while len(drafts) < 2 * (count - len(found)) + 8:
+            words = []
+            while len(words) < 2 * length:
+                words += rng.choice(passages).split()
+            drafts.append(words)
+        # Tokens per word are nearly constant within a draft: shorten towards the length in a few rounds.
+        sizes = [len(d) for d in drafts]
+        for _ in range(12):
+            texts = [" ".join(d[:n]) for d, n in zip(drafts, sizes)]
+            encoded = tokenize(attune, model, texts, scratch)
+            keep = []
+            for i, ids in enumerate(encoded):
+                if len(ids) == length:
+                    found.append((texts[i], ids))
+                    continue
+                step = round((length - len(ids)) * sizes[i] / max(1, len(ids)))
+                sizes[i] = max(1, min(len(drafts[i]), sizes[i] + (step or (1 if len(ids) < length else -1))))
+                keep.append(i)
+            drafts, sizes = [drafts[i] for i in keep], [sizes[i] for i in keep]
+            if len(found) >= count:
+                return found[:count]
+            if not drafts:
+                break
+    raise SystemExit(f"only {len(found)} of {count} documents of {length} tokens were found")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attune", required=True)
+    parser.add_argument("--model", required=True, help="directory with the tokenizer")
+    parser.add_argument("--text", required=True, help='JSONL with "text"')
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--documents", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=42, help="the seed of the training run")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(args.text, encoding="utf-8") as file:
+        passages = [json.loads(line)["text"] for line in file if line.strip()]
+    end = eos_id(args.attune, args.model, out / "scratch.jsonl")
+    length = args.tokens - (end is not None)  # attune closes a document with EOS
+    found = documents(args.attune, args.model, passages, length, args.documents, out / "scratch.jsonl", args.seed)
+    with open(out / "data.jsonl", "w", encoding="utf-8") as file:
+        for text, _ in found:
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    with open(out / "stream.jsonl", "w", encoding="utf-8") as file:
+        for i in packed_order(len(found), args.seed):
+            file.write(json.dumps(found[i][1] + ([end] if end is not None else [])) + "\n")
+
+
+if __name__ == "__main__":
+    main()
