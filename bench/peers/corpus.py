@@ -55,6 +55,10 @@ def packed_order(n, seed, epoch=0, window=1024):
     return out
 
 
+def write_texts(path, texts):
+    path.write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
+
+
 def tokenize(attune, model, texts, path):
     path.write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
     done = subprocess.run([attune, "tokenize", "--model", model, "--file", path, "--jsonl", "--add-special"],
@@ -63,29 +67,16 @@ def tokenize(attune, model, texts, path):
     return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
 
 
-def eos_id(attune, model, scratch):
-    config = json.loads((pathlib.Path(model) / "tokenizer_config.json").read_text(encoding="utf-8"))
-    token = config.get("eos_token")
-    if isinstance(token, dict):
-        token = token.get("content")
-    if not token:
-        return None
-    ids = tokenize_plain(attune, model, token, scratch)
-    if len(ids) != 1:
-        raise SystemExit(f"the end-of-text token {token!r} is not one token of this tokenizer: {ids}")
-    return ids[0]
-
-
-def tokenize_plain(attune, model, text, path):
-    path.write_text(json.dumps(text) + "\n", encoding="utf-8")
-    done = subprocess.run([attune, "tokenize", "--model", model, "--file", path, "--jsonl"], check=True,
-                          stdout=subprocess.PIPE, text=True)
-    path.unlink()
-    return json.loads(done.stdout.splitlines()[0])
+def as_trained(attune, model, data, tokens, count):
+    """The samples of a pre-training file as attune trains them, in the file's order."""
+    done = subprocess.run([attune, "data", "inspect", "--json", "--count", str(count), f"model_name_or_path={model}",
+                           f"dataset={data}", "stage=pt", f"cutoff_len={tokens}"],
+                          check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return [json.loads(line)["ids"] for line in done.stdout.splitlines() if line.strip()]
 
 
 def documents(attune, model, passages, length, count, scratch, seed):
-    """Texts that become exactly `length` tokens, with their ids: whole words are added until the length is met."""
+    """Texts that become exactly `length` tokens: drafts are shortened or lengthened by words until they fit."""
     rng, found = random.Random(seed), []
     for _ in range(20):
         drafts = []
@@ -102,7 +93,7 @@ def documents(attune, model, passages, length, count, scratch, seed):
             keep = []
             for i, ids in enumerate(encoded):
                 if len(ids) == length:
-                    found.append((texts[i], ids))
+                    found.append(texts[i])
                     continue
                 step = round((length - len(ids)) * sizes[i] / max(1, len(ids)))
                 sizes[i] = max(1, min(len(drafts[i]), sizes[i] + (step or (1 if len(ids) < length else -1))))
@@ -129,15 +120,19 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     with open(args.text, encoding="utf-8") as file:
         passages = [json.loads(line)["text"] for line in file if line.strip()]
-    end = eos_id(args.attune, args.model, out / "scratch.jsonl")
-    length = args.tokens - (end is not None)  # attune closes a document with EOS
-    found = documents(args.attune, args.model, passages, length, args.documents, out / "scratch.jsonl", args.seed)
-    with open(out / "data.jsonl", "w", encoding="utf-8") as file:
-        for text, _ in found:
-            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    scratch, data = out / "scratch.jsonl", out / "data.jsonl"
+    # Training closes a document with the end-of-text token, where the tokenizer has one.
+    write_texts(data, ["word"])
+    closing = len(as_trained(args.attune, args.model, data, args.tokens, 1)[0]) - len(
+        tokenize(args.attune, args.model, ["word"], scratch)[0])
+    texts = documents(args.attune, args.model, passages, args.tokens - closing, args.documents, scratch, args.seed)
+    write_texts(data, texts)
+    samples = as_trained(args.attune, args.model, data, args.tokens, len(texts) + 1)
+    if len(samples) != len(texts) or any(len(ids) != args.tokens for ids in samples):
+        raise SystemExit(f"the documents do not become {len(texts)} samples of {args.tokens} tokens")
     with open(out / "stream.jsonl", "w", encoding="utf-8") as file:
-        for i in packed_order(len(found), args.seed):
-            file.write(json.dumps(found[i][1] + ([end] if end is not None else [])) + "\n")
+        for i in packed_order(len(samples), args.seed):
+            file.write(json.dumps(samples[i]) + "\n")
 
 
 if __name__ == "__main__":

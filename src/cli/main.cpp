@@ -1,7 +1,10 @@
 // The command line: options of every command, and what goes wrong turned into an exit code (1 the work failed, 2 the
 // request was wrong).
 #include <CLI/CLI.hpp>
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 
 #include "cli/commands.h"
@@ -126,9 +129,18 @@ void add_text(CLI::App& app, Action& action) {
   c->callback([&action] { action = [] { return tokenizer_train(n); }; });
 }
 
+// Threads that wait for each other should give way soon: on a busy machine, spinning through a whole time slice costs
+// several times the work itself. The runtime reads its settings when it is loaded, hence the second start.
+void restart_with_short_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
+  ::setenv("GOMP_SPINCOUNT", "2000", 1);
+  ::execv("/proc/self/exe", argv);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  restart_with_short_spinning(argv);
   CLI::App app{"attune: turns a general language model into a specialist by tuning every parameter"};
   app.set_version_flag("--version", std::string("attune ") + ATTUNE_VERSION);
   app.require_subcommand(1);
