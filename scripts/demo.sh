@@ -16,7 +16,8 @@ step() { printf '\n== %s\n' "$*" >&2; }
 # The value of a number in a line of JSON.
 number() { grep -o "\"$2\": [0-9.eE+-]*" <<<"$1" | head -n 1 | sed 's/.*: //'; }
 percent() { awk -v x="$1" 'BEGIN { printf "%5.1f %%", 100 * x }'; }
-ask() { "$attune" eval --model "$1" --file "$2" --template chatml --max-new-tokens 16 --json "${@:3}"; }
+# Small models answer fastest on one thread each: the questions of one stage are asked side by side.
+ask() { OMP_NUM_THREADS=1 "$attune" eval --model "$1" --file "$data/$2" --max-new-tokens 16 --json "${@:3}"; }
 
 step "1. a tokenizer from the domain's own text"
 "$attune" tokenizer train "$data/pretrain.jsonl" "$data/train.jsonl" --vocab-size 2000 --out "$out/tokenizer"
@@ -26,15 +27,21 @@ step "2. a small model, randomly initialised, and a quarter of the time on plain
 "$attune" train "$data/pretrain.yaml" model_name_or_path="$out/base" output_dir="$out/pretrained"
 
 step "3. before tuning: the held-out questions, asked of the pre-trained model"
-before=$(ask "$out/pretrained" "$data/test_phrasings.jsonl" --predictions "$out/before.jsonl" --baseline-from "$data/train.jsonl")
-cloze=$("$attune" eval --model "$out/pretrained" --file "$data/test_phrasings.jsonl" --prompt-column cloze --max-new-tokens 16 --json)
+ask "$out/pretrained" test_phrasings.jsonl --template chatml --predictions "$out/before.jsonl" --baseline-from "$data/train.jsonl" >"$out/before.json" &
+ask "$out/pretrained" test_phrasings.jsonl --prompt-column cloze >"$out/cloze.json"
+wait $!
+before=$(<"$out/before.json")
+cloze=$(<"$out/cloze.json")
 
 step "4. tune every parameter on questions and answers"
 "$attune" train "$data/sft.yaml" model_name_or_path="$out/pretrained" output_dir="$out/specialist"
 
 step "5. after tuning: the same questions"
-pairings=$(ask "$out/specialist" "$data/test_pairings.jsonl")
-after=$(ask "$out/specialist" "$data/test_phrasings.jsonl" --predictions "$out/after.jsonl")
+ask "$out/specialist" test_pairings.jsonl --template chatml >"$out/pairings.json" &
+ask "$out/specialist" test_phrasings.jsonl --template chatml --predictions "$out/after.jsonl" >"$out/after.json"
+wait $!
+pairings=$(<"$out/pairings.json")
+after=$(<"$out/after.json")
 
 questions=$(($(number "$after" questions) + $(number "$pairings" questions)))
 seconds=$(($(date +%s) - start))

@@ -71,7 +71,9 @@ def as_trained(attune, model, data, tokens, count):
     """The samples of a pre-training file as attune trains them, in the file's order."""
     done = subprocess.run([attune, "data", "inspect", "--json", "--count", str(count), f"model_name_or_path={model}",
                            f"dataset={data}", "stage=pt", f"cutoff_len={tokens}"],
-                          check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
     return [json.loads(line)["ids"] for line in done.stdout.splitlines() if line.strip()]
 
 

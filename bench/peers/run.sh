@@ -37,6 +37,10 @@ case "$mode" in
 esac
 (( steps > warmup )) || { echo "error: --steps must be more than --warmup" >&2; exit 2; }
 
+if [[ -e "$out" && ! -d "$out/shape" ]]; then
+  echo "error: --out $out exists and is no earlier result of this script; it is not overwritten" >&2
+  exit 2
+fi
 rm -rf "$out"
 mkdir -p "$out/shape"
 if [[ -n "$config" ]]; then

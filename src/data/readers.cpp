@@ -1,5 +1,6 @@
 #include "data/readers.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -62,9 +63,11 @@ std::vector<Piece> split_list(std::string_view content, const std::string& file)
       out.push_back({content.substr(start, i - start), start_line});
       start = std::string_view::npos;
     }
-    if (closes) {
-      --depth;
-      if (depth == 0) return out;
+    if (closes && --depth == 0) {
+      const size_t behind = content.find_first_not_of(" \t\r\n", i + 1);
+      if (behind == std::string_view::npos) return out;
+      line += std::count(content.begin() + static_cast<ptrdiff_t>(i), content.begin() + static_cast<ptrdiff_t>(behind), '\n');
+      fail("{}:{}: something stands behind the end of the JSON list; it would be lost", file, line);
     }
   }
   fail("{}: the JSON list is not closed: the file seems to be cut off", file);
@@ -104,8 +107,9 @@ float weight_of(const Json& message) {
   for (const char* key : {"weight", "loss_weight", "loss", "train"}) {
     if (!message.contains(key) || message[key].is_null()) continue;
     if (message[key].is_boolean()) return message[key].get<bool>() ? 1.0f : 0.0f;
-    if (message[key].is_number()) return message[key].get<float>();
-    throw BadRow{fmt::format("message \"{}\" must be a number or true/false", key)};
+    const double weight = message[key].is_number() ? message[key].get<double>() : -1;
+    if (weight >= 0 && weight <= 1e3) return static_cast<float>(weight);
+    throw BadRow{fmt::format("message \"{}\" must be true, false or a number from 0 to 1000", key)};
   }
   return 1.0f;
 }
@@ -122,7 +126,7 @@ void read_alpaca(const Json& row, Record& record) {
     }
   }
   std::string question = text_field(row, "instruction", true);
-  if (const std::string input = text_field(row, "input", false); !input.empty()) question += "\n" + input;
+  if (const std::string input = text_field(row, "input", false); !input.empty()) question += (question.empty() ? "" : "\n") + input;
   messages.push_back({"user", question, 1, ""});
   messages.push_back({"assistant", text_field(row, "output", true), 1, ""});
 }
@@ -137,8 +141,12 @@ Message sharegpt_message(const Json& turn) {
   else if (from == "function_call") {
     m.role = "assistant";
     m.content = "";
-    Json call = parse_json(value, "function_call");
-    Json calls = Json::array();
+    Json call, calls = Json::array();
+    try {
+      call = parse_json(value, "function_call");
+    } catch (const Error&) {
+      throw BadRow{"a function_call must hold JSON {name, arguments}"};
+    }
     for (const Json& one : call.is_array() ? call : Json::array({call}))
       calls.push_back({{"type", "function"}, {"function", one}});
     m.extra_json = Json({{"tool_calls", calls}}).dump();
@@ -215,10 +223,22 @@ enum class Kind { lines_of_text, json_lines, json_list };
 Kind kind_of(const std::filesystem::path& file, std::string_view content) {
   const size_t first = content.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos) refuse("{}: the file is empty", file.string());
-  if (content[first] == '[' && file.extension() != ".txt") return Kind::json_list;
-  if (content[first] == '{') return Kind::json_lines;
-  if (file.extension() == ".txt" || file.extension() == ".md") return Kind::lines_of_text;
-  refuse("{}: not JSON (begins with '{}') and not a .txt file. Expected JSONL, a JSON list or plain text", file.string(), content[first]);
+  const bool text = file.extension() == ".txt" || file.extension() == ".md";
+  if (content[first] == '[' && !text) return Kind::json_list;
+  // Rows in a file named .txt are rows, but a text may begin with a brace.
+  if (content[first] == '{' && (!text || Json::accept(split_lines(content)[0].text))) return Kind::json_lines;
+  if (text) return Kind::lines_of_text;
+  const auto byte = static_cast<unsigned char>(content[first]);
+  if (byte >= 0xFE) refuse("{}: the file is UTF-16; save it as UTF-8", file.string());
+  refuse("{}: not JSON (begins with {}) and not a .txt file. Expected JSONL, a JSON list or plain text", file.string(),
+         byte > 0x20 && byte < 0x7F ? fmt::format("'{}'", content[first]) : fmt::format("byte 0x{:02X}", byte));
+}
+
+// What is wrong with a row's JSON, without the place and the parser's detail, so that rows with the same fault count as one.
+std::string json_reason(std::string message, const std::string& where) {
+  if (message.starts_with(where + ": ")) message.erase(0, where.size() + 2);
+  const std::string plain = "not valid JSON";
+  return message.starts_with(plain) && message.find("NUL") == std::string::npos ? plain : message;
 }
 
 }  // namespace
@@ -252,7 +272,7 @@ void read_records(const std::filesystem::path& file, const ReadOptions& options,
       report.add(DataReport::Action::dropped, bad.reason, records.where(source));
     } catch (const Error& e) {
       if (first_reason.empty()) first_reason = e.what();
-      report.add(DataReport::Action::dropped, "not valid JSON", records.where(source));
+      report.add(DataReport::Action::dropped, json_reason(e.what(), records.where(source)), records.where(source));
     }
   }
   records.rows_read += read;

@@ -179,18 +179,23 @@ TokenSet tokenize(const Records& records, const text::Tokenizer& tokenizer, cons
                   const TokenizeOptions& options, DataReport& report) {
   if (options.cutoff_len < 2) refuse("cutoff_len: {} is too short; at least 2 tokens are needed", options.cutoff_len);
   std::vector<RowResult> results(records.rows.size());
-  std::exception_ptr error;
+  std::vector<std::exception_ptr> refused(records.rows.size());
 #pragma omp parallel for schedule(dynamic, 16)
   for (size_t i = 0; i < records.rows.size(); ++i) {
     try {
       results[i] = tokenize_row(records.rows[i], tokenizer, chat, options);
     } catch (const Error& e) {
-#pragma omp critical
-      if (!error)
-        error = std::make_exception_ptr(Error(e.blame(), records.where(records.rows[i].source) + ": " + e.what()));
+      // The template refuses this conversation: the others are not hidden by it.
+      results[i] = {{}, e.what(), true};
+      refused[i] = std::make_exception_ptr(Error(e.blame(), records.where(records.rows[i].source) + ": " + e.what()));
+    } catch (...) {
+      refused[i] = std::current_exception();
     }
   }
-  if (error) std::rethrow_exception(error);
+  for (size_t i = 0; i < refused.size(); ++i)
+    if (refused[i] && !results[i].dropped) std::rethrow_exception(refused[i]);
+  if (!refused.empty() && std::all_of(refused.begin(), refused.end(), [](const auto& e) { return e != nullptr; }))
+    std::rethrow_exception(refused[0]);
   TokenSet set;
   for (size_t i = 0; i < results.size(); ++i) {
     const std::string where = records.where(records.rows[i].source);

@@ -21,9 +21,11 @@ std::vector<Point> series(const Json& history, const char* key) {
   return out;
 }
 
+// Worth drawing only where there are enough points to hide each other.
 std::vector<Point> smoothed(const std::vector<Point>& raw) {
+  if (raw.size() < 30) return {};
   std::vector<Point> out = raw;
-  const double keep = raw.size() > 50 ? 0.9 : raw.size() > 10 ? 0.6 : 0.0;
+  const double keep = raw.size() > 100 ? 0.9 : 0.7;
   for (size_t i = 1; i < out.size(); ++i) out[i].loss = keep * out[i - 1].loss + (1 - keep) * raw[i].loss;
   return out;
 }
@@ -66,7 +68,7 @@ std::string loss_curve_svg(const Json& history) {
     out += fmt::format("\"/>\n<line x1=\"{0}\" x2=\"{1}\" y1=\"20\" y2=\"20\" stroke=\"{2}\" stroke-width=\"3\"/><text x=\"{3}\" y=\"24\">{4}</text>\n",
                        legend, legend + 22, colour, legend + 28, name);
   };
-  line(raw, "#b9cdf0", 1, "loss", 420);
+  line(raw, smooth.empty() ? "#1f4fa8" : "#b9cdf0", smooth.empty() ? 2 : 1, "loss", 420);
   line(smooth, "#1f4fa8", 2, "smoothed", 520);
   line(eval, "#c8501e", 2, "validation", 650);
   for (const Point& p : eval) out += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"#c8501e\"/>\n", x(p.step), y(p.loss));
