@@ -108,6 +108,9 @@ class Schema {
     string("template", &Config::chat_template, "Chat template: `alpaca`, `chatml`, `qwen`, `llama3`, `default`; empty: the model's own.");
     integer("cutoff_len", &Config::cutoff_len, 2, 1 << 24, "Longest sequence in tokens. What is cut is reported with file and line; the token that closes a kept answer is never cut.");
     flag("packing", &Config::packing, "Put several samples into one sequence of `cutoff_len` tokens. Attention and positions keep them apart.");
+    add({"neat_packing", "", "true or false", "The same as `packing`, under LLaMA-Factory's name for packing that keeps samples apart.",
+         [](Config& c, const Given& g) { c.packing = boolean(g) || c.packing; },
+         [](const Config& c) { return text(c.packing); }, {}});
     flag("train_on_prompt", &Config::train_on_prompt, "Learn the questions too, not only the answers.");
     integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each file; 0: all.");
     real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
@@ -217,9 +220,27 @@ const std::set<std::string>& ignored_keys() {
       "plot_loss", "report_to", "trust_remote_code", "flash_attn", "use_fast_tokenizer", "cache_dir", "hf_hub_token",
       "run_name", "push_to_hub", "hub_model_id", "logging_dir", "disable_tqdm", "tf32", "torch_compile", "use_cache",
       "include_num_input_tokens_seen", "enable_liger_kernel", "dataloader_pin_memory", "ddp_find_unused_parameters",
-      "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "neat_packing", "preprocessing_batch_size",
+      "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
+      "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
+      "hub_private_repo", "ms_hub_token", "om_hub_token", "use_cpu", "log_on_each_node", "skip_memory_metrics",
       "logging_strategy", "use_unsloth", "model_revision", "log_level", "save_safetensors", "full_determinism"};
   return keys;
+}
+
+// Keys of theirs for what is not here yet: accepted only where they switch it off.
+const std::set<std::string>& off_keys() {
+  static const std::set<std::string> keys{
+      "fp16", "pure_bf16", "streaming", "mask_history", "group_by_length", "load_best_model_at_end", "dataloader_drop_last",
+      "label_smoothing_factor", "neftune_noise_alpha", "early_stopping_steps", "eval_on_start", "predict_with_generate",
+      "compute_accuracy", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
+      "quantization_bit", "disable_shuffling"};
+  return keys;
+}
+
+bool is_off(const Given& g) {
+  if (g.values.empty()) return true;
+  static const std::set<std::string> off{"false", "False", "FALSE", "no", "off", "0", "0.0", "none", "None", "null", "~", ""};
+  return !g.is_list && off.count(g.values[0]) > 0;
 }
 
 std::vector<Given> read_yaml(const std::filesystem::path& file) {
@@ -241,8 +262,9 @@ std::vector<Given> read_yaml(const std::filesystem::path& file) {
     if (const auto [it, fresh] = seen.emplace(g.key, g.where); !fresh)
       refuse("{}: duplicate key {}; it was first set at {}", g.where, g.key, it->second);
     if (g.key == "stages") refuse("{}: pipelines (stages:) are not supported yet; run one stage after the other", g.where);
-    if (pair.second.IsNull()) continue;
-    if (pair.second.IsScalar()) {
+    if (pair.second.IsNull()) {
+      // The default: nothing to set, but the key must be a known one.
+    } else if (pair.second.IsScalar()) {
       g.values = {pair.second.Scalar()};
     } else if (pair.second.IsSequence()) {
       g.is_list = true;
@@ -265,10 +287,16 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
       ignored.push_back(g.key);
       return;
     }
-    std::vector<std::string> known;
+    if (off_keys().count(g.key)) {
+      if (!is_off(g)) refuse("{}: {} is not available yet; leave it out", g.where, g.key);
+      ignored.push_back(g.key);
+      return;
+    }
+    std::vector<std::string> known(ignored_keys().begin(), ignored_keys().end());
     for (const Key& k : schema().keys()) known.push_back(k.name);
     refuse("{}: unknown key \"{}\"{}. `attune train --help-config` lists all keys", g.where, g.key, nearest(g.key, known));
   }
+  if (g.values.empty() && !g.is_list) return;
   key->set(config, g);
   config.settings.push_back({key->name, fmt::format("{}", fmt::join(g.values, ",")), g.where});
 }
@@ -320,10 +348,13 @@ std::string Config::resolved_yaml() const {
   std::string out = "# The configuration as the run used it: every key, defaults included.\n", section;
   for (const Key& k : schema().keys()) {
     if (k.section != section) out += fmt::format("\n# {}\n", section = k.section);
-    std::string value = k.get(*this);
-    YAML::Emitter emitter;
-    emitter << value;
-    out += fmt::format("{}: {}\n", k.name, k.type == "text" || k.type == "list" ? (value.empty() ? "\"\"" : emitter.c_str()) : value);
+    const std::string value = k.get(*this);
+    // Quotes only where a reader would take the plain text for something else.
+    YAML::Emitter plain, quoted;
+    plain << value;
+    quoted << YAML::DoubleQuoted << value;
+    const YAML::Node back = YAML::Load(plain.c_str());
+    out += fmt::format("{}: {}\n", k.name, back.IsScalar() && back.Scalar() == value ? plain.c_str() : quoted.c_str());
   }
   return out;
 }
@@ -331,15 +362,17 @@ std::string Config::resolved_yaml() const {
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
   std::map<std::string, Given> merged;
   std::vector<std::string> order;
+  std::set<std::string> given;
   const auto put = [&](Given g) {
     const Key* key = schema().find(g.key);
     const std::string name = key ? key->name : g.key;
+    if (!given.insert(name).second) refuse("{}: duplicate key {}{}", g.where, g.key, g.key == name ? "" : " (another name of " + name + ")");
     if (!merged.count(name)) order.push_back(name);
     merged[name] = std::move(g);
   };
   if (!file.empty())
     for (Given& g : read_yaml(file)) put(std::move(g));
-  std::set<std::string> given;
+  given.clear();
   for (const std::string& item : overrides) {
     const size_t equals = item.find('=');
     if (equals == std::string::npos || equals == 0)
@@ -348,7 +381,6 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
     g.key = item.substr(0, equals);
     g.where = "command line";
     g.values = {item.substr(equals + 1)};
-    if (!given.insert(g.key).second) refuse("command line: duplicate key {}", g.key);
     put(std::move(g));
   }
   Config config;
@@ -370,6 +402,8 @@ std::string config_reference() {
   }
   out += fmt::format("\n## Accepted and ignored\n\nThese keys of TrainingArguments and LLaMA-Factory steer Python, the cloud or other hardware. They are accepted with a notice: {}.\n",
                      fmt::join(ignored_keys(), ", "));
+  out += fmt::format("\nThese stand for what is not available yet. They are accepted where they switch it off (false, 0, none): {}.\n",
+                     fmt::join(off_keys(), ", "));
   return out;
 }
 

@@ -1,5 +1,7 @@
 #include "train/setup.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -28,6 +30,8 @@ TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
 
 // Holds val_size samples out, chosen by the seed.
 void split(RunSetup& setup, TokenSet all) {
+  if (all.size() == 0)
+    refuse("dataset: no sample is left to train on: {}", fmt::join(setup.report.summary(), "; "));
   const double val = setup.config.val_size;
   auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(all.size())) : val);
   if (val > 0) count = std::max<int64_t>(1, count);
@@ -54,6 +58,9 @@ void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
                "together ({})", model, id, vocab, set.where(i));
 }
 
+// The end of each epoch is known before the run; nobody means more passes than this.
+constexpr size_t kMostEpochs = 100'000;
+
 void count_steps(RunSetup& setup) {
   const Config& c = setup.config;
   const double epochs = c.max_steps > 0 ? 1e18 : c.num_train_epochs;
@@ -64,6 +71,8 @@ void count_steps(RunSetup& setup) {
     done += share < 1 ? static_cast<int64_t>(std::ceil(share * static_cast<double>(steps))) : steps;
     if (c.max_steps > 0) done = std::min(done, c.max_steps);
     setup.epoch_ends.push_back(done);
+    if (setup.epoch_ends.size() > kMostEpochs)
+      refuse("{}: the run would go through the data more than {} times", c.max_steps > 0 ? "max_steps" : "num_train_epochs", kMostEpochs);
     if (c.max_steps > 0 && done == c.max_steps) break;
   }
   setup.total_steps = done;
@@ -87,6 +96,19 @@ void plan_engine(RunSetup& setup) {
   e.optimizer.weight_decay = static_cast<float>(c.weight_decay);
 }
 
+// What was there must not be lost: neither the base model nor a model that no run of ours left.
+void protect_output(const Config& config) {
+  const fs::path output = config.output_dir;
+  std::error_code error;
+  if (fs::equivalent(output, config.model_name_or_path, error))
+    refuse("output_dir: {} is the base model itself; the result would overwrite it. Choose another directory", output.string());
+  if (fs::exists(output) && !fs::is_directory(output)) refuse("output_dir: {} is not a directory", output.string());
+  const bool model = fs::exists(output / "model.safetensors") || fs::exists(output / "model.safetensors.index.json");
+  if (model && !fs::exists(output / "attune_config.yaml") && !config.overwrite_output_dir)
+    refuse("output_dir: {} holds a model that does not come from a run here; it would be overwritten. Choose another directory, "
+           "or set overwrite_output_dir: true", output.string());
+}
+
 }  // namespace
 
 fs::path find_dataset(const std::string& name, const std::string& dataset_dir) {
@@ -98,6 +120,7 @@ fs::path find_dataset(const std::string& name, const std::string& dataset_dir) {
       if (fs::is_regular_file(with)) return with;
     }
   }
+  if (fs::is_directory(name)) refuse("dataset: {} is a directory; name the files in it", name);
   refuse("dataset: \"{}\" is neither a file nor a name below dataset_dir ({})", name, dataset_dir);
 }
 
@@ -116,9 +139,13 @@ RunSetup prepare(const Config& config) {
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
   s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
+  protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
   split(s, read_set(s, config.dataset));
-  if (!config.eval_dataset.empty()) s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
+  if (!config.eval_dataset.empty()) {
+    s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
+    if (s.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));
+  }
   check_ids(*s.train_set, s.architecture.vocab_size, config.model_name_or_path);
   if (s.eval_set) check_ids(*s.eval_set, s.architecture.vocab_size, config.model_name_or_path);
   data::BatchingOptions batching;

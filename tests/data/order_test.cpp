@@ -168,7 +168,7 @@ TEST_P(Batches, AStepDependsOnNothingButItsNumber) {
 
 TEST_P(Batches, PacksHoldAtMostCutoffLen) {
   const Case& c = GetParam();
-  if (!c.packing) GTEST_SKIP();
+  if (!c.packing) return;
   const TokenSet set = make_set(c.samples);
   BatchingOptions one = options();
   one.micro_batch_size = one.micro_batches = 1;

@@ -233,7 +233,7 @@ TEST_F(Readers, FilesThatAreNoDataAreRefused) {
 TEST_F(Readers, AnyBytesAreReadOrRefused) {
   const std::string good = R"([{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]},{"instruction":"q","output":"a"}])";
   uint64_t state = 1;
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 500; ++i) {
     std::string bytes = good;
     for (int k = 0; k < 3; ++k) {
       state = state * 6364136223846793005ull + 1442695040888963407ull;

@@ -117,6 +117,7 @@ TEST_F(Safetensors, RefusesMalformedFiles) {
   };
   const std::vector<Bad> cases{
       {"overlap", two("[0,4]", "[2,6]"), 6},
+      {"overlap whose sizes add up to the file's", two("[0,4]", "[2,6]"), 8},
       {"the same bytes twice", two("[0,4]", "[0,4]"), 4},
       {"hole", two("[0,4]", "[8,12]"), 12},
       {"hole at the start", one("\"U8\"", "[4]", "[4,8]"), 8},

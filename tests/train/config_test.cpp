@@ -1,0 +1,216 @@
+// What a configuration may say, and how it is told when it says something else.
+#include "train/config.h"
+
+#include "support/workspace.h"
+
+namespace attune::train {
+namespace {
+
+using test::error_of;
+using test::Workspace;
+using List = std::vector<std::string>;
+
+class ConfigFile : public ::testing::Test {
+ protected:
+  // What every configuration needs stands behind `yaml` unless it is there.
+  Config load(const std::string& yaml, List overrides = {}) {
+    std::string all = yaml;
+    if (yaml.find("model_name_or_path") == std::string::npos) overrides.push_back("model_name_or_path=m");
+    if (yaml.find("dataset:") == std::string::npos && std::none_of(overrides.begin(), overrides.end(), [](const auto& o) { return o.starts_with("dataset="); }))
+      overrides.push_back("dataset=d.jsonl");
+    return load_config(work_.write("run.yaml", all), overrides);
+  }
+  std::string refusal(const std::string& yaml, const List& overrides = {}) {
+    return error_of([&] { load(yaml, overrides); });
+  }
+  // Of a file's line.
+  void expect_at(int line, const std::string& message) {
+    EXPECT_NE(message.find(fmt::format("run.yaml:{}: ", line)), std::string::npos) << message;
+  }
+  Workspace work_;
+};
+
+bool says(const std::string& message, const std::string& part) { return message.find(part) != std::string::npos; }
+
+TEST_F(ConfigFile, UnknownKeysNameTheLineAndTheNearestKey) {
+  for (const auto& [wrong, right] : std::map<std::string, std::string>{
+           {"learnig_rate", "learning_rate"}, {"num_train_epoch", "num_train_epochs"}, {"cutof_len", "cutoff_len"},
+           {"model_name_or_paht", "model_name_or_path"}, {"per_device_train_batchsize", "per_device_train_batch_size"}}) {
+    const std::string message = refusal("stage: sft\n" + wrong + ": 1\n");
+    EXPECT_TRUE(says(message, "unknown key \"" + wrong + "\"")) << message;
+    EXPECT_TRUE(says(message, "did you mean \"" + right + "\"")) << message;
+    expect_at(2, message);
+    EXPECT_TRUE(says(refusal("{}", {wrong + "=1"}), "did you mean \"" + right + "\""));
+  }
+  EXPECT_TRUE(says(refusal("{}", {"zzzzqqq=1"}), "unknown key"));
+  EXPECT_FALSE(says(refusal("{}", {"zzzzqqq=1"}), "did you mean"));
+  // Also where it has no value.
+  EXPECT_TRUE(says(refusal("stage: sft\nlearnig_rate:\n"), "unknown key"));
+}
+
+TEST_F(ConfigFile, DuplicatesAreRefused) {
+  const std::string message = refusal("seed: 1\nstage: sft\nseed: 2\n");
+  EXPECT_TRUE(says(message, "duplicate key seed")) << message;
+  EXPECT_TRUE(says(message, "run.yaml:3")) << message;
+  EXPECT_TRUE(says(message, "run.yaml:1")) << message;
+  EXPECT_TRUE(says(refusal("{}", {"seed=1", "seed=2"}), "duplicate key seed"));
+  // Two names of one key.
+  EXPECT_TRUE(says(refusal("eval_strategy: steps\nevaluation_strategy: no\n"), "duplicate"));
+  EXPECT_TRUE(says(refusal("{}", {"eval_strategy=steps", "evaluation_strategy=epoch"}), "duplicate"));
+}
+
+TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"learning_rate: fast", "must be a number"},        {"learning_rate: -1", "expected 0 to"},
+      {"learning_rate: nan", "expected 0 to"},            {"learning_rate: inf", "expected 0 to"},
+      {"learning_rate: 1e-5x", "must be a number"},       {"learning_rate: \"\"", "must be a number"},
+      {"learning_rate: [1, 2]", "single value"},          {"learning_rate: {a: 1}", "value or a list"},
+      {"max_steps: 1.5", "must be a whole number"},       {"max_steps: -2", "expected -1 to"},
+      {"per_device_train_batch_size: 0", "expected 1 to"}, {"per_device_train_batch_size: 99999999999", "expected 1 to"},
+      {"cutoff_len: 1", "expected 2 to"},                 {"seed: -1", "expected 0 to"},
+      {"seed: 1e400", "must be a number"},                {"packing: maybe", "must be true or false"},
+      {"packing: 1", "must be true or false"},            {"stage: dpo", "known are sft, pt"},
+      {"stage: stf", "did you mean \"sft\""},             {"lr_scheduler_type: cosin", "did you mean \"cosine\""},
+      {"optim: lion", "not supported"},                   {"finetuning_type: lora", "not supported"},
+      {"gradient_checkpointing: light", "not available yet"}, {"save_strategy: daily", "known are"},
+      {"do_train: false", "nothing to do"},               {"stages: [a]", "pipelines"},
+      {"fp16: true", "not available yet"},                {"output_dir: \"\"", "output_dir is empty"},
+      {"adam_beta1: 1.5", "expected 0 to 1"},             {"num_train_epochs: 0", "nothing would be trained"},
+      {"dataset: [[a]]", "plain values"}};
+  for (const auto& [yaml, part] : cases) {
+    const std::string message = refusal("# comment\n" + yaml + "\n");
+    EXPECT_TRUE(says(message, part)) << yaml << " → " << message;
+    EXPECT_TRUE(says(message, yaml.substr(0, yaml.find(':')))) << yaml << " → " << message;
+  }
+  expect_at(2, refusal("# comment\nlearning_rate: fast\n"));
+  EXPECT_TRUE(says(refusal("{}", {"learning_rate=fast"}), "command line"));
+  EXPECT_TRUE(says(refusal("{}", {"no equals sign"}), "expected key=value"));
+  EXPECT_TRUE(says(refusal("{}", {"=1"}), "expected key=value"));
+  EXPECT_TRUE(says(refusal("val_size: 0.1\neval_dataset: e.jsonl\n"), "exclude each other"));
+}
+
+TEST_F(ConfigFile, WhatIsNotYamlIsRefused) {
+  for (const std::string& bad : {std::string("a: [1"), std::string("\tx: 1"), std::string("a: b: c"), std::string("- a\n- b"), std::string("just text"),
+                                 std::string("? [a]\n: b"), std::string("\x00\x01\xff", 3), std::string(5000, '['), "a: " + std::string(5000, '{')})
+    EXPECT_NE(refusal(bad), "") << bad.substr(0, 20);
+  EXPECT_TRUE(says(error_of([&] { load_config(work_ / "nowhere.yaml", {}); }), "nowhere.yaml"));
+  EXPECT_NE(error_of([&] { load_config(work_.path(), {}); }), "");
+}
+
+TEST_F(ConfigFile, OverridesWinOverTheFile) {
+  const Config c = load("learning_rate: 1.0e-4\nseed: 1\npacking: true\n", {"learning_rate=2e-3", "packing=false"});
+  EXPECT_EQ(c.learning_rate, 2e-3);
+  EXPECT_EQ(c.seed, 1);
+  EXPECT_FALSE(c.packing);
+  EXPECT_EQ(load("evaluation_strategy: epoch\n", {"eval_strategy=steps"}).eval_strategy, "steps");
+}
+
+TEST_F(ConfigFile, MayBeEmpty) {
+  for (const char* empty : {"", "{}", "# nothing\n", "---\n", "null\n"}) {
+    const Config c = load(empty);
+    EXPECT_EQ(c.finetuning_type, "full");
+    EXPECT_EQ(c.stage, "sft");
+    EXPECT_EQ(c.model_name_or_path, "m");
+  }
+  EXPECT_EQ(load_config("", {"model_name_or_path=m", "dataset=d"}).dataset, (List{"d"}));
+  EXPECT_TRUE(says(error_of([] { load_config("", {"dataset=d"}); }), "model_name_or_path is missing"));
+  EXPECT_TRUE(says(error_of([] { load_config("", {"model_name_or_path=m"}); }), "dataset is missing"));
+  EXPECT_TRUE(says(error_of([] { load_config("", {"model_name_or_path=m", "dataset= , "}); }), "dataset is missing"));
+}
+
+TEST_F(ConfigFile, DatasetsAsListOrWithCommas) {
+  const List wanted{"identity", "alpaca_en_demo", "dir/x.jsonl"};
+  EXPECT_EQ(load("dataset: identity, alpaca_en_demo ,dir/x.jsonl\n").dataset, wanted);
+  EXPECT_EQ(load("dataset: [identity, alpaca_en_demo, dir/x.jsonl]\n").dataset, wanted);
+  EXPECT_EQ(load("dataset:\n  - identity\n  - alpaca_en_demo\n  - dir/x.jsonl\n").dataset, wanted);
+  EXPECT_EQ(load("{}", {"dataset=identity,alpaca_en_demo,dir/x.jsonl"}).dataset, wanted);
+}
+
+TEST_F(ConfigFile, ALlamaFactoryFileForFullTuningRunsUnchanged) {
+  const Config c = load(R"(### model
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+trust_remote_code: true
+
+### method
+stage: sft
+do_train: true
+finetuning_type: full
+deepspeed: examples/deepspeed/ds_z3_config.json  # choices: [ds_z0_config.json, ds_z2_config.json]
+
+### dataset
+dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 2048
+max_samples: 1000
+overwrite_cache: true
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+
+### output
+output_dir: saves/llama3-8b/full/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none  # choices: [none, wandb, tensorboard, swanlab, mlflow]
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 2
+learning_rate: 1.0e-5
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+fp16: false
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+)");
+  EXPECT_EQ(c.chat_template, "llama3");
+  EXPECT_EQ(c.dataset, (List{"identity", "alpaca_en_demo"}));
+  EXPECT_EQ(c.learning_rate, 1e-5);
+  EXPECT_EQ(c.warmup(100), 10);
+  EXPECT_EQ(c.compute(), DType::bf16);
+  EXPECT_EQ(c.resume_from_checkpoint, "");
+  EXPECT_TRUE(c.overwrite_output_dir);
+  // Their name for packing that keeps samples apart switches packing on.
+  EXPECT_TRUE(load("neat_packing: true\n").packing);
+  EXPECT_TRUE(load("packing: true\nneat_packing: false\n").packing);
+}
+
+TEST_F(ConfigFile, WarmUpAsStepsOrRatio) {
+  EXPECT_EQ(load("warmup_ratio: 0.03\n").warmup(1000), 30);
+  EXPECT_EQ(load("warmup_ratio: 0.03\nwarmup_steps: 7\n").warmup(1000), 7);
+  EXPECT_EQ(load("warmup_steps: 0.1\n").warmup(55), 6);
+  EXPECT_EQ(load("{}").warmup(1000), 0);
+}
+
+TEST_F(ConfigFile, GradientCheckpointingNames) {
+  for (const auto& [given, wanted] : std::map<std::string, std::string>{{"true", "block"}, {"false", "none"}, {"block", "block"}, {"none", "none"}})
+    EXPECT_EQ(load("gradient_checkpointing: " + given + "\n").gradient_checkpointing, wanted);
+}
+
+TEST_F(ConfigFile, TheResolvedConfigurationReadsBackTheSame) {
+  const Config c = load("{}", {"learning_rate=3.3e-5", "packing=true", "output_dir=/tmp/a: b #c", "template=chatml", "val_size=0.05",
+                               "resume_from_checkpoint=dir: 1/checkpoint-5", "dataset=a b.jsonl,c.jsonl", "dataset_dir=null", "seed=9007199254740992"});
+  const Config again = load_config(work_.write("resolved.yaml", c.resolved_yaml()), {});
+  EXPECT_EQ(again.resolved_yaml(), c.resolved_yaml());
+  EXPECT_EQ(again.output_dir, "/tmp/a: b #c");
+  EXPECT_EQ(again.resume_from_checkpoint, "dir: 1/checkpoint-5");
+  EXPECT_EQ(again.dataset, (List{"a b.jsonl", "c.jsonl"}));
+  EXPECT_EQ(again.dataset_dir, "null");
+  EXPECT_EQ(again.learning_rate, 3.3e-5);
+  EXPECT_EQ(again.seed, int64_t{1} << 53);
+}
+
+TEST(ConfigurationDocument, EndsWithTheReferenceThatTheProgramPrints) {
+  const std::string document = read_file(fs::path(ATTUNE_ROOT) / "docs/configuration.md");
+  const size_t marker = document.find("<!-- From here on");
+  ASSERT_NE(marker, std::string::npos);
+  const std::string generated = document.substr(document.find('\n', marker) + 1);
+  EXPECT_EQ(generated, config_reference()) << "scripts/check_docs.sh --write brings it up to date";
+}
+
+}  // namespace
+}  // namespace attune::train
