@@ -63,7 +63,7 @@ paste -d '\n' "$out/before.jsonl" "$out/after.jsonl" | awk '
 cat <<END
 
   The tuned model lies in $out/specialist (loss curve: training_loss.svg). Try it:
-    $attune generate --model $out/specialist --chat --prompt "Which vitamin does a person with scurvy lack?"
+    $attune generate --model $out/specialist --chat --prompt "Which disease does a lack of vitamin C cause?"
   This shows that the whole way works. It does not make a medical adviser: the facts are few and the model is tiny.
 
 END

@@ -18,7 +18,7 @@ int doctor(bool json) {
   const bool bf16 = ops::onednn::bf16_hardware();
   const plan::MachinePace fp32 = plan::measure_pace(DType::f32), half = plan::measure_pace(DType::bf16);
   std::vector<std::string> advice;
-  if (!bf16) advice.push_back("this processor does not multiply bf16: bf16 halves weights and activations but tiles are converted to fp32, so it is not faster than fp32");
+  if (!bf16) advice.push_back("this processor does not multiply bf16: bf16 halves activations but tiles are converted to fp32, so it is not faster than fp32");
   if (omp_get_max_threads() < omp_get_num_procs())
     advice.push_back(fmt::format("{} of {} processors are used (OMP_NUM_THREADS)", omp_get_max_threads(), omp_get_num_procs()));
   if (available_memory_bytes() < 2'000'000'000) advice.push_back("less than 2 GB of memory are free");

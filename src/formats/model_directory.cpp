@@ -115,9 +115,9 @@ void save_model(const fs::path& directory, const std::vector<TensorSource>& tens
     write_file(directory / kIndex, index.dump(2) + "\n");
   }
   if (options.config) write_file(directory / "config.json", options.config->dump(2) + "\n");
+  // The template that was tuned with wins over the base's own; copies do not replace what is there.
+  if (!options.chat_template.empty()) write_file(directory / "chat_template.jinja", options.chat_template);
   if (!options.companions_from.empty()) copy_companions(options.companions_from, directory);
-  if (!options.chat_template.empty() && !fs::exists(directory / "chat_template.jinja"))
-    write_file(directory / "chat_template.jinja", options.chat_template);
 }
 
 }  // namespace attune::formats

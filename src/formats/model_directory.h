@@ -44,7 +44,7 @@ class ModelDirectory {
 struct SaveOptions {
   const Json* config = nullptr;   // written as config.json
   fs::path companions_from;       // tokenizer, template and generation files are copied from here; may be empty
-  std::string chat_template;      // saved as chat_template.jinja where the source has none; may be empty
+  std::string chat_template;      // saved as chat_template.jinja instead of the source's; may be empty
   uint64_t shard_bytes = 5'000'000'000;
 };
 

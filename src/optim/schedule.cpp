@@ -14,21 +14,21 @@ const std::vector<std::string>& Schedule::names() {
   return all;
 }
 
-Schedule::Schedule(const std::string& name, float peak, int64_t warmup_steps, int64_t total_steps)
+Schedule::Schedule(const std::string& name, double peak, int64_t warmup_steps, int64_t total_steps)
     : peak_(peak), warmup_(warmup_steps), total_(total_steps) {
   const auto it = std::find(names().begin(), names().end(), name);
   if (it == names().end()) refuse("lr_scheduler_type: \"{}\" is not supported; known are {}", name, fmt::join(names(), ", "));
   kind_ = static_cast<Kind>(it - names().begin());
 }
 
-float Schedule::learning_rate(int64_t step) const {
+double Schedule::learning_rate(int64_t step) const {
   if (kind_ == Kind::constant) return peak_;
-  if (step < warmup_) return static_cast<float>(peak_ * (static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_))));
+  if (step < warmup_) return peak_ * static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_));
   if (kind_ == Kind::constant_with_warmup) return peak_;
   const double rest = static_cast<double>(std::max<int64_t>(1, total_ - warmup_));
-  if (kind_ == Kind::linear) return static_cast<float>(peak_ * std::max(0.0, static_cast<double>(total_ - step) / rest));
+  if (kind_ == Kind::linear) return peak_ * std::max(0.0, static_cast<double>(total_ - step) / rest);
   const double progress = static_cast<double>(step - warmup_) / rest;
-  return static_cast<float>(peak_ * std::max(0.0, 0.5 * (1.0 + std::cos(M_PI * progress))));
+  return peak_ * std::max(0.0, 0.5 * (1.0 + std::cos(M_PI * progress)));
 }
 
 }  // namespace attune::optim

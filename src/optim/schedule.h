@@ -10,13 +10,13 @@ namespace attune::optim {
 class Schedule {
  public:
   // `name`: linear, cosine, constant, constant_with_warmup.
-  Schedule(const std::string& name, float peak, int64_t warmup_steps, int64_t total_steps);
-  float learning_rate(int64_t step) const;
+  Schedule(const std::string& name, double peak, int64_t warmup_steps, int64_t total_steps);
+  double learning_rate(int64_t step) const;
   static const std::vector<std::string>& names();
 
  private:
   enum class Kind { linear, cosine, constant, constant_with_warmup } kind_;
-  float peak_;
+  double peak_;
   int64_t warmup_, total_;
 };
 

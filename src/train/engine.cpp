@@ -1,5 +1,6 @@
 #include "train/engine.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/backend.h"
@@ -66,6 +67,7 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   number_ = number;
   learning_rate_ = learning_rate;
   model_.parameters().begin_step();
+  std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
   context_->reset_work();
   const double normaliser = objectives::normaliser_of(objective_, step);
   if (!(normaliser > 0))

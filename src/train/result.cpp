@@ -74,6 +74,9 @@ void save_result(const RunSetup& s, const models::Decoder& model, DType save_dty
     sync_path(file);
     fs::rename(file, output / file.filename());
   }
+  // Weights of an earlier result in other shards would be taken for ours.
+  for (const fs::path& old : model_files(output))
+    if (std::none_of(files.begin(), files.end(), [&](const fs::path& f) { return f.filename() == old.filename(); })) fs::remove(old);
   sync_path(output);
   fs::remove_all(temporary);
 }

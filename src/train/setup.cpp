@@ -109,6 +109,16 @@ void protect_output(const Config& config) {
            "or set overwrite_output_dir: true", output.string());
 }
 
+// The result must not lie where the base lies: clearing or saving the one would destroy the other.
+void check_places(const Config& config) {
+  std::error_code error;
+  const fs::path base = fs::weakly_canonical(config.model_name_or_path, error), out = fs::weakly_canonical(config.output_dir, error);
+  const fs::path inside = base.lexically_relative(out);
+  if (!inside.empty() && *inside.begin() != ".." && (base == out || config.overwrite_output_dir))
+    refuse("output_dir: {} is, or holds, the base model ({}); the run would destroy it. Choose another directory", config.output_dir,
+           config.model_name_or_path);
+}
+
 }  // namespace
 
 fs::path find_dataset(const std::string& name, const std::string& dataset_dir) {
@@ -135,6 +145,7 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
 }
 
 RunSetup prepare(const Config& config) {
+  check_places(config);
   RunSetup s;
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
@@ -173,7 +184,7 @@ std::vector<std::string> describe_data(const RunSetup& s) {
                               s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
   if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
   if (s.config.packing) {
-    const auto packs = s.train_batches->steps_in_epoch(0) ;
+    const auto packs = s.train_batches->steps_in_epoch(0);
     lines.push_back(fmt::format("packing: sequences of up to {} tokens, {} updates in the first epoch; attention and positions keep samples apart",
                                 s.config.cutoff_len, packs));
   }

@@ -40,7 +40,7 @@ class Trainer {
  public:
   Trainer(RunSetup& setup, uint64_t activation_bytes)
       : setup_(setup), config_(setup.config), output_(config_.output_dir),
-        schedule_(config_.lr_scheduler_type, static_cast<float>(config_.learning_rate), config_.warmup(setup.total_steps), setup.total_steps) {
+        schedule_(config_.lr_scheduler_type, config_.learning_rate, config_.warmup(setup.total_steps), setup.total_steps) {
     claim_output();
     load_model(activation_bytes);
     log_ = std::make_unique<RunLog>(output_, setup.total_steps, checkpoint_.has_value());
@@ -55,7 +55,7 @@ class Trainer {
   void restore();
   void check_same_run(const Json& state) const;
   Json order_settings() const;
-  void log_if_due(const StepResult& result, double epoch, float lr);
+  void log_if_due(const StepResult& result, double epoch, double lr);
   void evaluate(double epoch);
   void save_checkpoint(double epoch);
   bool epoch_ends_here() const;
@@ -175,7 +175,7 @@ bool Trainer::save_due() const {
   return config_.save_strategy == "epoch" && epoch_ends_here();
 }
 
-void Trainer::log_if_due(const StepResult& result, double epoch, float lr) {
+void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
   const bool due = done_ % config_.logging_steps == 0 || done_ == setup_.total_steps || (done_ == 1 && config_.logging_first_step);
   if (!due) return;
   const double now = seconds_now(), elapsed = now - start_;
@@ -251,10 +251,10 @@ std::string Trainer::run() {
   while (done_ < setup_.total_steps) {
     const auto place = setup_.place_of(done_);
     setup_.train_batches->make_step(place.epoch, place.index, step);
-    const float lr = schedule_.learning_rate(done_);
+    const double lr = schedule_.learning_rate(done_);
     StepResult result;
     try {
-      result = engine_->step(step, done_ + 1, lr);
+      result = engine_->step(step, done_ + 1, static_cast<float>(lr));
     } catch (const BadToken& bad) {
       fail("{} It stands at {}", bad.what(), setup_.train_set->where(bad.sample()));
     }

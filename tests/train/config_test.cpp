@@ -16,7 +16,7 @@ class ConfigFile : public ::testing::Test {
   Config load(const std::string& yaml, List overrides = {}) {
     std::string all = yaml;
     if (yaml.find("model_name_or_path") == std::string::npos) overrides.push_back("model_name_or_path=m");
-    if (yaml.find("dataset:") == std::string::npos && std::none_of(overrides.begin(), overrides.end(), [](const auto& o) { return o.starts_with("dataset="); }))
+    if (yaml.find("dataset: ") != 0 && yaml.find("\ndataset:") == std::string::npos && yaml.find("dataset:\n") != 0 && std::none_of(overrides.begin(), overrides.end(), [](const auto& o) { return o.starts_with("dataset="); }))
       overrides.push_back("dataset=d.jsonl");
     return load_config(work_.write("run.yaml", all), overrides);
   }

@@ -120,7 +120,7 @@ TEST_P(AdamWRun, FiftyStepsFollowTheReference) {
   const optim::Schedule schedule("cosine", hyper["lr"].get<float>(), hyper["warmup_steps"].get<int64_t>(), total);
   for (int64_t s = 0; s < total; ++s) {
     const auto i = static_cast<size_t>(s);
-    const float lr = schedule.learning_rate(s);
+    const auto lr = static_cast<float>(schedule.learning_rate(s));
     EXPECT_NEAR(lr, run["lr"][i].get<float>(), 1e-9);
     const auto result = engine->step(steps[i % steps.size()], s + 1, lr);
     EXPECT_NEAR(result.loss, run["loss"][i].get<double>(), 1e-4) << "step " << s;

@@ -73,7 +73,7 @@ class Resume : public ::testing::TestWithParam<List> {};
 TEST_P(Resume, GivesTheSameBitsAsOneGo) {
   const Workspace work;
   work.write("data.jsonl", small_alpaca(30));
-  List settings{"model_name_or_path=" + model(work).string(), "dataset=" + (work / "data.jsonl").string(), "template=alpaca", "cutoff_len=96",
+  List settings{"model_name_or_path=" + model(work).string(), "dataset=" + (work / "data.jsonl").string(), "template=default", "cutoff_len=96",
                 "max_steps=9", "save_steps=2", "logging_steps=3", "learning_rate=1e-2", "lr_scheduler_type=cosine", "warmup_steps=2",
                 "val_size=4", "eval_steps=4", "weight_decay=0.1", "output_dir=" + (work / "out").string()};
   settings.insert(settings.end(), GetParam().begin(), GetParam().end());
@@ -119,7 +119,7 @@ class Checkpoints : public ::testing::Test {
   }
   static void TearDownTestSuite() { delete work_; }
   static List settings(const std::string& output, List more = {}) {
-    List s{"model_name_or_path=" + (*work_ / "model").string(), "dataset=" + (*work_ / "data.jsonl").string(), "template=alpaca", "cutoff_len=96",
+    List s{"model_name_or_path=" + (*work_ / "model").string(), "dataset=" + (*work_ / "data.jsonl").string(), "template=default", "cutoff_len=96",
            "per_device_train_batch_size=4", "max_steps=6", "save_steps=2", "logging_steps=1", "learning_rate=1e-2", "bf16=true",
            "output_dir=" + (*work_ / output).string()};
     s.insert(s.end(), more.begin(), more.end());
@@ -208,8 +208,8 @@ TEST_F(Checkpoints, OtherDataOrOtherBatchesAreRefusedByName) {
   for (const auto& [setting, name] : std::map<std::string, std::string>{
            {"per_device_train_batch_size=2", "per_device_train_batch_size"}, {"gradient_accumulation_steps=2", "gradient_accumulation_steps"},
            {"packing=true", "packing"}, {"seed=7", "seed"}, {"data_seed=7", "data_seed"}, {"optim=sgd", "optim"},
-           {"cutoff_len=20", "train_data"}, {"max_samples=20", "train_data"}, {"train_on_prompt=true", "train_data"},
-           {"template=default", "train_data"}, {"max_steps=3", "update 4"}}) {
+           {"cutoff_len=50", "train_data"}, {"max_samples=20", "train_data"}, {"train_on_prompt=true", "train_data"},
+           {"max_steps=3", "update 4"}}) {
     const std::string message = refusal({setting});
     EXPECT_NE(message.find(name), std::string::npos) << setting << ": " << message;
     EXPECT_NE(message.find("checkpoint-4"), std::string::npos) << message;
