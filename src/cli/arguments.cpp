@@ -1,7 +1,10 @@
 #include "cli/arguments.h"
 
+#include <nlohmann/json.hpp>
+
 #include "util/error.h"
 #include "util/files.h"
+#include "util/json.h"
 
 namespace attune::cli {
 
@@ -11,6 +14,7 @@ train::Config read_config(const std::vector<std::string>& arguments) {
   if (!arguments.empty() && (arguments[0].find('=') == std::string::npos || fs::exists(arguments[0]))) {
     file = arguments[0];
     if (!fs::exists(file)) refuse("{}: no such configuration file (settings are given as key=value)", file);
+    if (!fs::is_regular_file(file)) refuse("{}: not a regular file", file);
     overrides.erase(overrides.begin());
   }
   return train::load_config(file, overrides);
@@ -18,6 +22,8 @@ train::Config read_config(const std::vector<std::string>& arguments) {
 
 std::vector<std::string> read_lines(const std::string& file) {
   if (!fs::exists(file)) refuse("{}: no such file", file);
+  // Opening a pipe would wait for its other end.
+  if (!fs::is_regular_file(file)) refuse("{}: not a regular file", file);
   const std::string content = read_file(file, uint64_t{1} << 40);
   std::vector<std::string> lines;
   for (size_t at = 0; at < content.size();) {
@@ -28,6 +34,20 @@ std::vector<std::string> read_lines(const std::string& file) {
     at = end + 1;
   }
   return lines;
+}
+
+std::vector<int32_t> read_ids(const std::string& line, const std::string& where, int64_t vocab_size) {
+  const Json json = parse_json(line, where);
+  if (!json.is_array()) refuse("{}: expected a JSON array of token ids", where);
+  std::vector<int32_t> ids;
+  for (const Json& id : json) {
+    if (!id.is_number_integer()) refuse("{}: a token id must be a whole number, not {}", where, id.dump().substr(0, 40));
+    // Unsigned numbers beyond 63 bits become negative here.
+    const auto value = id.get<int64_t>();
+    if (value < 0 || value >= vocab_size) refuse("{}: token id {} does not exist; the vocabulary has {} entries", where, id.dump(), vocab_size);
+    ids.push_back(static_cast<int32_t>(value));
+  }
+  return ids;
 }
 
 }  // namespace attune::cli

@@ -1,6 +1,7 @@
 // init, generate, score, eval.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -16,6 +17,16 @@
 #include "util/machine.h"
 
 namespace attune::cli {
+namespace {
+
+// As a floating-point number: sizes out of an absurd config.json do not fit into an integer.
+double shape_count(const std::vector<int64_t>& shape) {
+  double n = 1;
+  for (int64_t s : shape) n *= static_cast<double>(s);
+  return n;
+}
+
+}  // namespace
 
 int init(const InitArgs& args) {
   const DType dtype = parse_dtype(args.dtype, "--dtype");
@@ -24,6 +35,10 @@ int init(const InitArgs& args) {
   models::Decoder model(models::parse_config(config, args.config));
   if (fs::exists(fs::path(args.out) / "config.json") && fs::exists(fs::path(args.out) / "model.safetensors"))
     refuse("--out: {} already holds a model; it is not overwritten", args.out);
+  double bytes = 0;
+  for (const auto& p : model.parameters().all()) bytes += static_cast<double>(size_of(dtype)) * shape_count(p->shape);
+  if (bytes > static_cast<double>(available_memory_bytes()))
+    refuse("{}: this model takes {:.1f} GB, {} are available", args.config, bytes / 1e9, format_bytes(available_memory_bytes()));
   model.parameters().allocate_weights(Arena::Kind::real, dtype);
   models::initialise_weights(model, static_cast<uint64_t>(args.seed));
   config[config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
@@ -37,6 +52,7 @@ int init(const InitArgs& args) {
 }
 
 int generate(const GenerateArgs& args) {
+  if (!std::isfinite(args.temperature) || !std::isfinite(args.top_p)) refuse("--temperature and --top-p must be numbers");
   infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   std::vector<int32_t> prompt;
@@ -87,18 +103,14 @@ int score(const ScoreArgs& args) {
   for (size_t i = 0; i < lines.size(); ++i) {
     std::vector<int32_t> ids;
     if (args.ids) {
-      const std::string where = fmt::format("{}:{}", args.file, i + 1);
-      const Json json = parse_json(lines[i], where);
-      if (!json.is_array()) refuse("{}: expected a JSON array of token ids", where);
-      for (const Json& id : json) {
-        if (!id.is_number_integer()) refuse("{}: a token id must be a whole number", where);
-        ids.push_back(id.get<int32_t>());
-      }
+      ids = read_ids(lines[i], fmt::format("{}:{}", args.file, i + 1), generator.model().config().vocab_size);
     } else {
       text::EncodeOptions encode;
       encode.add_special_tokens = true;
       ids = tokenizer.encode(lines[i], encode).ids;
     }
+    if (const int64_t most = generator.model().config().max_position_embeddings; static_cast<int64_t>(ids.size()) > most)
+      warn("{}:{}: {} tokens, but the model was made for {} (max_position_embeddings)", args.file, i + 1, ids.size(), most);
     const auto nll = generator.score(ids);
     Json tokens = Json::array();
     for (int32_t id : ids) tokens.push_back(tokenizer.id_to_token(id));

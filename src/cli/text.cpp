@@ -22,13 +22,7 @@ int tokenize(const TokenizeArgs& args) {
   for (size_t i = 0; i < lines.size(); ++i) {
     const std::string where = fmt::format("{}:{}", args.file, i + 1);
     if (args.decode) {
-      const Json json = parse_json(lines[i], where);
-      std::vector<int32_t> ids;
-      if (!json.is_array()) refuse("{}: expected a JSON array of token ids", where);
-      for (const Json& id : json) {
-        if (!id.is_number_integer()) refuse("{}: a token id must be a whole number", where);
-        ids.push_back(id.get<int32_t>());
-      }
+      const auto ids = read_ids(lines[i], where, tokenizer->vocab_size());
       const std::string text = tokenizer->decode(ids);
       fmt::print("{}\n", args.jsonl ? dump_json(Json(text)) : text);
       continue;

@@ -245,6 +245,7 @@ std::string json_reason(std::string message, const std::string& where) {
 
 void read_records(const std::filesystem::path& file, const ReadOptions& options, Records& records, DataReport& report) {
   if (!fs::exists(file)) refuse("dataset: {} does not exist", file.string());
+  if (!fs::is_regular_file(file)) refuse("dataset: {}: not a regular file", file.string());
   std::string content = read_file(file, uint64_t{1} << 40);
   std::string_view view = content;
   if (view.starts_with("\xEF\xBB\xBF")) view.remove_prefix(3);

@@ -50,8 +50,8 @@ std::string column_of(const data::Records& records, const data::Record& record, 
     file.push_back(line);
   }
   const std::string where = records.where(record.source);
-  const Json row = parse_json(file.at(static_cast<size_t>(record.source.line - 1)), where);
-  if (!row.contains(column) || !row[column].is_string()) refuse("{}: has no text column \"{}\"", where, column);
+  const Json row = parse_json(file.at(static_cast<size_t>(record.source.line - 1)), where + " (--prompt-column needs JSONL, one row a line)");
+  if (!row.is_object() || !row.contains(column) || !row[column].is_string()) refuse("{}: has no text column \"{}\"", where, column);
   return row[column].get<std::string>();
 }
 
@@ -77,6 +77,7 @@ ExactMatchResult exact_match(infer::Generator& generator, const std::vector<fs::
       text::EncodeOptions encode;
       encode.add_special_tokens = true;
       prompt = tokenizer.encode(shown, encode).ids;
+      if (prompt.size() > 1 && tokenizer.eos_id() && prompt.back() == *tokenizer.eos_id()) prompt.pop_back();
     } else {
       text::Conversation question = record.conversation;
       question.messages.pop_back();

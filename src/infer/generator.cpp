@@ -1,12 +1,14 @@
 #include "infer/generator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "infer/sampler.h"
 #include "models/load.h"
 #include "ops/backend.h"
 #include "util/error.h"
+#include "util/machine.h"
 
 namespace attune::infer {
 namespace {
@@ -23,6 +25,14 @@ Generator::Generator(const std::string& directory, DType compute) : directory_(d
   formats::ModelDirectory files(directory);
   model_ = models::declare(files);
   tokenizer_ = text::Tokenizer::load(directory);
+  double bytes = 0;
+  for (const auto& p : model_->parameters().all()) {
+    double n = static_cast<double>(size_of(compute));
+    for (int64_t s : p->shape) n *= static_cast<double>(s);
+    bytes += n;
+  }
+  if (bytes > static_cast<double>(available_memory_bytes()))
+    fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(available_memory_bytes()));
   model_->parameters().allocate_weights(Arena::Kind::real, compute);
   models::load_weights(*model_, files);
   for (const auto& p : model_->parameters().all()) p->trainable = false;
@@ -92,7 +102,6 @@ Generation Generator::generate(const std::vector<int32_t>& prompt, const Generat
                                const std::function<void(int32_t)>& on_token) {
   check_prompt(prompt);
   const int64_t capacity = static_cast<int64_t>(prompt.size()) + options.max_new_tokens;
-  ensure_positions(capacity);
   const auto& c = model_->config();
   const uint64_t bytes = static_cast<uint64_t>(2 * c.num_hidden_layers * (capacity * c.num_key_value_heads * c.head_dim + 64)) * size_of(compute_);
   if (!cache_memory_ || cache_memory_->capacity() < bytes) cache_memory_ = std::make_unique<Arena>(Arena::Kind::real, bytes + bytes / 2);
@@ -102,7 +111,11 @@ Generation Generator::generate(const std::vector<int32_t>& prompt, const Generat
   std::vector<int32_t> next = prompt;
   for (int64_t i = 0; i < options.max_new_tokens; ++i) {
     ArenaScope scope(*arena_);
+    // Tables grow with the text: the most that is allowed is seldom reached.
+    ensure_positions(cache.length + static_cast<int64_t>(next.size()));
     const Tensor logits = forward_last(next, cache);
+    if (!std::all_of(logits.as<float>(), logits.as<float>() + c.vocab_size, [](float x) { return std::isfinite(x); }))
+      fail("{}: the logits behind token {} are not finite: the weights are damaged, or too large for this precision", directory_, cache.length);
     const int32_t id = sample(logits.as<float>(), c.vocab_size, options.temperature, options.top_k, options.top_p, options.seed,
                               static_cast<uint64_t>(cache.length));
     if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) {
@@ -141,7 +154,11 @@ std::vector<float> Generator::score(const std::vector<int32_t>& ids) {
   const models::ForwardOptions options;
   nn::Value hidden = model_->forward(*tape_, stream, compute_, options);
   model_->head().loss(*tape_, hidden, targets, Tensor::vector(nll.data(), DType::f32, n - 1));
-  for (float& x : nll) x = -x;
+  for (size_t i = 0; i < nll.size(); ++i) {
+    nll[i] = -nll[i];
+    if (!std::isfinite(nll[i]))
+      fail("{}: the log-likelihood of token {} (id {}) is not finite: the weights are damaged, or too large for this precision", directory_, i + 2, ids[i + 1]);
+  }
   return nll;
 }
 

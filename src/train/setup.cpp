@@ -102,21 +102,15 @@ void protect_output(const Config& config) {
   std::error_code error;
   if (fs::equivalent(output, config.model_name_or_path, error))
     refuse("output_dir: {} is the base model itself; the result would overwrite it. Choose another directory", output.string());
+  const fs::path inside = fs::weakly_canonical(config.model_name_or_path, error).lexically_relative(fs::weakly_canonical(output, error));
+  if (config.overwrite_output_dir && !inside.empty() && *inside.begin() != "..")
+    refuse("output_dir: {} holds the base model ({}) and overwrite_output_dir would clear it. Choose another directory", output.string(),
+           config.model_name_or_path);
   if (fs::exists(output) && !fs::is_directory(output)) refuse("output_dir: {} is not a directory", output.string());
   const bool model = fs::exists(output / "model.safetensors") || fs::exists(output / "model.safetensors.index.json");
   if (model && !fs::exists(output / "attune_config.yaml") && !config.overwrite_output_dir)
     refuse("output_dir: {} holds a model that does not come from a run here; it would be overwritten. Choose another directory, "
            "or set overwrite_output_dir: true", output.string());
-}
-
-// The result must not lie where the base lies: clearing or saving the one would destroy the other.
-void check_places(const Config& config) {
-  std::error_code error;
-  const fs::path base = fs::weakly_canonical(config.model_name_or_path, error), out = fs::weakly_canonical(config.output_dir, error);
-  const fs::path inside = base.lexically_relative(out);
-  if (!inside.empty() && *inside.begin() != ".." && (base == out || config.overwrite_output_dir))
-    refuse("output_dir: {} is, or holds, the base model ({}); the run would destroy it. Choose another directory", config.output_dir,
-           config.model_name_or_path);
 }
 
 }  // namespace
@@ -145,7 +139,6 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
 }
 
 RunSetup prepare(const Config& config) {
-  check_places(config);
   RunSetup s;
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);

@@ -19,15 +19,18 @@ class Stories : public ::testing::Test {
 };
 
 TEST_F(Stories, ScoreEqualsTheReferencePerToken) {
-  std::string text;
-  for (const Json& line : reference_["lines"]) text += line["text"].get<std::string>() + "\n";
-  const std::string file = work_.write("lines.txt", text).string();
+  // Some of the texts hold line breaks: through `tokenize --jsonl`, then by ids.
+  std::string texts;
+  for (const Json& line : reference_["lines"]) texts += Json(line["text"]).dump() + "\n";
+  const Result ids = run({"tokenize", "--model", model_.string(), "--file", work_.write("texts.jsonl", texts).string(), "--jsonl", "--add-special"});
+  ASSERT_EQ(ids.code, 0) << ids.err;
+  const std::string file = work_.write("ids.txt", ids.out).string();
   for (const auto& [compute, tolerance] : std::vector<std::pair<std::string, double>>{{"float32", 1e-4}, {"bf16", 3e-2}}) {
-    const Result r = run({"score", "--model", model_.string(), "--file", file, "--compute", compute});
+    const Result r = run({"score", "--model", model_.string(), "--file", file, "--ids", "--compute", compute});
     ASSERT_EQ(r.code, 0) << r.err;
     const auto lines = lines_of(r.out);
     ASSERT_EQ(lines.size(), reference_["lines"].size());
-    double worst = 0, sum = 0;
+    double worst = 0, sum = 0, off = 0;
     int64_t count = 0;
     for (size_t i = 0; i < lines.size(); ++i) {
       const Json row = parse_json(lines[i], "score"), &wanted = reference_["lines"][i];
@@ -35,15 +38,14 @@ TEST_F(Stories, ScoreEqualsTheReferencePerToken) {
       ASSERT_EQ(row["nll"].size(), wanted["nll"].size());
       for (size_t t = 0; t < row["nll"].size(); ++t, ++count) {
         sum += row["nll"][t].get<double>();
-        worst = std::max(worst, std::abs(row["nll"][t].get<double>() - wanted["nll"][t].get<double>()));
+        const double error = std::abs(row["nll"][t].get<double>() - wanted["nll"][t].get<double>());
+        worst = std::max(worst, error);
+        off += error;
       }
     }
-    if (compute == "float32") {
-      EXPECT_LT(worst, tolerance);
-    }
+    // Rounding these weights to bf16 alone moves single tokens by 0.12 in exact arithmetic: bf16 is held to the mean.
+    EXPECT_LT(compute == "float32" ? worst : off / static_cast<double>(count), tolerance) << compute;
     EXPECT_NEAR(sum / static_cast<double>(count), reference_["mean_nll"].get<double>(), tolerance) << compute;
-    RecordProperty("worst_" + compute, std::to_string(worst));
-    std::printf("%s: worst token off by %.2g\n", compute.c_str(), worst);
   }
 }
 
