@@ -21,6 +21,7 @@ std::vector<Parameter*> ParameterStore::add_group(const std::vector<Spec>& specs
     p->name = spec.name;
     p->shape = spec.shape;
     group.push_back(p.get());
+    by_name_[spec.name] = p.get();
     parameters_.push_back(std::move(p));
   }
   groups_.push_back(group);
@@ -28,9 +29,8 @@ std::vector<Parameter*> ParameterStore::add_group(const std::vector<Spec>& specs
 }
 
 Parameter* ParameterStore::find(const std::string& name) const {
-  for (const auto& p : parameters_)
-    if (p->name == name) return p.get();
-  return nullptr;
+  const auto it = by_name_.find(name);
+  return it == by_name_.end() ? nullptr : it->second;
 }
 
 int64_t ParameterStore::count() const {

@@ -1,6 +1,7 @@
 // A parameter: the Hugging Face name it is saved under, and views into where its numbers lie.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,6 +67,7 @@ class ParameterStore {
                     const std::vector<std::vector<Parameter*>>& groups, DType (*dtype_of)(const Parameter&));
 
   std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::map<std::string, Parameter*> by_name_;
   std::vector<std::vector<Parameter*>> groups_;
   std::unique_ptr<Arena> weights_, masters_, gradients_;
 };

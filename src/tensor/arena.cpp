@@ -14,7 +14,7 @@ Arena::Arena(Kind kind, uint64_t capacity) : kind_(kind), capacity_(capacity) {
   const int protection = kind == Kind::dry ? PROT_NONE : PROT_READ | PROT_WRITE;
   const uint64_t bytes = capacity == 0 ? kAlignment : capacity;
   void* base = ::mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) fail("cannot reserve {} bytes of address space for activations", bytes);
+  if (base == MAP_FAILED) fail("cannot reserve {} bytes of address space", bytes);
   if (kind == Kind::real) ::madvise(base, bytes, MADV_HUGEPAGE);
   base_ = static_cast<std::byte*>(base);
 }

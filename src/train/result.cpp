@@ -100,16 +100,22 @@ void write_manifest(const RunSetup& s, int64_t steps) {
 }
 
 void clear_previous_run(const fs::path& output) {
+  // Only what a run of ours marks as its own; a directory without the mark keeps everything.
+  if (!fs::exists(output / "attune_config.yaml")) return;
   std::vector<fs::path> going;
   if (fs::exists(output / "attune_manifest.json")) going = model_files(output);
   for (const auto& entry : fs::directory_iterator(output)) {
     const std::string name = entry.path().filename().string();
-    const bool ours = name.starts_with("checkpoint-") || name.starts_with(".tmp-") || name.starts_with(".old-") || name == "runs" ||
+    const bool ours = (name.starts_with("checkpoint-") && fs::exists(entry.path() / "attune_checkpoint.json")) ||
+                      name.starts_with(".tmp-checkpoint-") || name.starts_with(".old-checkpoint-") || name == ".tmp-model" ||
                       name == "trainer_log.jsonl" || name == "trainer_state.json" || name == "train_results.json" ||
                       name == "eval_results.json" || name == "all_results.json" || name == "training_loss.svg" ||
                       name == "attune_manifest.json" || name == "attune_config.yaml" || name == "data_report.jsonl";
     if (ours) going.push_back(entry.path());
   }
+  if (fs::is_directory(output / "runs"))
+    for (const auto& entry : fs::directory_iterator(output / "runs"))
+      if (entry.path().filename().string().starts_with("events.out.tfevents.")) going.push_back(entry.path());
   for (const fs::path& path : going) fs::remove_all(path);
 }
 

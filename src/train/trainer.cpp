@@ -58,6 +58,7 @@ class Trainer {
   void log_if_due(const StepResult& result, double epoch, double lr);
   void evaluate(double epoch);
   void save_checkpoint(double epoch);
+  double epoch_at(int64_t step) const;  // after update `step` (from 0)
   bool epoch_ends_here() const;
   bool eval_due() const;
   bool save_due() const;
@@ -68,6 +69,7 @@ class Trainer {
   RunSetup& setup_;
   const Config& config_;
   fs::path output_;
+  std::unique_ptr<DirectoryLock> lock_;
   optim::Schedule schedule_;
   std::optional<fs::path> checkpoint_;
   std::unique_ptr<models::Decoder> model_;
@@ -89,6 +91,7 @@ class Trainer {
 
 void Trainer::claim_output() {
   fs::create_directories(output_);
+  lock_ = std::make_unique<DirectoryLock>(output_, "output_dir");
   if (config_.resume_from_checkpoint == "true" || config_.resume_from_checkpoint == "True") {
     checkpoint_ = newest_checkpoint(output_);
     if (!checkpoint_) notice("no checkpoint to resume from in {} yet: starting from the beginning", output_.string());
@@ -155,6 +158,11 @@ void Trainer::restore() {
   window_steps_ = state.at("window_steps").get<int64_t>();
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
   info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
+}
+
+double Trainer::epoch_at(int64_t step) const {
+  const auto place = setup_.place_of(step);
+  return static_cast<double>(place.epoch) + static_cast<double>(place.index + 1) / static_cast<double>(place.steps_in_epoch);
 }
 
 bool Trainer::epoch_ends_here() const {
@@ -247,7 +255,7 @@ std::string Trainer::run() {
   Progress progress(config_.stage, setup_.total_steps);
   Step step;
   start_ = window_start_ = seconds_now();
-  double epoch = 0;
+  double epoch = done_ > 0 ? epoch_at(done_ - 1) : 0;
   while (done_ < setup_.total_steps) {
     const auto place = setup_.place_of(done_);
     setup_.train_batches->make_step(place.epoch, place.index, step);
@@ -259,7 +267,7 @@ std::string Trainer::run() {
       fail("{} It stands at {}", bad.what(), setup_.train_set->where(bad.sample()));
     }
     ++done_;
-    epoch = static_cast<double>(place.epoch) + static_cast<double>(place.index + 1) / static_cast<double>(place.steps_in_epoch);
+    epoch = epoch_at(done_ - 1);
     int64_t tokens = 0;
     for (const MicroBatch& b : step.micro_batches) tokens += b.token_count();
     tokens_seen_ += tokens, window_tokens_ += tokens, process_tokens_ += tokens;
@@ -280,7 +288,6 @@ std::string Trainer::run() {
 }
 
 std::string Trainer::finish(double epoch) {
-  if (epoch == 0) epoch = static_cast<double>(setup_.epoch_ends.size());
   const double seconds = seconds_now() - start_;
   save_result(setup_, *model_, save_dtype_);
   Json results = {{"epoch", epoch},

@@ -1,6 +1,7 @@
 #include "util/files.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,7 +21,7 @@ namespace {
 }  // namespace
 
 FileReader::FileReader(const fs::path& file) : path_(file) {
-  fd_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  fd_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not hang us
   if (fd_ < 0) fail_errno("open", file);
   struct stat info {};
   if (::fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -46,6 +47,19 @@ void FileReader::read_at(uint64_t offset, void* into, uint64_t bytes) const {
     offset += static_cast<uint64_t>(n);
     bytes -= static_cast<uint64_t>(n);
   }
+}
+
+DirectoryLock::DirectoryLock(const fs::path& directory, const std::string& what) {
+  fd_ = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);  // the directory itself: no file to leave behind
+  if (fd_ < 0) fail_errno("open", directory);
+  if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+  ::close(fd_);
+  fd_ = -1;
+  refuse("{}: another run is writing to {}; wait for it, or choose another directory", what, directory.string());
+}
+
+DirectoryLock::~DirectoryLock() {
+  if (fd_ >= 0) ::close(fd_);
 }
 
 FileWriter::FileWriter(const fs::path& file) : path_(file) {

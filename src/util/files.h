@@ -49,6 +49,19 @@ class FileReader {
   uint64_t size_ = 0;
 };
 
+// Keeps a second process out of a directory. The lock goes with the process, however it ends.
+class DirectoryLock {
+ public:
+  // Refuses where another process holds it; `what` names the setting in the message.
+  DirectoryLock(const fs::path& directory, const std::string& what);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
 // Buffered sequential writer; `close` makes the bytes durable and throws when the disk is full.
 class FileWriter {
  public:

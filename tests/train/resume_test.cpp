@@ -242,6 +242,21 @@ TEST_F(Checkpoints, AFinishedDirectoryIsNotOverwrittenUnasked) {
   EXPECT_NE(error_of([&] { train(settings("foreign")); }).find("would be overwritten"), std::string::npos);
 }
 
+TEST_F(Checkpoints, ASecondRunIsKeptOutOfTheDirectory) {
+  fs::create_directories(*work_ / "locked");
+  const DirectoryLock lock(*work_ / "locked", "output_dir");
+  EXPECT_NE(error_of([&] { train(settings("locked")); }).find("another run is writing"), std::string::npos);
+}
+
+TEST_F(Checkpoints, OverwritingClearsOnlyWhatARunLeft) {
+  work_->write("mine/checkpoint-7/notes.txt", "mine");
+  work_->write("mine/runs/notes.txt", "mine");
+  train(settings("mine"));
+  train(settings("mine", {"overwrite_output_dir=true"}));
+  EXPECT_EQ(read_file(*work_ / "mine/checkpoint-7/notes.txt"), "mine");
+  EXPECT_EQ(read_file(*work_ / "mine/runs/notes.txt"), "mine");
+}
+
 TEST_F(Checkpoints, OnlyTheNewestAreKeptAndHalvesAreRemoved) {
   work_->write("limited/.tmp-checkpoint-9/model.safetensors", "half");
   work_->write("limited/.old-checkpoint-8/model.safetensors", "going");
