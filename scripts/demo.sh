@@ -17,7 +17,7 @@ step() { printf '\n== %s\n' "$*" >&2; }
 number() { grep -o "\"$2\": [0-9.eE+-]*" <<<"$1" | head -n 1 | sed 's/.*: //'; }
 percent() { awk -v x="$1" 'BEGIN { printf "%5.1f %%", 100 * x }'; }
 # Small models answer fastest on one thread each: the questions of one stage are asked side by side.
-ask() { OMP_NUM_THREADS=1 "$attune" eval --model "$1" --file "$data/$2" --max-new-tokens 16 --json "${@:3}"; }
+ask() { OMP_NUM_THREADS=1 "$attune" eval --model "$1" --file "$data/$2" --max-new-tokens 12 --json "${@:3}"; }
 
 step "1. a tokenizer from the domain's own text"
 "$attune" tokenizer train "$data/pretrain.jsonl" "$data/train.jsonl" --vocab-size 2000 --out "$out/tokenizer"
