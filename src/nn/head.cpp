@@ -105,15 +105,15 @@ Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tens
   tape.keep(hidden);
   tape.keep(logp);
   const Targets t = targets;
-  const Head* head = this;
+  const Head head = *this;  // the closure outlives a temporary
   tape.record([&tape, hidden, logp, t, lse, head, chunk] {
     ops::Context& c = tape.context();
     const DType dtype = hidden->value.dtype;
     const GradientTarget dx = hidden->needs_gradient ? tape.gradient_of(hidden) : GradientTarget{};
     if (dx.tensor.defined() && !dx.accumulate) ops::fill_zero(c, dx.tensor);
-    if (head->weight_.trainable) {
+    if (head.weight_.trainable) {
       // Reserve before the chunks: a gradient on the stack must outlive them.
-      const GradientTarget dw = tape.gradient_of(head->weight_);
+      const GradientTarget dw = tape.gradient_of(head.weight_);
       if (!dw.accumulate) ops::fill_zero(c, dw.tensor);
     }
     for_each_chunk(t.rows, chunk, [&](int64_t first, Rows rows) {
@@ -121,15 +121,15 @@ Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tens
       const Tensor labels = part(t.labels, first, rows.count), places = part(t.label_rows, first, rows.count);
       const Tensor h = c.arena().matrix(rows, hidden->value.cols, dtype);
       ops::gather_rows(c, {hidden->value, places, h});
-      const Tensor z = head->logits(c, h);
+      const Tensor z = head.logits(c, h);
       const Tensor minus = c.arena().vector(rows.capacity, DType::f32).columns(0, rows.count);
       ops::scale(c, {part(logp->gradient, first, rows.count), minus, -1.0f, false});
       const Tensor dz = ops::logit_gradient(c, {z, labels, part(lse, first, rows.count), minus, dtype});
       const Tensor dh = dx.tensor.defined() ? c.arena().matrix(rows, hidden->value.cols, dtype) : Tensor{};
-      chunk_gradients(tape, head->weight_, dz, h, dh);
+      chunk_gradients(tape, head.weight_, dz, h, dh);
       if (dh.defined()) ops::scatter_rows(c, {dh, places, dx.tensor, true});
     });
-    if (head->weight_.trainable) tape.complete_use(head->weight_);
+    if (head.weight_.trainable) tape.complete_use(head.weight_);
   });
   return logp;
 }
