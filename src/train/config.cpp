@@ -294,7 +294,7 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
     }
     std::vector<std::string> known(ignored_keys().begin(), ignored_keys().end());
     for (const Key& k : schema().keys()) known.push_back(k.name);
-    refuse("{}: unknown key \"{}\"{}. `attune train --help-config` lists all keys", g.where, g.key, nearest(g.key, known));
+    refuse("{}: unknown key \"{}\"{} (`attune train --help-config` lists all keys)", g.where, g.key, nearest(g.key, known));
   }
   if (g.values.empty() && !g.is_list) return;
   key->set(config, g);
