@@ -38,9 +38,11 @@ const text::Message* last_answer(const data::Record& record) {
   return !messages.empty() && messages.back().role == "assistant" ? &messages.back() : nullptr;
 }
 
+// Lines of the files that one evaluation reads, by index into its Records::files.
+using FileLines = std::map<int32_t, std::vector<std::string>>;
+
 // The column's text, from the file itself: records hold only what training needs.
-std::string column_of(const data::Records& records, const data::Record& record, const std::string& column) {
-  static std::map<int32_t, std::vector<std::string>> lines;
+std::string column_of(const data::Records& records, const data::Record& record, const std::string& column, FileLines& lines) {
   auto& file = lines[record.source.file];
   if (file.empty()) {
     std::string content = read_file(records.files[static_cast<size_t>(record.source.file)]), line;
@@ -66,6 +68,7 @@ ExactMatchResult exact_match(infer::Generator& generator, const std::vector<fs::
   generate.max_new_tokens = options.max_new_tokens;
   generate.stop_ids = generator.stop_ids(chat ? chat->stop_texts() : std::vector<std::string>{});
   ExactMatchResult result;
+  FileLines lines;
   Progress progress("eval", static_cast<int64_t>(records.rows.size()));
   for (const data::Record& record : records.rows) {
     const text::Message* answer = last_answer(record);
@@ -73,7 +76,7 @@ ExactMatchResult exact_match(infer::Generator& generator, const std::vector<fs::
     std::vector<int32_t> prompt;
     std::string shown;
     if (raw) {
-      shown = column_of(records, record, options.prompt_column);
+      shown = column_of(records, record, options.prompt_column, lines);
       text::EncodeOptions encode;
       encode.add_special_tokens = true;
       prompt = tokenizer.encode(shown, encode).ids;

@@ -64,7 +64,6 @@ class Trainer {
   bool save_due() const;
   TrainerState state_at(double epoch) const;
   std::string finish(double epoch);
-  formats::SaveOptions save_options() const { return train::save_options(setup_); }
 
   RunSetup& setup_;
   const Config& config_;
@@ -237,7 +236,7 @@ void Trainer::save_checkpoint(double epoch) {
   c.model = model_.get();
   c.optimizer = config_.save_only_model ? nullptr : &engine_->optimizer();
   c.save_dtype = save_dtype_;
-  c.save = save_options();
+  c.save = save_options(setup_);
   c.trainer_state = trainer_state_json(state_at(epoch), log_->history());
   const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
                       {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
