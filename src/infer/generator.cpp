@@ -153,7 +153,7 @@ std::vector<float> Generator::score(const std::vector<int32_t>& ids) {
   tape_->begin(false);
   const models::ForwardOptions options;
   nn::Value hidden = model_->forward(*tape_, stream, compute_, options);
-  model_->head().loss(*tape_, hidden, targets, Tensor::vector(nll.data(), DType::f32, n - 1));
+  model_->head().loss(*tape_, hidden, targets, {Tensor::vector(nll.data(), DType::f32, n - 1), {}, 0, nullptr});
   for (size_t i = 0; i < nll.size(); ++i) {
     nll[i] = -nll[i];
     if (!std::isfinite(nll[i]))

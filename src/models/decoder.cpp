@@ -6,6 +6,12 @@
 #include "util/rng.h"
 
 namespace attune::models {
+namespace {
+
+// Places of randomness outside of the blocks, which take 0, 1, 2 …
+constexpr uint64_t kEmbeddingSite = ~uint64_t{0}, kNoiseSite = ~uint64_t{1};
+
+}  // namespace
 
 std::vector<float> rope_inverse_frequencies(const RopeConfig& rope, int64_t head_dim) {
   std::vector<float> out;
@@ -146,6 +152,8 @@ nn::Value Decoder::block(nn::Tape& tape, const Layer& layer, int64_t index, nn::
 
 nn::Value Decoder::forward(nn::Tape& tape, const nn::Stream& stream, DType compute, const ForwardOptions& options) {
   nn::Value x = nn::embedding(tape, stream.tokens, stream.rows, *embedding_, compute);
+  nn::embedding_noise(tape, x, options.neftune_noise_alpha, mix_key(options.dropout_key, kNoiseSite), stream);
+  x = nn::dropout(tape, x, options.embedding_dropout, mix_key(options.dropout_key, kEmbeddingSite), stream);
   tape.reserve_gradient(x);
   const nn::Stream* s = &stream;
   const ForwardOptions* o = &options;

@@ -25,6 +25,8 @@ struct ForwardOptions {
   // Dropout is a function of (seed, step, site, sample, position, channel); 0 outside of training.
   float attention_dropout = 0;
   float hidden_dropout = 0;
+  float embedding_dropout = 0;
+  float neftune_noise_alpha = 0;
   uint64_t dropout_key = 0;  // mixes seed and step
 };
 

@@ -50,7 +50,7 @@ Tensor Head::logits(ops::Context& context, const Tensor& hidden_rows) const {
   return out;
 }
 
-void Head::loss(Tape& tape, Value hidden, const Targets& targets, const Tensor& logp, LogitHook* hook) const {
+void Head::loss(Tape& tape, Value hidden, const Targets& targets, const LossCall& call) const {
   ops::Context& context = tape.context();
   const DType dtype = hidden->value.dtype;
   const bool gradient = tape.training() && (hidden->needs_gradient || weight_.trainable);
@@ -69,13 +69,14 @@ void Head::loss(Tape& tape, Value hidden, const Targets& targets, const Tensor& 
     const Tensor h = context.arena().matrix(rows, hidden->value.cols, dtype);
     ops::gather_rows(context, {hidden->value, part(targets.label_rows, first, rows.count), h});
     const Tensor z = logits(context, h);
-    if (hook) hook->forward(context, z, first);
+    if (call.hook) call.hook->forward(context, z, first);
     const Tensor lse = context.arena().vector(rows.capacity, DType::f32);
-    ops::token_logprob(context, {z, labels, part(logp, first, rows.count), lse});
+    const Tensor correct = call.correct.defined() ? part(call.correct, first, rows.count) : Tensor{};
+    ops::token_logprob(context, {z, labels, part(call.logp, first, rows.count), lse, correct, call.label_smoothing});
     if (!gradient) return;
-    const DType gradient_dtype = hook ? DType::f32 : dtype;
-    const Tensor dz = ops::logit_gradient(context, {z, labels, lse, part(targets.coefficient, first, rows.count), gradient_dtype});
-    if (hook) hook->backward(context, dz, first);
+    const DType gradient_dtype = call.hook ? DType::f32 : dtype;
+    const Tensor dz = ops::logit_gradient(context, {z, labels, lse, part(targets.coefficient, first, rows.count), gradient_dtype, call.label_smoothing});
+    if (call.hook) call.hook->backward(context, dz, first);
     chunk_gradients(tape, weight_, dz, h, dhidden ? dhidden->value.slice(first, rows) : Tensor{});
   });
   if (!gradient) return;

@@ -15,14 +15,22 @@ class LogitHook {
   virtual void backward(ops::Context& context, const Tensor& dlogits, int64_t first_row) = 0;
 };
 
+// What one pass of the loss is to do and where its results go.
+struct LossCall {
+  Tensor logp;              // f32 [1,R]: log-probability of each label (against the smoothed target where there is one)
+  Tensor correct;           // f32 [1,R]: 1 where no word is likelier than the label; undefined: not wanted
+  float label_smoothing = 0;
+  LogitHook* hook = nullptr;
+};
+
 class Head {
  public:
   // `weight` [V,d], possibly the embedding's.
   explicit Head(Parameter& weight) : weight_(weight) {}
 
   // (a) Coefficients are known: log-probabilities of the labels and, when training, every gradient in the same pass.
-  //     logp[i] is written for each target row; the gradient is that of −Σ coefficient·logp.
-  void loss(Tape& tape, Value hidden, const Targets& targets, const Tensor& logp, LogitHook* hook = nullptr) const;
+  //     The gradient is that of −Σ coefficient·logp.
+  void loss(Tape& tape, Value hidden, const Targets& targets, const LossCall& call) const;
 
   // (b) Coefficients come later: logp as a value whose gradient f32 [1,R] drives backward; logits are computed again.
   //     `lse` f32 [1,R] receives the normalisers.

@@ -76,6 +76,11 @@ Value swiglu(Tape& tape, Value x) {
   return y;
 }
 
+void embedding_noise(Tape& tape, Value x, float alpha, uint64_t key, const Stream& stream) {
+  if (alpha == 0 || !tape.training()) return;
+  ops::embedding_noise(tape.context(), {x->value, alpha, key, stream.cu_seqlens, stream.sample_ids, stream.positions});
+}
+
 Value dropout(Tape& tape, Value x, float p, uint64_t key, const Stream& stream) {
   if (p == 0 || !tape.training()) return x;
   const ops::Dropout args{x->value, x->value, p, key, stream.sample_ids, stream.positions};

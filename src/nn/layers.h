@@ -12,6 +12,8 @@ Value rms_norm(Tape& tape, Value x, Parameter& weight, float eps);
 // y = x + delta, in delta's memory. The sum takes over the gradient memory that x has reserved.
 Value add(Tape& tape, Value x, Value delta);
 Value swiglu(Tape& tape, Value gate_up);
+// NEFTune's noise, added to x in place while training; no gradient of its own.
+void embedding_noise(Tape& tape, Value x, float alpha, uint64_t key, const Stream& stream);
 Value dropout(Tape& tape, Value x, float p, uint64_t key, const Stream& stream);
 
 // What attention needs beside its input.

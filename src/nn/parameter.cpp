@@ -68,17 +68,38 @@ uint64_t ParameterStore::allocate(std::unique_ptr<Arena>& arena, Arena::Kind kin
   return total;
 }
 
-uint64_t ParameterStore::allocate_weights(Arena::Kind kind, DType dtype) {
-  if (dtype == DType::bf16)
-    return allocate(weights_, kind, &Parameter::weight, groups_, [](const Parameter&) { return DType::bf16; });
-  return allocate(weights_, kind, &Parameter::weight, groups_, [](const Parameter&) { return DType::f32; });
+namespace {
+
+// Every dtype as a plain function: what `allocate` asks of each parameter.
+DType (*constant(DType dtype))(const Parameter&) {
+  if (dtype == DType::bf16) return [](const Parameter&) { return DType::bf16; };
+  if (dtype == DType::f16) return [](const Parameter&) { return DType::f16; };
+  return [](const Parameter&) { return DType::f32; };
 }
 
-uint64_t ParameterStore::allocate_masters(Arena::Kind kind) {
+}  // namespace
+
+std::vector<std::vector<Parameter*>> ParameterStore::trainable_one_by_one() const {
   std::vector<std::vector<Parameter*>> groups;
   for (const auto& p : parameters_)
     if (p->trainable) groups.push_back({p.get()});
-  return allocate(masters_, kind, &Parameter::master, groups, [](const Parameter&) { return DType::f32; });
+  return groups;
+}
+
+uint64_t ParameterStore::allocate_weights(Arena::Kind kind, DType dtype) {
+  return allocate(weights_, kind, &Parameter::weight, groups_, constant(dtype));
+}
+
+uint64_t ParameterStore::allocate_masters(Arena::Kind kind) {
+  return allocate(masters_, kind, &Parameter::master, trainable_one_by_one(), constant(DType::f32));
+}
+
+uint64_t ParameterStore::allocate_anchors(Arena::Kind kind, DType dtype) {
+  const uint64_t bytes = allocate(anchors_, kind, &Parameter::anchor, trainable_one_by_one(), constant(dtype));
+  if (kind == Arena::Kind::dry) return bytes;
+  for (const auto& p : parameters_)
+    if (p->trainable) convert(p->stepped().data, p->stepped().dtype, p->anchor.data, dtype, static_cast<size_t>(p->count()));
+  return bytes;
 }
 
 uint64_t ParameterStore::allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted) {

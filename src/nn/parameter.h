@@ -22,9 +22,11 @@ struct Parameter {
   std::vector<int64_t> shape;  // as saved; one or two dimensions
   Tensor weight;               // [rows, cols]; vectors are one row
   Tensor master;               // fp32 copy that the optimizer steps, where the weight is narrower
+  Tensor anchor;               // the base model's weight, where the parameter is held near it
   Tensor gradient;             // undefined until somebody gives it storage
   DType gradient_dtype = DType::f32;
   bool trainable = true;
+  float lr_scale = 1;  // of the run's learning rate
   bool gradient_written = false;
   int pending_uses = 0;  // uses recorded with gradient in this step whose backward has not run
 
@@ -56,6 +58,8 @@ class ParameterStore {
   uint64_t allocate_weights(Arena::Kind kind, DType dtype);
   // fp32 copies of the trainable parameters; their content is for the caller to fill.
   uint64_t allocate_masters(Arena::Kind kind);
+  // Copies of the trainable parameters as they are now, in `dtype`; filled where `kind` is real.
+  uint64_t allocate_anchors(Arena::Kind kind, DType dtype);
   // Gradients of the trainable parameters `wanted` selects, each in its gradient_dtype; groups stay adjacent.
   uint64_t allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted);
 
@@ -63,13 +67,14 @@ class ParameterStore {
   void begin_step();
 
  private:
+  std::vector<std::vector<Parameter*>> trainable_one_by_one() const;
   uint64_t allocate(std::unique_ptr<Arena>& arena, Arena::Kind kind, Tensor Parameter::*slot,
                     const std::vector<std::vector<Parameter*>>& groups, DType (*dtype_of)(const Parameter&));
 
   std::vector<std::unique_ptr<Parameter>> parameters_;
   std::map<std::string, Parameter*> by_name_;
   std::vector<std::vector<Parameter*>> groups_;
-  std::unique_ptr<Arena> weights_, masters_, gradients_;
+  std::unique_ptr<Arena> weights_, masters_, anchors_, gradients_;
 };
 
 }  // namespace attune::nn

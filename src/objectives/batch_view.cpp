@@ -24,6 +24,7 @@ void BatchView::bind(const MicroBatch& b, const BatchCapacity& c, double normali
            b.cu_seqlens[i + 1] - b.cu_seqlens[i], c.max_seqlen);
   coefficients_.resize(static_cast<size_t>(c.label_rows));
   logp_memory_.resize(static_cast<size_t>(c.label_rows));
+  correct_memory_.resize(static_cast<size_t>(c.label_rows));
   for (size_t i = 0; i < b.loss_weights.size(); ++i) coefficients_[i] = static_cast<float>(b.loss_weights[i] / normaliser);
   stream_ = {};
   stream_.rows = {b.token_count(), c.tokens};
@@ -37,6 +38,7 @@ void BatchView::bind(const MicroBatch& b, const BatchCapacity& c, double normali
   targets_.labels = over(b.labels);
   targets_.coefficient = Tensor::vector(coefficients_.data(), DType::f32, labelled);
   logp_ = Tensor::vector(logp_memory_.data(), DType::f32, labelled);
+  correct_ = Tensor::vector(correct_memory_.data(), DType::f32, labelled);
 }
 
 void BatchView::bind_dry(Arena& addresses, const BatchCapacity& c) {
@@ -52,6 +54,7 @@ void BatchView::bind_dry(Arena& addresses, const BatchCapacity& c) {
   targets_.labels = addresses.vector(c.label_rows, DType::i32);
   targets_.coefficient = addresses.vector(c.label_rows, DType::f32);
   logp_ = addresses.vector(c.label_rows, DType::f32);
+  correct_ = addresses.vector(c.label_rows, DType::f32);
 }
 
 }  // namespace attune::objectives

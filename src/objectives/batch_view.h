@@ -20,12 +20,14 @@ class BatchView {
   const nn::Targets& targets() const { return targets_; }
   // f32 [1,R], for the log-probabilities of the labels.
   const Tensor& logp() const { return logp_; }
+  // f32 [1,R]: 1 where the label was the likeliest word.
+  const Tensor& correct() const { return correct_; }
 
  private:
   nn::Stream stream_;
   nn::Targets targets_;
-  Tensor logp_;
-  std::vector<float> coefficients_, logp_memory_;
+  Tensor logp_, correct_;
+  std::vector<float> coefficients_, logp_memory_, correct_memory_;
 };
 
 }  // namespace attune::objectives

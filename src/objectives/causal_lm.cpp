@@ -15,7 +15,7 @@ double normaliser_of(const Objective& objective, const Step& step) {
 double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
                      const models::ForwardOptions& options) const {
   nn::Value hidden = model.forward(tape, batch.stream(), compute, options);
-  model.head().loss(tape, hidden, batch.targets(), batch.logp());
+  model.head().loss(tape, hidden, batch.targets(), {batch.logp(), batch.correct(), tape.training() ? label_smoothing_ : 0.0f, nullptr});
   if (tape.training()) tape.backward();
   if (tape.context().dry()) return 0;
   double loss = 0;

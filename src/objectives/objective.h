@@ -21,11 +21,16 @@ class Objective {
 double normaliser_of(const Objective& objective, const Step& step);
 
 // Next-token prediction: SFT and continued pre-training. loss = Σ weight·nll / Σ weight over the whole step.
+// `label_smoothing` belongs to training: a loss that is only measured is the plain one, so that perplexity means perplexity.
 class CausalLm : public Objective {
  public:
+  explicit CausalLm(float label_smoothing = 0) : label_smoothing_(label_smoothing) {}
   Normaliser normaliser() const override { return Normaliser::labelled_weight; }
   double run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
              const models::ForwardOptions& options) const override;
+
+ private:
+  float label_smoothing_;
 };
 
 }  // namespace attune::objectives

@@ -42,8 +42,11 @@ struct Backend {
   void (*dropout)(const Dropout&);
   void (*token_logprob)(const TokenLogprob&);
   void (*logit_gradient)(const LogitGradient&);
-  void (*adamw)(const AdamW&);
+  void (*embedding_noise)(const EmbeddingNoise&);
+  void (*adam)(const Adam&);
   void (*sgd)(const Sgd&);
+  void (*lion)(const Lion&);
+  void (*adafactor)(const Adafactor&);
   double (*squared_norm)(const SquaredNorm&);
 };
 

@@ -16,7 +16,7 @@ Tensor logit_gradient(Context& context, const LogitGradient& a) {
   if (!context.dry()) context.backend().logit_gradient(a);
   Tensor gradient = a.logits;
   gradient.dtype = a.dtype;
-  if (a.dtype == DType::bf16) gradient.stride = 2 * a.logits.stride;
+  if (a.dtype != DType::f32) gradient.stride = 2 * a.logits.stride;
   return gradient;
 }
 

@@ -19,4 +19,10 @@ void embedding_backward(Context& context, const EmbeddingBackward& args) {
   if (!context.dry()) context.backend().embedding_backward(a);
 }
 
+void embedding_noise(Context& context, const EmbeddingNoise& a) {
+  require(a.alpha > 0 && a.positions.cols >= a.x.rows.count, "embedding_noise", "alpha > 0 and a position for each row");
+  context.count(2.0 * static_cast<double>(a.x.count()), 2.0 * static_cast<double>(a.x.count()) * size_of(a.x.dtype));
+  if (!context.dry()) context.backend().embedding_noise(a);
+}
+
 }  // namespace attune::ops

@@ -23,6 +23,18 @@ struct EmbeddingBackward {
   Tensor order;    // i32 workspace [1, capacity of N]: tokens sorted by id
 };
 
+// NEFTune (Jain et al. 2023): x[n] += alpha/√(L·d) · u, u uniform in [−1,1), L the length of the token's own sequence; a
+// function of (key, sample, position, channel). The gradient passes unchanged.
+struct EmbeddingNoise {
+  Tensor x;  // [N,d]
+  float alpha = 0;
+  uint64_t key = 0;
+  Tensor cu_seqlens;  // i32 [1,S+1]
+  Tensor sample_ids;  // i64 [1,N]
+  Tensor positions;   // i32 [1,N]
+};
+
+void embedding_noise(Context& context, const EmbeddingNoise& args);
 void embedding_forward(Context& context, const EmbeddingForward& args);
 void embedding_backward(Context& context, const EmbeddingBackward& args);
 

@@ -10,8 +10,8 @@ void gemm(Context& context, const Gemm& g) {
   const int64_t n = g.transpose_b ? g.b.rows.count : g.b.cols;
   require(k == (g.transpose_b ? g.b.cols : g.b.rows.count), "gemm", "inner sizes agree");
   require(m == g.c.rows.count && n == g.c.cols, "gemm", "C is [M,N]");
-  const auto floating = [](DType t) { return t == DType::f32 || t == DType::bf16; };
-  require(floating(g.a.dtype) && floating(g.b.dtype) && floating(g.c.dtype), "gemm", "f32 or bf16 operands");
+  const auto floating = [](DType t) { return t == DType::f32 || t == DType::bf16 || t == DType::f16; };
+  require(floating(g.a.dtype) && floating(g.b.dtype) && floating(g.c.dtype), "gemm", "f32, bf16 or fp16 operands");
   context.count(2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k),
                 static_cast<double>(g.a.count() * static_cast<int64_t>(size_of(g.a.dtype)) +
                                     g.b.count() * static_cast<int64_t>(size_of(g.b.dtype)) +

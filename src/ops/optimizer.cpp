@@ -1,5 +1,7 @@
 #include "ops/optimizer.h"
 
+#include <algorithm>
+
 #include "ops/backend.h"
 
 namespace attune::ops {
@@ -12,21 +14,46 @@ double sweep_bytes(std::initializer_list<Tensor> tensors) {
   return bytes;
 }
 
+void check_sizes(const char* op, const Stepped& s, std::initializer_list<Tensor> states) {
+  const int64_t n = s.parameter.count();
+  require(s.gradient.count() == n && (!s.copy.defined() || s.copy.count() == n) && (!s.anchor.defined() || s.anchor.count() == n),
+          op, "parameter, gradient, copy and anchor have one size");
+  for (const Tensor& t : states) require(!t.defined() || t.count() == n, op, "states have the parameter's size");
+}
+
+void count(Context& context, const Stepped& s, double flops, std::initializer_list<Tensor> states) {
+  context.count(flops * static_cast<double>(s.parameter.count()),
+                2 * (sweep_bytes({s.parameter}) + sweep_bytes(states)) + sweep_bytes({s.gradient, s.copy, s.anchor}));
+}
+
 }  // namespace
 
-void adamw(Context& context, const AdamW& a) {
-  require(a.parameter.count() == a.gradient.count() && a.parameter.count() == a.m.count() && a.parameter.count() == a.v.count(),
-          "adamw", "parameter, gradient and moments have one size");
-  context.count(15.0 * static_cast<double>(a.parameter.count()),
-                2 * sweep_bytes({a.parameter, a.m, a.v}) + sweep_bytes({a.gradient, a.copy}));
-  if (!context.dry()) context.backend().adamw(a);
+void adam(Context& context, const Adam& a) {
+  check_sizes("adam", a.of, {a.m, a.v, a.highest});
+  count(context, a.of, 15, {a.m, a.v, a.highest});
+  if (!context.dry()) context.backend().adam(a);
 }
 
 void sgd(Context& context, const Sgd& a) {
-  require(a.parameter.count() == a.gradient.count(), "sgd", "parameter and gradient have one size");
-  context.count(4.0 * static_cast<double>(a.parameter.count()),
-                2 * sweep_bytes({a.parameter}) + sweep_bytes({a.gradient, a.copy}));
+  check_sizes("sgd", a.of, {a.buffer});
+  count(context, a.of, 4, {a.buffer});
   if (!context.dry()) context.backend().sgd(a);
+}
+
+void lion(Context& context, const Lion& a) {
+  check_sizes("lion", a.of, {a.m});
+  count(context, a.of, 8, {a.m});
+  if (!context.dry()) context.backend().lion(a);
+}
+
+void adafactor(Context& context, Adafactor a) {
+  check_sizes("adafactor", a.of, {a.v});
+  const Tensor& p = a.of.parameter;
+  require(a.v.defined() || (a.rows.cols == p.rows.count && a.cols.cols == p.cols), "adafactor", "one row state a row, one column state a column");
+  count(context, a.of, 12, {a.v});
+  ArenaScope scope(context.arena());
+  a.workspace = context.arena().matrix(Rows::exactly(context.backend().threads() + 2), std::max(p.rows.count, p.cols), DType::f32);
+  if (!context.dry()) context.backend().adafactor(a);
 }
 
 double squared_norm(Context& context, const Tensor& x) {

@@ -1,32 +1,69 @@
-// Optimizer sweeps: each tensor is read and written once.
+// Optimizer sweeps: each tensor is read and written once (Adafactor reads its gradient three times).
+//
+// What is stored in bf16 without an fp32 master is rounded stochastically: an update far below the distance between two
+// bf16 numbers still moves the weight on average. The bits are a function of (rounding_key, element), nothing else.
 #pragma once
 
 #include "ops/context.h"
 
 namespace attune::ops {
 
-// AdamW (Loshchilov & Hutter 2019), as torch.optim.AdamW:
-//   g ← grad_scale·grad;  p ← p·(1 − lr·weight_decay)
-//   m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − lr/c₁ · m / (√v/√c₂ + eps),  cᵢ = 1 − βᵢᵗ
-// All tensors have the same number of elements; 30 bytes a parameter with a bf16 copy.
-struct AdamW {
-  Tensor parameter;  // f32: the weight itself or its master
-  Tensor copy;       // bf16 weight to refresh from the master, or undefined
-  Tensor gradient;   // f32 or bf16
-  Tensor m, v;       // f32
-  float grad_scale = 1, lr = 0, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0;
+// What every optimizer steps. All tensors have the same number of elements.
+//   g ← grad_scale·gradient;  decoupled decay: p ← p − lr·(weight_decay·p + anchor_decay·(p − anchor));
+//   coupled decay: g ← g + weight_decay·p + anchor_decay·(p − anchor)
+struct Stepped {
+  Tensor parameter;  // f32 (the weight itself or its master) or bf16
+  Tensor copy;       // the narrower weight to refresh from the master, or undefined
+  Tensor gradient;   // f32, bf16 or fp16
+  Tensor anchor;     // weights to stay near (any floating type), or undefined
+  float grad_scale = 1, lr = 0, weight_decay = 0, anchor_decay = 0;
+  bool decoupled = true;
+  uint64_t rounding_key = 0;
+};
+
+// Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019), as torch.optim.Adam and AdamW:
+//   m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  w ← max(w, v) with amsgrad, else v
+//   p ← p − lr/c₁ · m / (√w/√c₂ + eps),  cᵢ = 1 − βᵢᵗ
+// 30 bytes a parameter with fp32 states and a bf16 copy.
+struct Adam {
+  Stepped of;
+  Tensor m, v, highest;  // f32 or bf16; `highest` (amsgrad) may be undefined
+  float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
   float correction1 = 1, correction2 = 1;  // c₁, c₂
 };
-void adamw(Context& context, const AdamW& args);
+void adam(Context& context, const Adam& args);
 
-// p ← p·(1 − lr·weight_decay) − lr·grad_scale·grad
+// torch.optim.SGD: buffer ← g at the first step, then momentum·buffer + g; p ← p − lr·buffer, or with nesterov
+// p ← p − lr·(g + momentum·buffer). Without momentum no buffer.
 struct Sgd {
-  Tensor parameter;
-  Tensor copy;
-  Tensor gradient;
-  float grad_scale = 1, lr = 0, weight_decay = 0;
+  Stepped of;
+  Tensor buffer;
+  float momentum = 0;
+  bool nesterov = false, first = false;
 };
 void sgd(Context& context, const Sgd& args);
+
+// Lion (Chen et al. 2023): p ← p − lr·sign(β₁m + (1−β₁)g);  m ← β₂m + (1−β₂)g.
+struct Lion {
+  Stepped of;
+  Tensor m;
+  float beta1 = 0.9f, beta2 = 0.99f;
+};
+void lion(Context& context, const Lion& args);
+
+// Adafactor (Shazeer & Stern 2018) without momentum, as transformers' Adafactor: for a matrix
+//   r ← βr + (1−β)·mean_cols(g² + eps);  c ← βc + (1−β)·mean_rows(g² + eps);  u = g / √(r·c / mean(r))
+// for a vector v ← βv + (1−β)(g² + eps), u = g/√v; then p ← p − lr·u / max(1, rms(u)/clip_threshold).
+// With scale_parameter lr is multiplied by max(eps_scale, rms(p)).
+struct Adafactor {
+  Stepped of;
+  Tensor rows, cols;  // f32 [1,R], [1,C] for a matrix, or
+  Tensor v;           // f32 for a vector
+  float beta = 0, eps = 1e-30f, eps_scale = 1e-3f, clip_threshold = 1;
+  bool scale_parameter = false;
+  Tensor workspace;  // f32 [threads + 2, max(R, C)], set by the dispatcher
+};
+void adafactor(Context& context, Adafactor args);
 
 // Σ x² in double, summed over fixed blocks: the same for every thread count. Returns 0 in dry mode.
 struct SquaredNorm {

@@ -1,90 +1,183 @@
 #include "optim/optimizer.h"
 
-#include <cmath>
+#include <fmt/ranges.h>
 
-#include "ops/optimizer.h"
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
 #include "util/error.h"
+#include "util/hash.h"
+#include "util/pattern.h"
+#include "util/rng.h"
 
 namespace attune::optim {
 namespace {
 
-Tensor bf16_copy(nn::Parameter& p) { return p.master.defined() ? p.weight : Tensor{}; }
+float correction(float beta, int64_t step) {
+  return static_cast<float>(1 - std::pow(static_cast<double>(beta), static_cast<double>(step)));
+}
 
-class AdamW : public Optimizer {
+class Adam : public Optimizer {
  public:
-  explicit AdamW(const OptimizerOptions& options) : options_(options) {}
+  Adam(const OptimizerOptions& options, bool decoupled) : Optimizer(options), decoupled_(decoupled) {}
 
-  uint64_t allocate(Arena::Kind kind, const nn::ParameterStore& parameters) override {
-    uint64_t bytes = 0;
-    for (const auto& p : parameters.all())
-      if (p->trainable) bytes += 2 * ((static_cast<uint64_t>(p->count()) * 4 + 63) / 64 * 64);
-    memory_ = std::make_unique<Arena>(kind, bytes);  // fresh pages are zero
-    for (const auto& p : parameters.all()) {
-      if (!p->trainable) continue;
-      moments_[p.get()] = {memory_->matrix(p->weight.rows, p->weight.cols, DType::f32),
-                           memory_->matrix(p->weight.rows, p->weight.cols, DType::f32)};
-      order_.push_back(p.get());
-    }
-    return bytes;
+ protected:
+  std::vector<Slot> slots(const nn::Parameter& p) const override {
+    std::vector<Slot> all{{"exp_avg", p.shape, options_.state_dtype}, {"exp_avg_sq", p.shape, options_.state_dtype}};
+    if (options_.amsgrad) all.push_back({"max_exp_avg_sq", p.shape, options_.state_dtype});
+    return all;
   }
-
-  void step(ops::Context& context, nn::Parameter& p, int64_t step, float lr, float grad_scale) override {
-    ops::AdamW args;
-    args.parameter = p.stepped();
-    args.copy = bf16_copy(p);
-    args.gradient = p.gradient;
-    const Moments& m = moments_.at(&p);
-    args.m = m.first;
-    args.v = m.second;
-    args.grad_scale = grad_scale;
-    args.lr = lr;
-    args.beta1 = options_.beta1;
-    args.beta2 = options_.beta2;
-    args.eps = options_.eps;
-    args.weight_decay = p.is_vector() ? 0 : options_.weight_decay;
-    args.correction1 = static_cast<float>(1 - std::pow(static_cast<double>(options_.beta1), static_cast<double>(step)));
-    args.correction2 = static_cast<float>(1 - std::pow(static_cast<double>(options_.beta2), static_cast<double>(step)));
-    ops::adamw(context, args);
+  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t step) override {
+    ops::Adam args{of, s[0], s[1], options_.amsgrad ? s[2] : Tensor{}, options_.beta1, options_.beta2, options_.eps, 1, 1};
+    args.correction1 = correction(options_.beta1, step);
+    args.correction2 = correction(options_.beta2, step);
+    ops::adam(context, args);
   }
-
-  std::vector<StateTensor> states() const override {
-    std::vector<StateTensor> out;
-    for (const nn::Parameter* p : order_) {
-      out.push_back({p->name + ".exp_avg", p->shape, moments_.at(p).first});
-      out.push_back({p->name + ".exp_avg_sq", p->shape, moments_.at(p).second});
-    }
-    return out;
-  }
+  bool decoupled() const override { return decoupled_; }
 
  private:
-  struct Moments {
-    Tensor first, second;
-  };
-  OptimizerOptions options_;
-  std::unique_ptr<Arena> memory_;
-  std::map<const nn::Parameter*, Moments> moments_;
-  std::vector<const nn::Parameter*> order_;
+  bool decoupled_;
 };
 
 class Sgd : public Optimizer {
  public:
-  explicit Sgd(const OptimizerOptions& options) : options_(options) {}
-  uint64_t allocate(Arena::Kind, const nn::ParameterStore&) override { return 0; }
-  void step(ops::Context& context, nn::Parameter& p, int64_t, float lr, float grad_scale) override {
-    ops::sgd(context, {p.stepped(), bf16_copy(p), p.gradient, grad_scale, lr, p.is_vector() ? 0 : options_.weight_decay});
+  explicit Sgd(const OptimizerOptions& options) : Optimizer(options) {
+    if (options.nesterov && options.momentum <= 0) refuse("optim: nesterov needs a momentum above 0");
   }
-  std::vector<StateTensor> states() const override { return {}; }
 
- private:
-  OptimizerOptions options_;
+ protected:
+  std::vector<Slot> slots(const nn::Parameter& p) const override {
+    if (options_.momentum == 0) return {};
+    return {{"momentum_buffer", p.shape, options_.state_dtype}};
+  }
+  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t step) override {
+    ops::sgd(context, {of, s.empty() ? Tensor{} : s[0], options_.momentum, options_.nesterov, step == 1});
+  }
+  bool decoupled() const override { return false; }
 };
+
+class Lion : public Optimizer {
+ public:
+  explicit Lion(const OptimizerOptions& options) : Optimizer(options) {}
+
+ protected:
+  std::vector<Slot> slots(const nn::Parameter& p) const override { return {{"exp_avg", p.shape, options_.state_dtype}}; }
+  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t) override {
+    ops::lion(context, {of, s[0], options_.beta1, options_.beta2});
+  }
+};
+
+class Adafactor : public Optimizer {
+ public:
+  explicit Adafactor(const OptimizerOptions& options) : Optimizer(options) {}
+
+ protected:
+  // Row and column means are a few numbers: they stay fp32.
+  std::vector<Slot> slots(const nn::Parameter& p) const override {
+    if (p.is_vector()) return {{"exp_avg_sq", p.shape, DType::f32}};
+    return {{"exp_avg_sq_row", {p.shape[0]}, DType::f32}, {"exp_avg_sq_col", {p.shape[1]}, DType::f32}};
+  }
+  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t step) override {
+    ops::Adafactor args;
+    args.of = of;
+    if (s.size() == 1) args.v = s[0];
+    else args.rows = s[0], args.cols = s[1];
+    args.beta = static_cast<float>(1 - std::pow(static_cast<double>(step), static_cast<double>(options_.decay_rate)));
+    args.clip_threshold = options_.clip_threshold;
+    args.scale_parameter = options_.scale_parameter;
+    ops::adafactor(context, args);
+  }
+};
+
+const std::map<std::string, std::function<std::unique_ptr<Optimizer>(const OptimizerOptions&)>>& registry() {
+  static const std::map<std::string, std::function<std::unique_ptr<Optimizer>(const OptimizerOptions&)>> all{
+      {"adamw", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o, true); }},
+      {"adam", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o, false); }},
+      {"sgd", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o); }},
+      {"lion", [](const OptimizerOptions& o) { return std::make_unique<Lion>(o); }},
+      {"adafactor", [](const OptimizerOptions& o) { return std::make_unique<Adafactor>(o); }}};
+  return all;
+}
 
 }  // namespace
 
+const std::vector<std::string>& Optimizer::names() {
+  static const std::vector<std::string> all = [] {
+    std::vector<std::string> names;
+    for (const auto& [name, make] : registry()) names.push_back(name);
+    return names;
+  }();
+  return all;
+}
+
 std::unique_ptr<Optimizer> Optimizer::create(const OptimizerOptions& options) {
-  if (options.name == "adamw") return std::make_unique<AdamW>(options);
-  if (options.name == "sgd") return std::make_unique<Sgd>(options);
-  refuse("optim: \"{}\" is not supported; known are adamw_torch (adamw) and sgd", options.name);
+  const auto it = registry().find(options.name);
+  if (it == registry().end()) refuse("optim: \"{}\" is not supported; known are {}", options.name, fmt::join(names(), ", "));
+  return it->second(options);
+}
+
+uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& parameters) {
+  uint64_t bytes = 0;
+  for (const auto& p : parameters.all()) {
+    if (!p->trainable) continue;
+    Owned owned{slots(*p), {}, hash64(p->name)};
+    for (const Slot& s : owned.slots) {
+      uint64_t count = 1;
+      for (int64_t n : s.shape) count *= static_cast<uint64_t>(n);
+      bytes += (count * size_of(s.dtype) + 63) / 64 * 64;
+    }
+    owned_.emplace(p.get(), std::move(owned));
+    order_.push_back(p.get());
+  }
+  memory_ = std::make_unique<Arena>(kind, bytes);  // fresh pages are zero
+  for (const nn::Parameter* p : order_)
+    for (Owned& o = owned_.at(p); const Slot& s : o.slots)
+      o.tensors.push_back(s.shape.size() == 2 ? memory_->matrix(Rows::exactly(s.shape[0]), s.shape[1], s.dtype)
+                                              : memory_->vector(s.shape[0], s.dtype));
+  return bytes;
+}
+
+void Optimizer::step(ops::Context& context, nn::Parameter& p, int64_t step, float learning_rate, float grad_scale) {
+  const Owned& owned = owned_.at(&p);
+  ops::Stepped of;
+  of.parameter = p.stepped();
+  if (p.master.defined()) of.copy = p.weight;
+  of.gradient = p.gradient;
+  of.anchor = p.anchor;
+  of.grad_scale = grad_scale;
+  of.lr = learning_rate * p.lr_scale;
+  of.weight_decay = p.is_vector() ? 0 : options_.weight_decay;
+  of.anchor_decay = options_.anchor_decay;
+  of.decoupled = decoupled();
+  of.rounding_key = mix_key(options_.seed, static_cast<uint64_t>(step), owned.key);
+  update(context, of, owned.tensors, step);
+}
+
+std::vector<StateTensor> Optimizer::states() const {
+  std::vector<StateTensor> out;
+  for (const nn::Parameter* p : order_) {
+    const Owned& o = owned_.at(p);
+    for (size_t i = 0; i < o.slots.size(); ++i) out.push_back({p->name + "." + o.slots[i].kind, o.slots[i].shape, o.tensors[i]});
+  }
+  return out;
+}
+
+void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parameters) {
+  std::vector<Pattern> patterns;
+  for (const LrGroup& g : groups) patterns.emplace_back(g.pattern, "learning_rate_groups");
+  std::vector<bool> used(groups.size());
+  for (const auto& p : parameters.all()) {
+    bool taken = false;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      if (!p->trainable || !patterns[i].found_in(p->name)) continue;
+      used[i] = true;
+      if (!taken) p->lr_scale = static_cast<float>(groups[i].scale);
+      taken = true;
+    }
+  }
+  for (size_t i = 0; i < groups.size(); ++i)
+    if (!used[i]) refuse("learning_rate_groups: \"{}\" finds no trained parameter", groups[i].pattern);
 }
 
 }  // namespace attune::optim

@@ -7,14 +7,23 @@
 #include <vector>
 
 #include "nn/parameter.h"
-#include "ops/context.h"
+#include "ops/optimizer.h"
 
 namespace attune::optim {
 
 struct OptimizerOptions {
-  std::string name = "adamw";  // "adamw" or "sgd"
+  std::string name = "adamw";  // "adamw", "adam", "sgd", "lion", "adafactor"
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
-  float weight_decay = 0;  // not applied to norms and biases
+  // Not applied to norms and biases. adamw, lion, adafactor decay the weight itself; adam and sgd add it to the
+  // gradient, as PyTorch does. `anchor_decay` is the same towards Parameter::anchor instead of zero.
+  float weight_decay = 0, anchor_decay = 0;
+  bool amsgrad = false;                      // adam, adamw
+  float momentum = 0;                        // sgd
+  bool nesterov = false;                     // sgd
+  bool scale_parameter = false;              // adafactor
+  float clip_threshold = 1, decay_rate = -0.8f;  // adafactor
+  DType state_dtype = DType::f32;            // bf16: rounded stochastically
+  uint64_t seed = 42;                        // of stochastic rounding
 };
 
 // A state tensor as checkpoints know it: by HF name and kind ("exp_avg", "exp_avg_sq").
@@ -28,12 +37,46 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
   static std::unique_ptr<Optimizer> create(const OptimizerOptions& options);
+  static const std::vector<std::string>& names();
 
   // Storage for the states of the trainable parameters, zeroed. Returns the bytes taken.
-  virtual uint64_t allocate(Arena::Kind kind, const nn::ParameterStore& parameters) = 0;
-  // `step` counts from 1. The gradient is multiplied by `grad_scale` on the way.
-  virtual void step(ops::Context& context, nn::Parameter& parameter, int64_t step, float learning_rate, float grad_scale) = 0;
-  virtual std::vector<StateTensor> states() const = 0;
+  uint64_t allocate(Arena::Kind kind, const nn::ParameterStore& parameters);
+  // `step` counts from 1. The gradient is multiplied by `grad_scale` on the way, the rate by Parameter::lr_scale.
+  void step(ops::Context& context, nn::Parameter& parameter, int64_t step, float learning_rate, float grad_scale);
+  std::vector<StateTensor> states() const;
+
+ protected:
+  explicit Optimizer(const OptimizerOptions& options) : options_(options) {}
+
+  struct Slot {
+    std::string kind;
+    std::vector<int64_t> shape;
+    DType dtype;
+  };
+  virtual std::vector<Slot> slots(const nn::Parameter& parameter) const = 0;
+  // `states` in the order of slots().
+  virtual void update(ops::Context& context, const ops::Stepped& stepped, const std::vector<Tensor>& states, int64_t step) = 0;
+  virtual bool decoupled() const { return true; }
+
+  OptimizerOptions options_;
+
+ private:
+  struct Owned {
+    std::vector<Slot> slots;
+    std::vector<Tensor> tensors;
+    uint64_t key;  // of the HF name, so that sharding changes no rounding
+  };
+  std::unique_ptr<Arena> memory_;
+  std::map<const nn::Parameter*, Owned> owned_;
+  std::vector<const nn::Parameter*> order_;
 };
+
+// The learning rate of some parameters: the first group whose pattern (PCRE2) is found in a name decides.
+struct LrGroup {
+  std::string pattern;
+  double scale = 1;  // of the run's learning rate
+};
+// Sets Parameter::lr_scale; refuses a pattern that finds no trainable parameter.
+void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parameters);
 
 }  // namespace attune::optim

@@ -20,8 +20,7 @@ struct DryResult {
 
 DryResult dry(const models::DecoderConfig& architecture, const objectives::Objective& objective, const EngineOptions& options) {
   models::Decoder model(architecture);
-  model.parameters().allocate_weights(Arena::Kind::dry, options.compute);
-  if (options.compute != DType::f32) model.parameters().allocate_masters(Arena::Kind::dry);
+  train::allocate_model(model, options, Arena::Kind::dry);
   train::Engine engine(model, objective, options, Arena::Kind::dry, 0);
   engine.dry_run();
   return {engine.memory(), engine.step_work()};

@@ -51,20 +51,6 @@ DType parse_dtype(std::string_view name, const std::string& where) {
   refuse("{}: unknown dtype \"{}\"; known are float32, bfloat16, float16", where, name);
 }
 
-Float16 to_f16(float x) {
-  const uint32_t u = std::bit_cast<uint32_t>(x);
-  const auto sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
-  const uint32_t magnitude = u & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return {static_cast<uint16_t>(sign | 0x7E00u)};
-  if (magnitude >= 0x477FF000u) return {static_cast<uint16_t>(sign | 0x7C00u)};  // ≥ 65520 rounds to infinity
-  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 aligns the mantissa and rounds to nearest even
-    const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
-    return {static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(aligned) - 0x3F000000u))};
-  }
-  const uint32_t rounded = magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - 0x38000000u;
-  return {static_cast<uint16_t>(sign | (rounded >> 13))};
-}
-
 void convert(const void* from, DType from_type, void* to, DType to_type, size_t count) {
   if (from_type == to_type) {
     if (count) std::memcpy(to, from, count * size_of(from_type));

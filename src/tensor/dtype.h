@@ -34,14 +34,12 @@ struct Float16 {
 
 [[gnu::always_inline]] inline float to_float(float x) { return x; }
 [[gnu::always_inline]] inline float to_float(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+// Selections instead of branches: loops over these vectorise.
 [[gnu::always_inline]] inline float to_float(Float16 h) {
-  const uint32_t sign = (h.bits & 0x8000u) << 16, exponent = (h.bits >> 10) & 31u, mantissa = h.bits & 0x3FFu;
-  if (exponent == 0) {  // zero or subnormal: mantissa · 2⁻²⁴
-    const float magnitude = static_cast<float>(mantissa) * 0x1.0p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  const uint32_t e = exponent == 31 ? 255u : exponent + 112u;
-  return std::bit_cast<float>(sign | (e << 23) | (mantissa << 13));
+  const uint32_t sign = (h.bits & 0x8000u) << 16, shifted = (h.bits & 0x7FFFu) << 13;
+  const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(shifted) * 0x1.0p112f);  // subnormals become normal
+  const uint32_t special = shifted | 0x7F800000u;                                               // infinity and NaN
+  return std::bit_cast<float>(sign | (shifted >= 0x0F800000u ? special : scaled));
 }
 
 // Round to nearest even; NaN stays NaN.
@@ -51,7 +49,23 @@ struct Float16 {
   const uint32_t nan = (u >> 16) | 0x40u;
   return {static_cast<uint16_t>((u & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded)};
 }
-Float16 to_f16(float x);
+[[gnu::always_inline]] inline Float16 to_f16(float x) {
+  const uint32_t u = std::bit_cast<uint32_t>(x), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7FFFFFFFu;
+  // Subnormal: adding 0.5 aligns the mantissa and rounds to nearest even.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3F000000u;
+  const uint32_t normal = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  const uint32_t special = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;
+  return {static_cast<uint16_t>(sign | (magnitude >= 0x477FF000u ? special : finite))};  // ≥ 65520 rounds to infinity
+}
+// Rounds up with a probability equal to the part that is cut off: right on average, so that small updates are not lost.
+// `bits`: 16 random bits in the low half.
+[[gnu::always_inline]] inline BFloat16 to_bf16_stochastic(float x, uint32_t bits) {
+  const uint32_t u = std::bit_cast<uint32_t>(x);
+  const uint32_t rounded = (u + (bits & 0xFFFFu)) >> 16;
+  const bool finite = (u & 0x7F800000u) != 0x7F800000u;
+  return {static_cast<uint16_t>(finite ? rounded : to_bf16(x).bits)};
+}
 
 template <class T> struct DTypeOf;
 template <> struct DTypeOf<float> { static constexpr DType value = DType::f32; };

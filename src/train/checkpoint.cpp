@@ -52,19 +52,20 @@ std::vector<std::pair<int64_t, fs::path>> checkpoints(const fs::path& output_dir
 
 void write_states(const fs::path& file, const CheckpointContent& c) {
   std::vector<formats::TensorSource> tensors;
-  for (const auto& s : c.optimizer->states()) tensors.push_back({s.name, s.shape, s.tensor.data, DType::f32, DType::f32});
+  for (const auto& s : c.optimizer->states()) tensors.push_back({s.name, s.shape, s.tensor.data, s.tensor.dtype, s.tensor.dtype});
   for (const auto& p : c.model->parameters().all()) {
     const Tensor& stepped = p->stepped();
-    if (stepped.dtype != c.save_dtype) tensors.push_back({p->name + ".weight_fp32", p->shape, stepped.data, stepped.dtype, DType::f32});
+    if (p->trainable && stepped.dtype != c.save_dtype)
+      tensors.push_back({p->name + ".weight_fp32", p->shape, stepped.data, stepped.dtype, DType::f32});
   }
   formats::write_safetensors(file, std::move(tensors));
 }
 
-void read_exactly(const formats::SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape, void* into) {
+void read_exactly(const formats::SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape, DType dtype, void* into) {
   const auto* info = file.find(name);
-  if (!info || info->shape != shape || info->dtype != "F32")
-    fail("{}: holds no fp32 tensor \"{}\" of the expected shape; the checkpoint belongs to another model or optimizer",
-         file.path().string(), name);
+  if (!info || info->shape != shape || info->dtype != (dtype == DType::bf16 ? "BF16" : "F32"))
+    fail("{}: holds no {} tensor \"{}\" of the expected shape; the checkpoint belongs to another model or optimizer",
+         file.path().string(), name_of(dtype), name);
   file.read_raw(*info, into);
 }
 
@@ -124,17 +125,21 @@ void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::
   formats::ModelDirectory directory(checkpoint);
   models::load_weights(model, directory);
   formats::SafetensorsFile states(checkpoint / kOptimizer);
-  for (const auto& s : optimizer.states()) read_exactly(states, s.name, s.shape, s.tensor.data);
+  for (const auto& s : optimizer.states()) read_exactly(states, s.name, s.shape, s.tensor.dtype, s.tensor.data);
   for (const auto& p : model.parameters().all()) {
     Tensor& stepped = p->stepped();
     if (!states.find(p->name + ".weight_fp32")) continue;
-    read_exactly(states, p->name + ".weight_fp32", p->shape, stepped.data);
+    if (stepped.dtype != DType::f32) {  // saved wider than it is held: the model file has the same bits
+      states.read(*states.find(p->name + ".weight_fp32"), stepped.dtype, stepped.data);
+      continue;
+    }
+    read_exactly(states, p->name + ".weight_fp32", p->shape, DType::f32, stepped.data);
     if (p->master.defined())
       convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, static_cast<size_t>(p->count()));
   }
 }
 
-void prune_checkpoints(const fs::path& output_dir, int64_t limit) {
+void prune_checkpoints(const fs::path& output_dir, int64_t limit, int64_t best_step) {
   for (const auto& entry : fs::directory_iterator(output_dir)) {
     const std::string name = entry.path().filename().string();
     if (name.starts_with(".tmp-checkpoint-") || name.starts_with(".old-checkpoint-")) fs::remove_all(entry.path());
@@ -142,6 +147,7 @@ void prune_checkpoints(const fs::path& output_dir, int64_t limit) {
   if (limit <= 0) return;
   auto all = checkpoints(output_dir);
   for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) {
+    if (all[i].first == best_step) continue;
     // First out of sight, then away: a run that is killed in between leaves no half checkpoint behind.
     const fs::path going = output_dir / (".old-" + all[i].second.filename().string());
     fs::rename(all[i].second, going);

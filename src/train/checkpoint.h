@@ -35,7 +35,7 @@ Json read_checkpoint_state(const fs::path& checkpoint);
 // Fills weights, masters and optimizer states.
 void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer);
 
-// Deletes the oldest beyond `limit` (0: none), and what killed runs left half-written.
-void prune_checkpoints(const fs::path& output_dir, int64_t limit);
+// Deletes the oldest beyond `limit` (0: none), but never that of `best_step`; and what killed runs left half-written.
+void prune_checkpoints(const fs::path& output_dir, int64_t limit, int64_t best_step);
 
 }  // namespace attune::train

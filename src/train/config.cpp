@@ -9,11 +9,13 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "optim/schedule.h"
 #include "util/error.h"
 #include "util/files.h"
+#include "util/json.h"
 #include "util/log.h"
 
 namespace attune::train {
@@ -23,9 +25,10 @@ namespace {
 struct Given {
   std::string key, where;
   std::vector<std::string> values;  // one, or a list
-  bool is_list = false;
+  Config::Pairs pairs;              // a map
+  bool is_list = false, is_map = false;
   const std::string& scalar() const {
-    if (is_list || values.size() != 1) refuse("{}: {} must be a single value, not a list", where, key);
+    if (is_list || is_map || values.size() != 1) refuse("{}: {} must be a single value, not a {}", where, key, is_map ? "map" : "list");
     return values[0];
   }
 };
@@ -79,6 +82,28 @@ std::vector<std::string> names(const Given& g) {
   return out;
 }
 
+// A map in YAML, a JSON object as text, or "a=1,b=2".
+Config::Pairs pairs(const Given& g) {
+  if (g.is_map) return g.pairs;
+  Config::Pairs out;
+  if (g.values.size() == 1 && g.values[0].starts_with("{")) {
+    const Json object = parse_json(g.values[0], g.where + ": " + g.key);
+    if (!object.is_object()) refuse("{}: {} must be a map", g.where, g.key);
+    for (const auto& [key, value] : object.items()) out.emplace_back(key, value.is_string() ? value.get<std::string>() : value.dump());
+    return out;
+  }
+  for (const std::string& item : names(g)) {
+    const size_t equals = item.find('=');
+    if (equals == std::string::npos || equals == 0) refuse("{}: {}: \"{}\" must be name=value (or write a map)", g.where, g.key, item);
+    const auto trimmed = [](std::string s) {
+      s.erase(0, s.find_first_not_of(' '));
+      return s.erase(s.find_last_not_of(' ') + 1);
+    };
+    out.emplace_back(trimmed(item.substr(0, equals)), trimmed(item.substr(equals + 1)));
+  }
+  return out;
+}
+
 struct Key {
   std::string name, section, type, doc;
   std::function<void(Config&, const Given&)> set;
@@ -91,6 +116,11 @@ std::string text(int64_t x) { return std::to_string(x); }
 std::string text(bool x) { return x ? "true" : "false"; }
 std::string text(const std::string& x) { return x; }
 std::string text(const std::vector<std::string>& x) { return fmt::format("{}", fmt::join(x, ",")); }
+std::string text(const Config::Pairs& x) {
+  Json object = Json::object();
+  for (const auto& [key, value] : x) object[key] = value;
+  return x.empty() ? "" : object.dump();
+}
 
 class Schema {
  public:
@@ -99,7 +129,11 @@ class Schema {
     string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
     section("Method");
     choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
-    choices("finetuning_type", &Config::finetuning_type, {"full"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`).");
+    choices("finetuning_type", &Config::finetuning_type, {"full", "freeze"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; the rest keeps the base's values and costs no gradient and no optimizer memory.");
+    integer("freeze_trainable_layers", &Config::freeze_trainable_layers, -(1 << 20), 1 << 20, "`freeze`: train the last n layers (n > 0) or the first n (-n).");
+    list("freeze_trainable_modules", &Config::freeze_trainable_modules, "`freeze`: modules trained in those layers, by name (`mlp`, `self_attn`, `q_proj` …); `all`: every one.");
+    list("freeze_extra_modules", &Config::freeze_extra_modules, "`freeze`: modules outside of the layers that are trained too (`embed_tokens`, `norm`, `lm_head`).");
+    list("unfrozen_parameters", &Config::unfrozen_parameters, "`freeze`: regular expressions over parameter names; where given, exactly what they find is trained and the three keys above do not count.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
     section("Data");
     list("dataset", &Config::dataset, "Data files: paths, or names of files below `dataset_dir`. Several with commas or as a list. Required.");
@@ -121,19 +155,35 @@ class Schema {
     integer("per_device_eval_batch_size", &Config::per_device_eval_batch_size, 1, 1 << 20, "The same for evaluation.");
     integer("gradient_accumulation_steps", &Config::gradient_accumulation_steps, 1, 1 << 20, "Micro-batches in an update. The loss is normalised over all of them together.");
     real("learning_rate", &Config::learning_rate, 0, 1e3, "Peak learning rate.");
-    choices("lr_scheduler_type", &Config::lr_scheduler_type, optim::Schedule::names(), "Course of the learning rate after warm-up.");
+    maps("learning_rate_groups", &Config::learning_rate_groups, "Other rates for some parameters: a map from regular expression over names to a rate (`1.0e-6`) or a multiple (`0.1x`); the first that is found in a name decides.");
+    choices("lr_scheduler_type", &Config::lr_scheduler_type, optim::Schedule::names(), "Course of the learning rate after warm-up. `step` is StepLR.", {}, {{"cosine_with_min_lr_schedule_with_warmup", "cosine_with_min_lr"}, {"wsd", "warmup_stable_decay"}, {"steplr", "step"}, {"StepLR", "step"}});
+    maps("lr_scheduler_kwargs", &Config::lr_scheduler_kwargs, "Arguments of the schedule. `cosine`: num_cycles; `cosine_with_restarts`: num_cycles; `cosine_with_min_lr`: min_lr or min_lr_rate; `polynomial`: lr_end, power; `inverse_sqrt`: timescale; `warmup_stable_decay`: num_decay_steps, num_stable_steps, min_lr_ratio, warmup_type, decay_type; `step`: step_size, gamma, per (`epoch` or `step`).");
     real("warmup_ratio", &Config::warmup_ratio, 0, 1, "Warm-up as a share of all updates.");
     real("warmup_steps", &Config::warmup_steps, 0, 1e12, "Warm-up in updates (wins over `warmup_ratio`); below 1: a share.");
     real("num_train_epochs", &Config::num_train_epochs, 0, 1e9, "Passes over the data.");
     integer("max_steps", &Config::max_steps, -1, int64_t{1} << 40, "Updates; wins over `num_train_epochs` when positive.");
-    flag("bf16", &Config::bf16, "bf16 weights and matrix work with fp32 masters, moments and sums. Without: fp32 throughout.");
+    flag("bf16", &Config::bf16, "bf16 weights and matrix work with fp32 masters, moments and sums (16 bytes a parameter, 18 when accumulating). Without: fp32 throughout.");
+    flag("pure_bf16", &Config::pure_bf16, "bf16 weights, gradients and moments without masters (8 bytes a parameter); weights and moments are rounded stochastically, so that small updates are not lost.");
+    flag("fp16", &Config::fp16, "fp16 weights and matrix work with fp32 masters and moments and a dynamic loss scale. An update whose gradients overflow is skipped and counted. bf16 needs none of that.");
+    choices("save_dtype", &Config::save_dtype, {"auto", "float32", "bfloat16", "float16"}, "Numbers in the saved model. `auto`: as the base has them (bfloat16 with `pure_bf16`).", {}, {{"fp32", "float32"}, {"bf16", "bfloat16"}, {"fp16", "float16"}});
     checkpointing();
-    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "sgd"}, "AdamW (all names mean the same here), or plain SGD.");
-    real("weight_decay", &Config::weight_decay, 0, 1e3, "Decoupled weight decay; norms and biases are left out.");
+    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor"}, "AdamW (all its names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate).");
+    maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor).");
+    real("weight_decay", &Config::weight_decay, 0, 1e3, "Weight decay; norms and biases are left out. Decoupled, but for adam and sgd, as in PyTorch.");
+    real("l2_to_base", &Config::l2_to_base, 0, 1e3, "Like weight_decay, but towards the base model's weights instead of zero (L2-SP), for every trained parameter: a guard against forgetting. Costs a copy of the base in memory.");
+    real("label_smoothing_factor", &Config::label_smoothing_factor, 0, 0.999, "Spread this share of the target over all words. The training loss is the smoothed one; evaluation stays plain.");
+    real("neftune_noise_alpha", &Config::neftune_noise_alpha, 0, 1e3, "NEFTune: noise of alpha/√(length·hidden_size) on the embeddings, in training only (5 is usual).", {"neft_alpha"});
+    add({"attention_dropout", "", "number", "Dropout of attention weights; default: the model's config.json.",
+         [](Config& c, const Given& g) { c.attention_dropout = number(g, 0, 0.999); },
+         [](const Config& c) { return c.attention_dropout ? text(*c.attention_dropout) : ""; }, {}});
+    real("hidden_dropout", &Config::hidden_dropout, 0, 0.999, "Dropout of what attention and MLP add to the residual stream.");
+    real("embedding_dropout", &Config::embedding_dropout, 0, 0.999, "Dropout of the embeddings.");
     real("adam_beta1", &Config::adam_beta1, 0, 1, "Decay of the first moment.");
     real("adam_beta2", &Config::adam_beta2, 0, 1, "Decay of the second moment.");
     real("adam_epsilon", &Config::adam_epsilon, 0, 1, "Added to the denominator.");
     real("max_grad_norm", &Config::max_grad_norm, 0, 1e12, "Clip gradients to this global norm; 0: off.");
+    flag("group_by_length", &Config::group_by_length, "Samples of similar length share a micro-batch (no use with `packing`).");
+    flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last update when it is not full.");
     integer("seed", &Config::seed, 0, int64_t{1} << 53, "Everything random is a function of it.");
     add({"data_seed", "", "integer", "Seed of the data order alone; default: `seed`.",
          [](Config& c, const Given& g) { c.data_seed = whole(g, 0, int64_t{1} << 53); },
@@ -143,9 +193,21 @@ class Schema {
     flag("logging_first_step", &Config::logging_first_step, "Also log the first update.");
     choices("eval_strategy", &Config::eval_strategy, {"auto", "no", "steps", "epoch"}, "When to evaluate. `auto`: at the end of each epoch when there is validation data, or every `eval_steps`.", {"evaluation_strategy"});
     integer("eval_steps", &Config::eval_steps, 0, int64_t{1} << 40, "Updates between evaluations; 0: `logging_steps` with `eval_strategy: steps`.");
-    choices("save_strategy", &Config::save_strategy, {"steps", "epoch", "no"}, "When to write checkpoints.");
+    flag("eval_on_start", &Config::eval_on_start, "Evaluate the base model before the first update.");
+    integer("early_stopping_patience", &Config::early_stopping_patience, 0, 1 << 20, "Stop after so many evaluations without a better `metric_for_best_model`; 0: never.", {"early_stopping_steps"});
+    real("early_stopping_threshold", &Config::early_stopping_threshold, 0, 1e12, "By how much a metric must be better to count.");
+    flag("load_best_model_at_end", &Config::load_best_model_at_end, "The result is the best checkpoint, not the last. A checkpoint is written at every evaluation that is the best so far.");
+    string("metric_for_best_model", &Config::metric_for_best_model, "What decides: `loss`, `accuracy` (of tokens), `perplexity`, or `<data set>_loss` with several data sets; `eval_` before it may stand or not.");
+    add({"greater_is_better", "", "true or false", "Direction of `metric_for_best_model`; default: larger for accuracy, smaller for the others.",
+         [](Config& c, const Given& g) { c.greater_is_better = boolean(g); },
+         [](const Config& c) { return c.greater_is_better ? text(*c.greater_is_better) : ""; }, {}});
+    integer("num_generation_samples", &Config::num_generation_samples, 0, 1000, "At each evaluation, answer the first so many validation prompts and write prompt, answer and expected answer to `generated_samples.jsonl`.");
+    integer("generation_max_new_tokens", &Config::generation_max_new_tokens, 1, 1 << 20, "Longest of these answers, in tokens.");
+    integer("cross_validation", &Config::cross_validation, 0, 1000, "k: train k times, each time validating on another k-th of the data; `cross_validation.json` has mean and spread. 0: off.");
+    choices("cross_validation_model", &Config::cross_validation_model, {"final", "folds", "none"}, "What stays: `final` one model trained on all data after the folds, `folds` the k models in fold-1 …, `none` the figures alone.");
+    choices("save_strategy", &Config::save_strategy, {"steps", "epoch", "no", "best"}, "When to write checkpoints; `best`: at evaluations that are the best so far.");
     integer("save_steps", &Config::save_steps, 1, int64_t{1} << 40, "Updates between checkpoints.");
-    integer("save_total_limit", &Config::save_total_limit, 0, 1 << 20, "Keep only so many checkpoints, the newest; 0: all.");
+    integer("save_total_limit", &Config::save_total_limit, 0, 1 << 20, "Keep only so many checkpoints, the newest; 0: all. The best one is kept beside them.");
     flag("save_only_model", &Config::save_only_model, "Checkpoints without optimizer state: small, but they do not resume.");
     add({"resume_from_checkpoint", "", "true, false or a directory", "Continue, bit for bit, from the newest intact checkpoint in `output_dir` (true) or from a given one. With true and no checkpoint yet, the run starts from the beginning.",
          [](Config& c, const Given& g) {
@@ -183,15 +245,24 @@ class Schema {
   void flag(const std::string& name, bool Config::*m, const std::string& doc) {
     member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); });
   }
-  void integer(const std::string& name, int64_t Config::*m, int64_t low, int64_t high, const std::string& doc) {
-    member(name, m, "integer", doc, [low, high](const Given& g) { return whole(g, low, high); });
-  }
-  void real(const std::string& name, double Config::*m, double low, double high, const std::string& doc) {
-    member(name, m, "number", doc, [low, high](const Given& g) { return number(g, low, high); });
-  }
-  void choices(const std::string& name, std::string Config::*m, const std::vector<std::string>& known, const std::string& doc,
+  void integer(const std::string& name, int64_t Config::*m, int64_t low, int64_t high, const std::string& doc,
                std::vector<std::string> aliases = {}) {
-    member(name, m, fmt::format("{}", fmt::join(known, ", ")), doc, [known](const Given& g) { return choice(g, known); }, aliases);
+    member(name, m, "integer", doc, [low, high](const Given& g) { return whole(g, low, high); }, std::move(aliases));
+  }
+  void real(const std::string& name, double Config::*m, double low, double high, const std::string& doc,
+            std::vector<std::string> aliases = {}) {
+    member(name, m, "number", doc, [low, high](const Given& g) { return number(g, low, high); }, std::move(aliases));
+  }
+  void maps(const std::string& name, Config::Pairs Config::*m, const std::string& doc) {
+    member(name, m, "map", doc, [](const Given& g) { return pairs(g); });
+  }
+  // `other_names`: what a value is called elsewhere → what it is called here.
+  void choices(const std::string& name, std::string Config::*m, const std::vector<std::string>& known, const std::string& doc,
+               std::vector<std::string> aliases = {}, const std::map<std::string, std::string>& other_names = {}) {
+    member(name, m, fmt::format("{}", fmt::join(known, ", ")), doc, [known, other_names](Given g) {
+      if (g.values.size() == 1 && other_names.count(g.values[0])) g.values[0] = other_names.at(g.values[0]);
+      return choice(g, known);
+    }, std::move(aliases));
   }
   void checkpointing() {
     add({"gradient_checkpointing", "", "none, block, true, false",
@@ -223,16 +294,14 @@ const std::set<std::string>& ignored_keys() {
       "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
       "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
       "hub_private_repo", "ms_hub_token", "om_hub_token", "use_cpu", "log_on_each_node", "skip_memory_metrics",
-      "logging_strategy", "use_unsloth", "model_revision", "log_level", "save_safetensors", "full_determinism"};
+      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "save_safetensors", "full_determinism"};
   return keys;
 }
 
 // Keys of theirs for what is not here yet: accepted only where they switch it off.
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "fp16", "pure_bf16", "streaming", "mask_history", "group_by_length", "load_best_model_at_end", "dataloader_drop_last",
-      "label_smoothing_factor", "neftune_noise_alpha", "early_stopping_steps", "eval_on_start", "predict_with_generate",
-      "compute_accuracy", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
+      "streaming", "mask_history", "predict_with_generate", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
       "quantization_bit", "disable_shuffling"};
   return keys;
 }
@@ -273,7 +342,13 @@ std::vector<Given> read_yaml(const std::filesystem::path& file) {
         g.values.push_back(item.Scalar());
       }
     } else {
-      refuse("{}: {} must be a value or a list", g.where, g.key);
+      g.is_map = true;
+      for (const auto& item : pair.second) {
+        if (!item.first.IsScalar() || !item.second.IsScalar()) refuse("{}: {}: a map here holds plain values", g.where, g.key);
+        for (const auto& [name, value] : g.pairs)
+          if (name == item.first.Scalar()) refuse("{}: {}: \"{}\" stands twice", g.where, g.key, name);
+        g.pairs.emplace_back(item.first.Scalar(), item.second.Scalar());
+      }
     }
     out.push_back(std::move(g));
   }
@@ -296,9 +371,9 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
     for (const Key& k : schema().keys()) known.push_back(k.name);
     refuse("{}: unknown key \"{}\"{} (`attune train --help-config` lists all keys)", g.where, g.key, nearest(g.key, known));
   }
-  if (g.values.empty() && !g.is_list) return;
+  if (g.values.empty() && !g.is_list && !g.is_map) return;
   key->set(config, g);
-  config.settings.push_back({key->name, fmt::format("{}", fmt::join(g.values, ",")), g.where});
+  config.settings.push_back({key->name, g.is_map ? text(g.pairs) : fmt::format("{}", fmt::join(g.values, ",")), g.where});
 }
 
 void check(const Config& c) {
@@ -308,6 +383,23 @@ void check(const Config& c) {
   if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
   if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");
   if (c.output_dir.empty()) refuse("output_dir is empty");
+  // LLaMA-Factory's files say bf16 beside pure_bf16.
+  if (c.fp16 && (c.bf16 || c.pure_bf16)) refuse("fp16 and bf16 exclude each other: choose one precision");
+  if (c.group_by_length && c.packing) refuse("group_by_length does nothing for packing, which fills every sequence: choose one of them");
+  const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
+  const auto needs_validation = [&](bool wanted, const char* key) {
+    if (wanted && !validation) refuse("{} needs validation data: set val_size, eval_dataset or cross_validation", key);
+    if (wanted && c.eval_strategy == "no") refuse("{} needs evaluations, but eval_strategy is no", key);
+  };
+  needs_validation(c.early_stopping_patience > 0, "early_stopping_patience");
+  needs_validation(c.load_best_model_at_end, "load_best_model_at_end");
+  needs_validation(c.save_strategy == "best", "save_strategy: best");
+  needs_validation(c.num_generation_samples > 0, "num_generation_samples");
+  if (c.load_best_model_at_end && c.save_strategy == "no")
+    refuse("load_best_model_at_end: the best model must be saved to be loaded, but save_strategy is no");
+  if (c.cross_validation == 1) refuse("cross_validation: 1 fold leaves nothing to train on; 5 is usual");
+  if (c.cross_validation > 0 && (c.val_size > 0 || !c.eval_dataset.empty()))
+    refuse("cross_validation holds its own validation data out: leave out val_size and eval_dataset");
 }
 
 }  // namespace
@@ -334,6 +426,8 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   return best.empty() ? "" : fmt::format("; did you mean \"{}\"?", best);
 }
 
+bool Config::larger_is_better() const { return greater_is_better.value_or(metric_for_best_model.find("accuracy") != std::string::npos); }
+
 nn::Recompute Config::recompute() const {
   return gradient_checkpointing == "block" ? nn::Recompute::block : nn::Recompute::none;
 }
@@ -349,6 +443,10 @@ std::string Config::resolved_yaml() const {
   for (const Key& k : schema().keys()) {
     if (k.section != section) out += fmt::format("\n# {}\n", section = k.section);
     const std::string value = k.get(*this);
+    if (value.empty()) {
+      out += k.name + ":\n";
+      continue;
+    }
     // Quotes only where a reader would take the plain text for something else.
     YAML::Emitter plain, quoted;
     plain << value;

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nn/tape.h"
@@ -18,6 +20,8 @@ struct Config {
   std::string stage = "sft";
   std::string finetuning_type = "full";
   bool do_train = true;
+  int64_t freeze_trainable_layers = 2;
+  std::vector<std::string> freeze_trainable_modules{"all"}, freeze_extra_modules, unfrozen_parameters;
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
@@ -35,14 +39,22 @@ struct Config {
   int64_t gradient_accumulation_steps = 1;
   double learning_rate = 5e-5;
   std::string lr_scheduler_type = "linear";
+  using Pairs = std::vector<std::pair<std::string, std::string>>;
+  Pairs lr_scheduler_kwargs, learning_rate_groups;
   double warmup_ratio = 0;
   double warmup_steps = 0;  // below 1: a ratio
   double num_train_epochs = 3;
   int64_t max_steps = -1;
-  bool bf16 = false;
+  bool bf16 = false, pure_bf16 = false, fp16 = false;
+  std::string save_dtype = "auto";
   std::string gradient_checkpointing = "none";
   std::string optim = "adamw_torch";
-  double weight_decay = 0;
+  Pairs optim_args;
+  double weight_decay = 0, l2_to_base = 0;
+  double label_smoothing_factor = 0, neftune_noise_alpha = 0;
+  std::optional<double> attention_dropout;  // config.json's where not set
+  double hidden_dropout = 0, embedding_dropout = 0;
+  bool group_by_length = false, dataloader_drop_last = false;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;
   int64_t seed = 42;
@@ -52,6 +64,15 @@ struct Config {
   bool logging_first_step = false;
   std::string eval_strategy = "auto";
   int64_t eval_steps = 0;
+  bool eval_on_start = false;
+  int64_t early_stopping_patience = 0;
+  double early_stopping_threshold = 0;
+  bool load_best_model_at_end = false;
+  std::string metric_for_best_model = "loss";
+  std::optional<bool> greater_is_better;
+  int64_t num_generation_samples = 0, generation_max_new_tokens = 64;
+  int64_t cross_validation = 0;
+  std::string cross_validation_model = "final";
   std::string save_strategy = "steps";
   int64_t save_steps = 500;
   int64_t save_total_limit = 0;
@@ -65,7 +86,9 @@ struct Config {
   std::vector<Setting> settings;
 
   nn::Recompute recompute() const;
-  DType compute() const { return bf16 ? DType::bf16 : DType::f32; }
+  DType compute() const { return bf16 || pure_bf16 ? DType::bf16 : fp16 ? DType::f16 : DType::f32; }
+  // Whether a larger metric_for_best_model is better.
+  bool larger_is_better() const;
   bool pretraining() const { return stage == "pt"; }
   // Schedules' warm-up for a run of `total` updates.
   int64_t warmup(int64_t total) const;

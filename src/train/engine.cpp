@@ -14,7 +14,21 @@ namespace {
 // Address space for a dry arena: never mapped, so its size costs nothing.
 constexpr uint64_t kDryBytes = uint64_t{1} << 42;
 
+int64_t count_correct(const objectives::BatchView& view) {
+  const auto* correct = view.correct().as<float>();
+  int64_t n = 0;
+  for (int64_t i = 0; i < view.targets().rows.count; ++i) n += correct[i] != 0;
+  return n;
+}
+
 }  // namespace
+
+void allocate_model(models::Decoder& model, const EngineOptions& options, Arena::Kind kind) {
+  tuning::apply(options.tuning, model);
+  optim::apply_groups(options.lr_groups, model.parameters());
+  model.parameters().allocate_weights(kind, options.compute);
+  if (options.masters) model.parameters().allocate_masters(kind);
+}
 
 Engine::Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options,
                Arena::Kind kind, uint64_t activation_bytes)
@@ -35,6 +49,8 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   memory_.gradients = parameters.allocate_gradients(kind, stored);
   optimizer_ = optim::Optimizer::create(options.optimizer);
   memory_.optimizer = optimizer_->allocate(kind, parameters);
+  if (options.optimizer.anchor_decay > 0) memory_.optimizer += parameters.allocate_anchors(kind, options.anchor_dtype);
+  if (options.loss_scaling) scaler_.scale = LossScaler::kFirst;
   memory_.tables = model.prepare(kind, std::max(options.capacity.max_seqlen, options.eval_capacity.max_seqlen));
   arena_ = std::make_unique<Arena>(kind, kind == Arena::Kind::dry ? kDryBytes : activation_bytes);
   context_ = std::make_unique<ops::Context>(ops::cpu_backend(), *arena_);
@@ -42,14 +58,14 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   squared_norms_.resize(parameters.all().size());
 }
 
-// One contribution is written and rounded once: bf16 will do. Several are summed: fp32.
+// One contribution is written and rounded once: the compute dtype will do. Several are summed: fp32.
 void Engine::choose_gradient_dtypes() {
   const int64_t rows = options_.capacity.label_rows;
   const bool chunks = rows > 0 && model_.head().chunk_rows(rows) < rows;
   for (const auto& p : model_.parameters().all()) {
     const bool head = p.get() == &model_.head_weight();
     const bool summed = options_.micro_batches > 1 || (head && (chunks || model_.config().tie_word_embeddings));
-    p->gradient_dtype = options_.compute == DType::f32 || summed ? DType::f32 : DType::bf16;
+    p->gradient_dtype = summed ? DType::f32 : options_.compute;
   }
 }
 
@@ -58,6 +74,8 @@ double Engine::run_micro_batch(const objectives::BatchView& view, bool last) {
   models::ForwardOptions forward;
   forward.attention_dropout = options_.attention_dropout;
   forward.hidden_dropout = options_.hidden_dropout;
+  forward.embedding_dropout = options_.embedding_dropout;
+  forward.neftune_noise_alpha = options_.neftune_noise_alpha;
   forward.dropout_key = mix_key(options_.seed, static_cast<uint64_t>(number_));
   tape_->begin(true, options_.recompute, last);
   return objective_.run(*tape_, model_, view, options_.compute, forward);
@@ -74,34 +92,44 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
     fail("step {}: no token carries a label, so there is nothing to learn from. `attune data inspect` shows the loss mask", number);
   StepResult result;
   for (size_t i = 0; i < step.micro_batches.size(); ++i) {
-    view_.bind(step.micro_batches[i], options_.capacity, normaliser);
+    view_.bind(step.micro_batches[i], options_.capacity, normaliser / scaler_.scale);
     const double loss = run_micro_batch(view_, i + 1 == step.micro_batches.size());
     if (!std::isfinite(loss)) report_bad_loss(step.micro_batches[i], view_);
-    result.loss += loss;
+    result.loss += loss / scaler_.scale;
+    result.labels += view_.targets().rows.count;
+    result.correct += count_correct(view_);
   }
-  result.grad_norm = finish_gradients();
+  finish_gradients(result);
   step_work_ = context_->work();
   return result;
 }
 
-// Clips and updates what has not been updated inside backward; returns the global gradient norm.
-double Engine::finish_gradients() {
+// Clips and updates what has not been updated inside backward; notes the global gradient norm.
+void Engine::finish_gradients(StepResult& result) {
   double total = 0;
   for (double s : squared_norms_) total += s;
-  const double norm = std::sqrt(total);
-  if (!std::isfinite(norm)) report_bad_gradient();
-  if (options_.optimizer_in_backward) return norm;
-  float scale = 1;
-  if (options_.max_grad_norm > 0 && norm > 0)
-    scale = std::min(1.0f, options_.max_grad_norm / (static_cast<float>(norm) + 1e-6f));
+  result.grad_norm = std::sqrt(total) / scaler_.scale;
+  if (!std::isfinite(result.grad_norm)) {
+    if (!options_.loss_scaling) report_bad_gradient();
+    scaler_.overflow();
+    result.skipped = true;
+    if (scaler_.scale < LossScaler::kLeast)
+      fail("step {}: fp16 gradients overflow at every loss scale down to {}. Use bf16, or lower the learning rate; the last "
+           "checkpoint is intact", number_, scaler_.scale);
+    return;
+  }
+  if (options_.optimizer_in_backward) return;
+  auto scale = static_cast<float>(1 / scaler_.scale);
+  if (options_.max_grad_norm > 0 && result.grad_norm > 0)
+    scale *= std::min(1.0f, options_.max_grad_norm / (static_cast<float>(result.grad_norm) + 1e-6f));
   update_all(scale);
-  return norm;
+  if (options_.loss_scaling) scaler_.good();
 }
 
 void Engine::update_all(float scale) {
   for (const auto& p : model_.parameters().all())
     if (p->trainable && (p->gradient_written || context_->dry()))
-      optimizer_->step(*context_, *p, number_, learning_rate_, scale);
+      optimizer_->step(*context_, *p, updates(), learning_rate_, scale);
 }
 
 void Engine::gradient_complete(nn::Parameter& parameter) {
@@ -111,17 +139,21 @@ void Engine::gradient_complete(nn::Parameter& parameter) {
   squared_norms_[index] = ops::squared_norm(*context_, parameter.gradient);
   if (!options_.optimizer_in_backward) return;
   if (!std::isfinite(squared_norms_[index])) report_bad_gradient();
-  optimizer_->step(*context_, parameter, number_, learning_rate_, 1.0f);
+  optimizer_->step(*context_, parameter, updates(), learning_rate_, 1.0f);
   const bool stored = &parameter == &model_.embedding() && model_.config().tie_word_embeddings;
   if (!stored) parameter.gradient = {};
   parameter.gradient_written = false;
 }
 
-double Engine::evaluate(const MicroBatch& batch) {
+Evaluation Engine::evaluate(const MicroBatch& batch) {
   ArenaScope scope(*arena_);
   view_.bind(batch, options_.eval_capacity, 1.0);
   tape_->begin(false);
-  return objective_.run(*tape_, model_, view_, options_.compute, {});
+  Evaluation result;
+  result.nll = objective_.run(*tape_, model_, view_, options_.compute, {});
+  result.labels = view_.targets().rows.count;
+  result.correct = count_correct(view_);
+  return result;
 }
 
 void Engine::dry_run() {

@@ -7,19 +7,26 @@
 
 #include "objectives/objective.h"
 #include "optim/optimizer.h"
+#include "train/loss_scaler.h"
+#include "tuning/tuner.h"
 #include "util/error.h"
 
 namespace attune::train {
 
 struct EngineOptions {
   DType compute = DType::f32;  // of weights, activations and matrix work; sums are fp32
+  bool masters = false;        // fp32 copies that the optimizer steps; without, bf16 weights are rounded stochastically
+  bool loss_scaling = false;   // fp16
+  tuning::TunerOptions tuning;
+  std::vector<optim::LrGroup> lr_groups;
+  DType anchor_dtype = DType::f32;  // of the base's copy, where optimizer.anchor_decay asks for one
   nn::Recompute recompute = nn::Recompute::none;
   BatchCapacity capacity;       // training
   BatchCapacity eval_capacity;  // evaluation; zeros where there is none
   int64_t micro_batches = 1;    // per step
   float max_grad_norm = 1.0f;   // 0: off
   bool optimizer_in_backward = false;
-  float attention_dropout = 0, hidden_dropout = 0;
+  float attention_dropout = 0, hidden_dropout = 0, embedding_dropout = 0, neftune_noise_alpha = 0;
   uint64_t seed = 42;
   optim::OptimizerOptions optimizer;
 };
@@ -33,7 +40,18 @@ struct MemoryParts {
 struct StepResult {
   double loss = 0;
   double grad_norm = 0;
+  int64_t labels = 0, correct = 0;  // labelled tokens, and those whose label was the likeliest word
+  bool skipped = false;             // fp16: the gradients overflowed, nothing was updated, the loss scale was halved
 };
+
+// Sums over a micro-batch; its total weight is the batch's own.
+struct Evaluation {
+  double nll = 0;  // Σ weight·nll
+  int64_t labels = 0, correct = 0;
+};
+
+// Chooses what is trained and takes storage for weights and masters.
+void allocate_model(models::Decoder& model, const EngineOptions& options, Arena::Kind kind);
 
 // The loss of one token is not finite; whoever has the data adds where it stands.
 class BadToken : public Error {
@@ -47,16 +65,15 @@ class BadToken : public Error {
 
 class Engine : public nn::StepHooks {
  public:
-  // `model` has its weights, and masters where it is to have them (real or dry storage, matching `kind`). `activation_bytes`: a real engine's arena size, from
-  // a dry one's high water.
+  // `model` comes from allocate_model with the same options and `kind`, and holds the base's weights where a copy of
+  // them is wanted. `activation_bytes`: a real engine's arena size, from a dry one's high water.
   Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options, Arena::Kind kind,
          uint64_t activation_bytes);
 
   // Throws where loss or gradient is not finite, naming tensor or token; parameters are then untouched
   // (with optimizer_in_backward they may not be).
   StepResult step(const Step& step, int64_t number, float learning_rate);
-  // Σ weight·nll over the micro-batch; its total weight is the batch's own.
-  double evaluate(const MicroBatch& batch);
+  Evaluation evaluate(const MicroBatch& batch);
 
   // One full step and one evaluation at capacity, without memory behind them.
   void dry_run();
@@ -66,6 +83,7 @@ class Engine : public nn::StepHooks {
   Arena& arena() { return *arena_; }
   optim::Optimizer& optimizer() { return *optimizer_; }
   models::Decoder& model() { return model_; }
+  LossScaler& scaler() { return scaler_; }
   const EngineOptions& options() const { return options_; }
 
   void gradient_complete(nn::Parameter& parameter) override;
@@ -73,7 +91,7 @@ class Engine : public nn::StepHooks {
  private:
   void choose_gradient_dtypes();
   double run_micro_batch(const objectives::BatchView& view, bool last);
-  double finish_gradients();
+  void finish_gradients(StepResult& result);
   void update_all(float scale);
   [[noreturn]] void report_bad_loss(const MicroBatch& batch, const objectives::BatchView& view) const;
   [[noreturn]] void report_bad_gradient() const;
@@ -90,7 +108,9 @@ class Engine : public nn::StepHooks {
   std::vector<double> squared_norms_;  // by parameter, in declaration order
   MemoryParts memory_;
   ops::Work step_work_;
+  LossScaler scaler_;
   int64_t number_ = 0;
+  int64_t updates() const { return number_ - scaler_.skipped; }  // that the optimizer has made, this one included
   float learning_rate_ = 0;
 };
 

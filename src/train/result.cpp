@@ -36,38 +36,41 @@ std::vector<fs::path> model_files(const fs::path& directory) {
 
 Json evaluate_set(Engine& engine, const data::Batcher& batches, int64_t samples) {
   const double begin = seconds_now();
-  double nll = 0, weight = 0;
-  int64_t labelled = 0, steps = 0;
+  Evaluation sum;
+  double weight = 0;
+  int64_t steps = 0;
   Step step;
   for (int64_t i = 0; i < batches.steps_in_epoch(0); ++i) {
     batches.make_step(0, i, step);
     for (const MicroBatch& b : step.micro_batches) {
-      nll += engine.evaluate(b);
+      const Evaluation part = engine.evaluate(b);
+      sum.nll += part.nll;
+      sum.labels += part.labels;
+      sum.correct += part.correct;
       weight += b.total_weight();
-      labelled += static_cast<int64_t>(b.labels.size());
       ++steps;
     }
   }
-  const double seconds = std::max(1e-9, seconds_now() - begin), loss = nll / weight;
+  const double seconds = std::max(1e-9, seconds_now() - begin), loss = sum.nll / weight;
   if (!std::isfinite(loss)) fail("the validation loss is not finite");
-  return {{"eval_loss", loss}, {"eval_perplexity", std::exp(loss)}, {"eval_tokens", labelled}, {"eval_runtime", seconds},
+  return {{"eval_loss", loss}, {"eval_perplexity", std::exp(loss)}, {"eval_accuracy", static_cast<double>(sum.correct) / static_cast<double>(std::max<int64_t>(1, sum.labels))}, {"eval_tokens", sum.labels}, {"eval_runtime", seconds},
           {"eval_samples_per_second", static_cast<double>(samples) / seconds}, {"eval_steps_per_second", static_cast<double>(steps) / seconds}};
 }
 
 formats::SaveOptions save_options(const RunSetup& s) {
   formats::SaveOptions o;
-  o.config = &s.directory->config();
+  o.config = s.saved_config.get();
   o.companions_from = s.directory->path();
   // Whoever loads the result must talk to it the way it was tuned.
   if (s.chat && !s.config.chat_template.empty()) o.chat_template = s.chat->jinja_source();
   return o;
 }
 
-void save_result(const RunSetup& s, const models::Decoder& model, DType save_dtype) {
+void save_result(const RunSetup& s, const models::Decoder& model) {
   const fs::path output = s.config.output_dir, temporary = output / ".tmp-model";
   fs::remove_all(temporary);
   fs::create_directory(temporary);
-  formats::save_model(temporary, models::tensor_sources(model, save_dtype), save_options(s));
+  formats::save_model(temporary, models::tensor_sources(model, s.save_dtype), save_options(s));
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(temporary)) files.push_back(entry.path());
   for (const fs::path& file : files) {

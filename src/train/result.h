@@ -13,7 +13,7 @@ Json evaluate_set(Engine& engine, const data::Batcher& batches, int64_t samples)
 formats::SaveOptions save_options(const RunSetup& setup);
 
 // The tuned model in output_dir: every file is complete before it takes its name.
-void save_result(const RunSetup& setup, const models::Decoder& model, DType save_dtype);
+void save_result(const RunSetup& setup, const models::Decoder& model);
 
 // attune_manifest.json: hashes of base, data, configuration and result.
 void write_manifest(const RunSetup& setup, int64_t steps);

@@ -100,7 +100,8 @@ void RunLog::line(const Json& json) {
 }
 
 void RunLog::train(const TrainEntry& e) {
-  history_->push_back({{"epoch", e.epoch}, {"grad_norm", e.grad_norm}, {"learning_rate", e.learning_rate}, {"loss", e.loss}, {"step", e.step}});
+  history_->push_back({{"epoch", e.epoch}, {"grad_norm", e.grad_norm}, {"learning_rate", e.learning_rate}, {"loss", e.loss},
+                       {"mean_token_accuracy", e.token_accuracy}, {"step", e.step}});
   line({{"current_steps", e.step}, {"total_steps", total_steps_}, {"loss", e.loss}, {"lr", e.learning_rate}, {"epoch", e.epoch},
         {"percentage", std::round(1e4 * static_cast<double>(e.step) / static_cast<double>(total_steps_)) / 100},
         {"elapsed_time", clock(e.elapsed)}, {"remaining_time", clock(e.remaining)},
@@ -108,6 +109,7 @@ void RunLog::train(const TrainEntry& e) {
   events_->scalar("train/loss", e.step, static_cast<float>(e.loss));
   events_->scalar("train/grad_norm", e.step, static_cast<float>(e.grad_norm));
   events_->scalar("train/learning_rate", e.step, static_cast<float>(e.learning_rate));
+  events_->scalar("train/mean_token_accuracy", e.step, static_cast<float>(e.token_accuracy));
   events_->scalar("train/tokens_per_second", e.step, static_cast<float>(e.tokens_per_second));
 }
 
@@ -151,6 +153,11 @@ std::string trainer_state_json(const TrainerState& s, const Json& history) {
   state["best_global_step"] = nullptr;
   state["best_metric"] = nullptr;
   state["best_model_checkpoint"] = nullptr;
+  if (s.best_step > 0) {
+    state["best_global_step"] = s.best_step;
+    state["best_metric"] = s.best_metric;
+    if (!s.best_checkpoint.empty()) state["best_model_checkpoint"] = s.best_checkpoint;
+  }
   state["epoch"] = s.epoch;
   state["eval_steps"] = s.eval_steps;
   state["global_step"] = s.global_step;

@@ -31,7 +31,7 @@ class RunLog {
 
   struct TrainEntry {
     int64_t step;
-    double epoch, loss, grad_norm, learning_rate, tokens_per_second, elapsed, remaining;
+    double epoch, loss, grad_norm, learning_rate, token_accuracy, tokens_per_second, elapsed, remaining;
     int64_t total_tokens;
   };
   void train(const TrainEntry& entry);
@@ -56,6 +56,9 @@ struct TrainerState {
   int64_t global_step = 0, max_steps = 0, logging_steps = 0, eval_steps = 0, save_steps = 0, train_batch_size = 0;
   int64_t num_input_tokens_seen = 0;
   double epoch = 0, num_train_epochs = 0, total_flos = 0;
+  int64_t best_step = 0;  // 0: none
+  double best_metric = 0;
+  std::string best_checkpoint;
 };
 std::string trainer_state_json(const TrainerState& state, const Json& history);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -28,13 +29,19 @@ TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
                         {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining()}, setup.report);
 }
 
-// Holds val_size samples out, chosen by the seed.
-void split(RunSetup& setup, TokenSet all) {
+// Holds val_size samples out, or those of one fold, chosen by the seed.
+void split(RunSetup& setup, TokenSet all, const Fold& fold) {
   if (all.size() == 0)
     refuse("dataset: no sample is left to train on: {}", fmt::join(setup.report.summary(), "; "));
   const double val = setup.config.val_size;
   auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(all.size())) : val);
   if (val > 0) count = std::max<int64_t>(1, count);
+  int64_t first = 0;
+  if (fold.count > 0) {
+    if (all.size() < fold.count) refuse("cross_validation: {} folds need as many samples, there are {}", fold.count, all.size());
+    first = all.size() * fold.index / fold.count;
+    count = all.size() * (fold.index + 1) / fold.count - first;
+  }
   if (count >= all.size())
     refuse("val_size: {} samples would be held out of {}; nothing would be left to train on", count, all.size());
   if (count == 0) {
@@ -43,7 +50,7 @@ void split(RunSetup& setup, TokenSet all) {
   }
   const data::Permutation order(all.size(), mix_key(static_cast<uint64_t>(setup.config.seed), 0x5EED), 0);
   std::set<int64_t> held;
-  for (int64_t i = 0; i < count; ++i) held.insert(order[i]);
+  for (int64_t i = 0; i < count; ++i) held.insert(order[first + i]);
   setup.train_set = std::make_unique<TokenSet>();
   setup.eval_set = std::make_unique<TokenSet>();
   for (int64_t i = 0; i < all.size(); ++i)
@@ -78,22 +85,92 @@ void count_steps(RunSetup& setup) {
   setup.total_steps = done;
 }
 
+double number_of(const std::string& value, const std::string& what) {
+  double x = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), x);
+  if (error != std::errc() || end != value.data() + value.size() || !std::isfinite(x)) refuse("{} must be a number, not \"{}\"", what, value);
+  return x;
+}
+
+// "1.0e-6" is a rate, "0.1x" a multiple of learning_rate.
+std::vector<optim::LrGroup> lr_groups(const Config& c) {
+  std::vector<optim::LrGroup> groups;
+  for (const auto& [pattern, value] : c.learning_rate_groups) {
+    const std::string what = fmt::format("learning_rate_groups: the rate of \"{}\"", pattern);
+    const bool multiple = value.ends_with("x");
+    const double x = number_of(multiple ? value.substr(0, value.size() - 1) : value, what);
+    if (x < 0) refuse("{} is below 0", what);
+    if (!multiple && c.learning_rate == 0) refuse("{}: learning_rate is 0; give a rate above 0 there", what);
+    groups.push_back({pattern, multiple ? x : x / c.learning_rate});
+  }
+  return groups;
+}
+
+optim::OptimizerOptions optimizer_options(const Config& c) {
+  optim::OptimizerOptions o;
+  o.name = c.optim.starts_with("adamw") ? "adamw" : c.optim.starts_with("lion") ? "lion" : c.optim;
+  o.beta1 = static_cast<float>(c.adam_beta1);
+  o.beta2 = static_cast<float>(c.adam_beta2);
+  o.eps = static_cast<float>(c.adam_epsilon);
+  o.weight_decay = static_cast<float>(c.weight_decay);
+  o.anchor_decay = static_cast<float>(c.l2_to_base);
+  o.state_dtype = c.pure_bf16 ? DType::bf16 : DType::f32;
+  o.seed = static_cast<uint64_t>(c.seed);
+  for (const auto& [name, value] : c.optim_args) {
+    const bool adam = o.name == "adam" || o.name == "adamw", factored = o.name == "adafactor";
+    const auto flag = [&, &name = name, &value = value] {
+      if (value != "true" && value != "True" && value != "false" && value != "False")
+        refuse("optim_args: {} must be true or false, not \"{}\"", name, value);
+      return value == "true" || value == "True";
+    };
+    const auto real = [&, &name = name, &value = value](double low, double high) {
+      const double x = number_of(value, "optim_args: " + name);
+      if (x < low || x > high) refuse("optim_args: {} is {}; expected {} to {}", name, value, low, high);
+      return static_cast<float>(x);
+    };
+    if (adam && name == "amsgrad") o.amsgrad = flag();
+    else if (o.name == "sgd" && name == "momentum") o.momentum = real(0, 0.9999);
+    else if (o.name == "sgd" && name == "nesterov") o.nesterov = flag();
+    else if (factored && name == "scale_parameter") o.scale_parameter = flag();
+    else if (factored && name == "clip_threshold") o.clip_threshold = real(1e-6, 1e6);
+    else if (factored && name == "decay_rate") o.decay_rate = real(-10, 0);
+    else refuse("optim_args: {} knows no \"{}\"; known are amsgrad (adam, adamw), momentum and nesterov (sgd), scale_parameter, "
+                "clip_threshold and decay_rate (adafactor)", c.optim, name);
+  }
+  return o;
+}
+
 void plan_engine(RunSetup& setup) {
   const Config& c = setup.config;
   EngineOptions& e = setup.engine;
   e.compute = c.compute();
+  e.masters = c.bf16 || c.fp16;
+  if (c.pure_bf16) e.masters = false;
+  e.loss_scaling = c.fp16;
+  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
+  e.lr_groups = lr_groups(c);
+  e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
   e.recompute = c.recompute();
   e.capacity = setup.train_batches->capacity();
   if (setup.eval_batches) e.eval_capacity = setup.eval_batches->capacity();
   e.micro_batches = c.gradient_accumulation_steps;
   e.max_grad_norm = static_cast<float>(c.max_grad_norm);
-  e.attention_dropout = setup.architecture.attention_dropout;
+  e.attention_dropout = static_cast<float>(c.attention_dropout.value_or(setup.architecture.attention_dropout));
+  e.hidden_dropout = static_cast<float>(c.hidden_dropout);
+  e.embedding_dropout = static_cast<float>(c.embedding_dropout);
+  e.neftune_noise_alpha = static_cast<float>(c.neftune_noise_alpha);
   e.seed = static_cast<uint64_t>(c.seed);
-  e.optimizer.name = c.optim == "sgd" ? "sgd" : "adamw";
-  e.optimizer.beta1 = static_cast<float>(c.adam_beta1);
-  e.optimizer.beta2 = static_cast<float>(c.adam_beta2);
-  e.optimizer.eps = static_cast<float>(c.adam_epsilon);
-  e.optimizer.weight_decay = static_cast<float>(c.weight_decay);
+  e.optimizer = optimizer_options(c);
+}
+
+void plan_saving(RunSetup& s) {
+  const Config& c = s.config;
+  const DType stored = s.directory->has_weights() ? s.directory->stored_dtype() : s.engine.compute;
+  s.save_dtype = c.save_dtype == "auto" ? (c.pure_bf16 ? DType::bf16 : stored) : parse_dtype(c.save_dtype, "save_dtype");
+  s.saved_config = std::make_shared<Json>(s.directory->config());
+  Json& config = *s.saved_config;
+  const char* key = config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype";
+  if (s.save_dtype != stored || !config.contains(key)) config[key] = name_of(s.save_dtype);
 }
 
 // What was there must not be lost: neither the base model nor a model that no run of ours left.
@@ -138,14 +215,14 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
   fail("internal error: step {} lies behind the end of the run", step);
 }
 
-RunSetup prepare(const Config& config) {
+RunSetup prepare(const Config& config, const Fold& fold) {
   RunSetup s;
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
   s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
   protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
-  split(s, read_set(s, config.dataset));
+  split(s, read_set(s, config.dataset), fold);
   if (!config.eval_dataset.empty()) {
     s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
     if (s.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));
@@ -165,9 +242,10 @@ RunSetup prepare(const Config& config) {
     eval.shuffle = false;
     s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval);
   }
-  s.objective = std::make_unique<objectives::CausalLm>();
+  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
   count_steps(s);
   plan_engine(s);
+  plan_saving(s);
   return s;
 }
 

@@ -24,6 +24,8 @@ struct RunSetup {
   std::unique_ptr<data::Batcher> train_batches, eval_batches;  // eval may be null
   std::unique_ptr<objectives::Objective> objective;
   EngineOptions engine;
+  DType save_dtype = DType::f32;      // of the result
+  std::shared_ptr<Json> saved_config;  // config.json of the result: the base's, but for what changed
   std::vector<int64_t> epoch_ends;  // updates done when each epoch ends; the last entry is total_steps
   int64_t total_steps = 0;
 
@@ -33,8 +35,13 @@ struct RunSetup {
   Place place_of(int64_t step) const;  // step from 0
 };
 
+// One part of cross-validation: of `count` parts of the data number `index` (from 0) is held out.
+struct Fold {
+  int64_t count = 0, index = 0;
+};
+
 // Reads model configuration, tokenizer and data; checks that they belong together.
-RunSetup prepare(const Config& config);
+RunSetup prepare(const Config& config, const Fold& fold = {});
 
 // What the data looks like, one line each, for the log.
 std::vector<std::string> describe_data(const RunSetup& setup);

@@ -3,12 +3,14 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "models/load.h"
 #include "ops/backend.h"
 #include "optim/schedule.h"
+#include "train/best_model.h"
 #include "train/checkpoint.h"
 #include "train/result.h"
 #include "train/run_log.h"
@@ -21,6 +23,12 @@ namespace attune::train {
 namespace {
 
 volatile std::sig_atomic_t interrupted = 0;
+
+optim::ScheduleOptions schedule_options(const RunSetup& setup) {
+  const Config& c = setup.config;
+  return {c.lr_scheduler_type, c.learning_rate, c.warmup(setup.total_steps), setup.total_steps,
+          {c.lr_scheduler_kwargs.begin(), c.lr_scheduler_kwargs.end()}, setup.epoch_ends};
+}
 
 // A second signal ends the process at once, as usual.
 class SignalGuard {
@@ -40,7 +48,7 @@ class Trainer {
  public:
   Trainer(RunSetup& setup, uint64_t activation_bytes)
       : setup_(setup), config_(setup.config), output_(config_.output_dir),
-        schedule_(config_.lr_scheduler_type, config_.learning_rate, config_.warmup(setup.total_steps), setup.total_steps) {
+        schedule_(schedule_options(setup)), best_(config_) {
     claim_output();
     load_model(activation_bytes);
     log_ = std::make_unique<RunLog>(output_, setup.total_steps, checkpoint_.has_value());
@@ -56,8 +64,9 @@ class Trainer {
   void check_same_run(const Json& state) const;
   Json order_settings() const;
   void log_if_due(const StepResult& result, double epoch, double lr);
-  void evaluate(double epoch);
+  void evaluate(double epoch, bool candidate = true);
   void save_checkpoint(double epoch);
+  void take_best();
   double epoch_at(int64_t step) const;  // after update `step` (from 0)
   bool epoch_ends_here() const;
   bool eval_due() const;
@@ -70,11 +79,11 @@ class Trainer {
   fs::path output_;
   std::unique_ptr<DirectoryLock> lock_;
   optim::Schedule schedule_;
+  BestModel best_;
   std::optional<fs::path> checkpoint_;
   std::unique_ptr<models::Decoder> model_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<RunLog> log_;
-  DType save_dtype_ = DType::f32;
 
   // Position and sums; all of it is in a checkpoint.
   int64_t done_ = 0;              // updates
@@ -85,7 +94,9 @@ class Trainer {
   // Of this process alone.
   int64_t window_tokens_ = 0, process_tokens_ = 0;
   double window_start_ = 0, start_ = 0;
+  int64_t window_labels_ = 0, window_correct_ = 0;
   Json last_eval_ = Json::object();
+  double base_metric_ = NAN;  // of the base model, with eval_on_start
 };
 
 void Trainer::claim_output() {
@@ -107,15 +118,15 @@ void Trainer::claim_output() {
              "to continue it, or choose another directory", output_.string());
     if (config_.overwrite_output_dir) clear_previous_run(output_);
   }
-  prune_checkpoints(output_, 0);
+  prune_checkpoints(output_, 0, 0);
 }
 
 void Trainer::load_model(uint64_t activation_bytes) {
-  save_dtype_ = setup_.directory->stored_dtype();
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
-  model_->parameters().allocate_weights(Arena::Kind::real, setup_.engine.compute);
-  if (setup_.engine.compute != DType::f32) model_->parameters().allocate_masters(Arena::Kind::real);
-  if (!checkpoint_) models::load_weights(*model_, *setup_.directory);
+  allocate_model(*model_, setup_.engine, Arena::Kind::real);
+  info("{}", tuning::describe(*model_));
+  // A run that is held near its base needs the base's weights, also when it resumes.
+  if (!checkpoint_ || config_.l2_to_base > 0) models::load_weights(*model_, *setup_.directory);
   engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
 }
 
@@ -155,6 +166,15 @@ void Trainer::restore() {
   loss_sum_ = state.at("loss_sum").get<double>();
   window_loss_ = state.at("window_loss").get<double>();
   window_steps_ = state.at("window_steps").get<int64_t>();
+  if (state.contains("window_labels")) {
+    window_labels_ = state["window_labels"].get<int64_t>();
+    window_correct_ = state["window_correct"].get<int64_t>();
+  }
+  if (state.contains("best")) best_.restore(state["best"]);
+  if (state.contains("last_eval")) last_eval_ = state["last_eval"];
+  if (state.contains("loss_scale"))
+    engine_->scaler() = {state["loss_scale"].at("scale").get<double>(), state["loss_scale"].at("good_steps").get<int64_t>(),
+                         state["loss_scale"].at("skipped").get<int64_t>()};
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
   info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
 }
@@ -178,6 +198,8 @@ bool Trainer::eval_due() const {
 }
 
 bool Trainer::save_due() const {
+  const bool best = (config_.load_best_model_at_end || config_.save_strategy == "best") && best_.step() == done_;
+  if (best) return true;
   if (config_.save_strategy == "steps") return done_ % config_.save_steps == 0;
   return config_.save_strategy == "epoch" && epoch_ends_here();
 }
@@ -192,6 +214,7 @@ void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
   e.loss = window_loss_ / static_cast<double>(window_steps_);
   e.grad_norm = result.grad_norm;
   e.learning_rate = lr;
+  e.token_accuracy = static_cast<double>(window_correct_) / static_cast<double>(std::max<int64_t>(1, window_labels_));
   e.tokens_per_second = static_cast<double>(window_tokens_) / std::max(1e-9, now - window_start_);
   e.elapsed = elapsed;
   const double rate = static_cast<double>(process_tokens_) / std::max(1e-9, elapsed);
@@ -202,16 +225,19 @@ void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
        e.loss, e.grad_norm, e.learning_rate, e.tokens_per_second, format_seconds(e.remaining));
   window_loss_ = 0;
   window_steps_ = 0;
-  window_tokens_ = 0;
+  window_tokens_ = window_labels_ = window_correct_ = 0;
   window_start_ = now;
 }
 
-void Trainer::evaluate(double epoch) {
+// `candidate`: whether it counts for the best model.
+void Trainer::evaluate(double epoch, bool candidate) {
   const double begin = seconds_now();
   last_eval_ = evaluate_set(*engine_, *setup_.eval_batches, setup_.eval_set->size());
   const double elapsed = seconds_now() - start_;
   log_->evaluation(done_, epoch, last_eval_, elapsed, 0, tokens_seen_);
-  info("step {}  validation loss {:.4f}  perplexity {:.3f}", done_, last_eval_["eval_loss"].get<double>(), last_eval_["eval_perplexity"].get<double>());
+  const bool best = candidate && best_.update(last_eval_, done_);
+  info("step {}  validation loss {:.4f}  perplexity {:.3f}  token accuracy {:.1f} %{}", done_, last_eval_["eval_loss"].get<double>(),
+       last_eval_["eval_perplexity"].get<double>(), 100 * last_eval_["eval_accuracy"].get<double>(), best ? "  (best so far)" : "");
   window_start_ += seconds_now() - begin;
 }
 
@@ -227,6 +253,10 @@ TrainerState Trainer::state_at(double epoch) const {
   s.epoch = epoch;
   s.num_train_epochs = config_.max_steps > 0 ? static_cast<double>(setup_.epoch_ends.size()) : config_.num_train_epochs;
   s.total_flos = flops_;
+  s.best_step = best_.step();
+  s.best_metric = best_.metric();
+  const fs::path best = output_ / fmt::format("checkpoint-{}", best_.step());
+  if (best_.step() == done_ || fs::is_directory(best)) s.best_checkpoint = best.string();
   return s;
 }
 
@@ -235,15 +265,19 @@ void Trainer::save_checkpoint(double epoch) {
   CheckpointContent c;
   c.model = model_.get();
   c.optimizer = config_.save_only_model ? nullptr : &engine_->optimizer();
-  c.save_dtype = save_dtype_;
+  c.save_dtype = setup_.save_dtype;
   c.save = save_options(setup_);
   c.trainer_state = trainer_state_json(state_at(epoch), log_->history());
+  const LossScaler& scaler = engine_->scaler();
+  const Json loss_scale = {{"scale", scaler.scale}, {"good_steps", scaler.good_steps}, {"skipped", scaler.skipped}};
   const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
                       {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
-                      {"window_steps", window_steps_}, {"threads", omp_get_max_threads()}, {"order", order_settings()}};
+                      {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_},
+                      {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale},
+                      {"threads", omp_get_max_threads()}, {"order", order_settings()}};
   c.state = state.dump(2) + "\n";
   write_checkpoint(output_, done_, c);
-  prune_checkpoints(output_, config_.save_total_limit);
+  prune_checkpoints(output_, config_.save_total_limit, best_.step());
   window_start_ += seconds_now() - begin;
 }
 
@@ -255,7 +289,11 @@ std::string Trainer::run() {
   Step step;
   start_ = window_start_ = seconds_now();
   double epoch = done_ > 0 ? epoch_at(done_ - 1) : 0;
-  while (done_ < setup_.total_steps) {
+  if (done_ == 0 && config_.eval_on_start && setup_.eval_batches) {
+    evaluate(0, false);
+    base_metric_ = last_eval_.value(best_.name(), NAN);
+  }
+  while (done_ < setup_.total_steps && !best_.exhausted()) {
     const auto place = setup_.place_of(done_);
     setup_.train_batches->make_step(place.epoch, place.index, step);
     const double lr = schedule_.learning_rate(done_);
@@ -275,6 +313,10 @@ std::string Trainer::run() {
     progress.update(done_, fmt::format("loss {:.4f}  {:.0f} tokens/s", result.loss,
                                        static_cast<double>(process_tokens_) / std::max(1e-9, seconds_now() - start_)));
     log_if_due(result, epoch, lr);
+    window_labels_ += result.labels, window_correct_ += result.correct;
+    if (result.skipped)
+      notice("step {}: fp16 gradients overflowed; nothing was updated, the loss scale is {} now ({} skipped so far)", done_,
+             engine_->scaler().scale, engine_->scaler().skipped);
     if (eval_due()) evaluate(epoch);
     if (save_due()) save_checkpoint(epoch);
     if (interrupted) {
@@ -283,16 +325,38 @@ std::string Trainer::run() {
            setup_.total_steps, done_);
     }
   }
+  if (best_.exhausted())
+    info("stopped early after update {} of {}: {} evaluations without a better {} than {:.6g} at update {}", done_, setup_.total_steps,
+         config_.early_stopping_patience, best_.name(), best_.metric(), best_.step());
   return finish(epoch);
+}
+
+// The result is the best checkpoint's model.
+void Trainer::take_best() {
+  if (!config_.load_best_model_at_end || best_.step() == 0) return;
+  last_eval_ = best_.metrics();
+  if (best_.step() != done_) {
+    const fs::path best = output_ / fmt::format("checkpoint-{}", best_.step());
+    if (const std::string problem = verify_checkpoint(best); !problem.empty())
+      fail("load_best_model_at_end: the best checkpoint {} is not intact: {}", best.string(), problem);
+    formats::ModelDirectory directory(best);
+    models::load_weights(*model_, directory);
+  }
+  info("the result is the model of update {} ({} {:.6g})", best_.step(), best_.name(), best_.metric());
+  if (std::isfinite(base_metric_) && (config_.larger_is_better() ? base_metric_ >= best_.metric() : base_metric_ <= best_.metric()))
+    warn("the base model was no worse: {} {:.6g} before training. Lower the learning rate, or look at the data", best_.name(), base_metric_);
 }
 
 std::string Trainer::finish(double epoch) {
   const double seconds = seconds_now() - start_;
-  save_result(setup_, *model_, save_dtype_);
+  take_best();
+  save_result(setup_, *model_);
   Json results = {{"epoch", epoch},
                   {"num_input_tokens_seen", tokens_seen_},
                   {"total_flos", flops_},
                   {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, done_))},
+                  {"steps", done_},
+                  {"stopped_early", best_.exhausted()},
                   {"train_runtime", seconds},
                   {"train_steps_per_second", static_cast<double>(done_) / std::max(1e-9, seconds)},
                   {"duration_seconds", seconds},

@@ -38,6 +38,16 @@ uint64_t mix_key(uint64_t a, uint64_t b, Rest... rest) {
   return mix_key(mix_key(a) ^ b, rest...);
 }
 
+// 32 bits for one element of a tensor (two rounds of an avalanche hash): cheap enough for every weight at every step.
+[[gnu::always_inline]] inline uint32_t element_bits(uint64_t key, uint64_t element) {
+  uint32_t x = static_cast<uint32_t>(element) ^ static_cast<uint32_t>(key);
+  x = (x ^ (x >> 16)) * 0x21F0AAADu;
+  x ^= static_cast<uint32_t>(key >> 32) + static_cast<uint32_t>(element >> 32) * 0x9E3779B9u;
+  x = (x ^ (x >> 15)) * 0x735A2D97u;
+  x = (x ^ (x >> 15)) * 0x85EBCA6Bu;
+  return x ^ (x >> 15);
+}
+
 // Uniform in [0, 1) with 24 bits.
 inline float uniform_float(uint32_t word) { return static_cast<float>(word >> 8) * 0x1.0p-24f; }
 

@@ -41,7 +41,7 @@ class HeadTest : public Toy {
     ArenaScope scope(arena);
     tape.begin(true);
     nn::Value hidden = input(rows, weight.weight.cols);
-    nn::Head(weight).loss(tape, hidden, t, Tensor::vector(logp.data(), DType::f32, t.rows.count), hook);
+    nn::Head(weight).loss(tape, hidden, t, {Tensor::vector(logp.data(), DType::f32, t.rows.count), {}, 0, hook});
     tape.backward();
     return {doubles(hidden->gradient), doubles(weight.gradient), logp};
   }
@@ -136,7 +136,7 @@ TEST_F(HeadTest, AFrozenHeadStillPassesTheGradientOn) {
   ArenaScope scope(arena);
   tape.begin(true);
   nn::Value hidden = input(9, 8);
-  nn::Head(weight).loss(tape, hidden, targets, Tensor::vector(logp.data(), DType::f32, targets.rows.count));
+  nn::Head(weight).loss(tape, hidden, targets, {Tensor::vector(logp.data(), DType::f32, targets.rows.count), {}, 0, nullptr});
   tape.backward();
   EXPECT_EQ(doubles(hidden->gradient), trained.dhidden);
   EXPECT_FALSE(weight.gradient.defined());

@@ -202,14 +202,16 @@ TEST_P(Attention, LargeScoresDoNotOverflow) {
     for (double v : *g) EXPECT_TRUE(std::isfinite(v));
 }
 
-TEST_P(Attention, Bf16IsCloseToFp32) {
+TEST_P(Attention, HalfPrecisionIsCloseToFp32) {
   const Case t = packed({0, 33, 66}, 4, 2, 16);
-  const Input x = input(t, DType::bf16);
-  const Result a = run(t, x.q, x.k, x.v, x.dout), b = run(t, x.q, x.k, x.v, x.dout, DType::bf16);
-  EXPECT_LT(nmse(b.out, a.out), 5e-4);
-  EXPECT_LT(nmse(b.dq, a.dq), 5e-4);
-  EXPECT_LT(nmse(b.dk, a.dk), 5e-4);
-  EXPECT_LT(nmse(b.dv, a.dv), 5e-4);
+  for (DType half : {DType::bf16, DType::f16}) {
+    const Input x = input(t, half);
+    const Result a = run(t, x.q, x.k, x.v, x.dout), b = run(t, x.q, x.k, x.v, x.dout, half);
+    EXPECT_LT(nmse(b.out, a.out), 5e-4);
+    EXPECT_LT(nmse(b.dq, a.dq), 5e-4);
+    EXPECT_LT(nmse(b.dk, a.dk), 5e-4);
+    EXPECT_LT(nmse(b.dv, a.dv), 5e-4);
+  }
 }
 
 TEST_P(Attention, TheSameBitsTwice) {

@@ -25,7 +25,7 @@ TEST_P(CrossEntropy, LogProbabilitiesAndTheirGradient) {
       std::vector<int32_t> labels;
       for (int64_t i = 0; i < r; ++i) labels.push_back(static_cast<int32_t>(i * 37 % v));
       Owned logits(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), coefficient(DType::f32, 1, r, c);
-      ops::token_logprob(context, {logits, vector_of(labels), logp, lse});
+      ops::token_logprob(context, {logits, vector_of(labels), logp, lse, {}, 0});
       Doubles expected_lse, expected_logp, expected_gradient(z.size());
       for (size_t i = 0; i < static_cast<size_t>(r); ++i) {
         const auto w = static_cast<size_t>(v);
@@ -39,7 +39,7 @@ TEST_P(CrossEntropy, LogProbabilitiesAndTheirGradient) {
       if (v > 1) {
         EXPECT_LT(error_of(logp.doubles(), expected_logp), 1e-6);
       }
-      const Tensor gradient = ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, DType::f32});
+      const Tensor gradient = ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, DType::f32, 0});
       EXPECT_EQ(gradient.data, logits.tensor.data);
       if (v > 1) {
         EXPECT_LT(error_of(logits.doubles(), expected_gradient), 1e-5);
@@ -57,14 +57,44 @@ TEST_P(CrossEntropy, LogProbabilitiesAndTheirGradient) {
     }
 }
 
+TEST_P(CrossEntropy, LabelSmoothingSpreadsTheTargetAndAccuracyCountsTheLikeliestWord) {
+  const size_t r = 7, v = 129;
+  const double smoothing = 0.1f;
+  const Doubles z = rounded(random_doubles(static_cast<int64_t>(r * v), 1, 4), DType::f32), c = rounded(random_doubles(static_cast<int64_t>(r), 2), DType::f32);
+  std::vector<int32_t> labels;
+  Doubles expected_correct;
+  for (size_t i = 0; i < r; ++i) {
+    const auto best = std::max_element(z.begin() + static_cast<ptrdiff_t>(i * v), z.begin() + static_cast<ptrdiff_t>((i + 1) * v)) - z.begin() - static_cast<ptrdiff_t>(i * v);
+    labels.push_back(static_cast<int32_t>(i % 2 ? best : (best + 5) % 129));
+    expected_correct.push_back(i % 2 ? 1 : 0);
+  }
+  const auto loss = [&](const Doubles& p) {
+    double sum = 0;
+    for (size_t i = 0; i < r; ++i) {
+      double mean = 0;
+      for (size_t j = 0; j < v; ++j) mean += p[i * v + j] / static_cast<double>(v);
+      sum -= c[i] * ((1 - smoothing) * p[i * v + static_cast<size_t>(labels[i])] + smoothing * mean - lse_of(p, i, v));
+    }
+    return sum;
+  };
+  Owned logits(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), correct(DType::f32, 1, r), coefficient(DType::f32, 1, r, c);
+  ops::token_logprob(context, {logits, vector_of(labels), logp, lse, correct, static_cast<float>(smoothing)});
+  EXPECT_EQ(correct.doubles(), expected_correct);
+  double sum = 0;
+  for (size_t i = 0; i < r; ++i) sum -= c[i] * logp.doubles()[i];
+  EXPECT_NEAR(sum, loss(z), 1e-5 * std::abs(loss(z)));
+  ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, DType::f32, static_cast<float>(smoothing)});
+  expect_gradient(logits.doubles(), z, loss, 1e-5);
+}
+
 TEST_P(CrossEntropy, ABf16GradientLiesInTheFirstHalfOfEachRow) {
   const int64_t r = 5, v = 1001;
   const Doubles z = rounded(random_doubles(r * v, 1, 4), DType::f32);
   const std::vector<int32_t> labels{0, 1000, 500, 255, 256};
   Owned a(DType::f32, r, v, z), b(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), c(DType::f32, 1, r, Doubles(5, 0.125));
   ops::token_logprob(context, {a, vector_of(labels), logp, lse});
-  ops::logit_gradient(context, {a, vector_of(labels), lse, c, DType::f32});
-  const Tensor narrow = ops::logit_gradient(context, {b, vector_of(labels), lse, c, DType::bf16});
+  ops::logit_gradient(context, {a, vector_of(labels), lse, c, DType::f32, 0});
+  const Tensor narrow = ops::logit_gradient(context, {b, vector_of(labels), lse, c, DType::bf16, 0});
   const Doubles wide = a.doubles();
   for (int64_t i = 0; i < r; ++i)
     for (int64_t j = 0; j < v; ++j)

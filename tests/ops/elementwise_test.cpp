@@ -10,7 +10,7 @@ namespace {
 using namespace test;
 
 class Elementwise : public EveryBackend {};
-constexpr DType kBoth[] = {DType::f32, DType::bf16};
+constexpr DType kBoth[] = {DType::f32, DType::bf16, DType::f16};
 
 TEST_P(Elementwise, AddRoundsOnceInEveryMixtureOfDtypesAndInPlace) {
   for (int64_t n : {0, 1, 33})

@@ -42,8 +42,8 @@ class Gemm : public EveryBackend {
         tc(t.c, t.m, t.n, c, stride(t.n));
     ops::gemm(context, {ta, tb, tc, t.transpose_a, t.transpose_b, t.accumulate});
     const Doubles expected = reference(t, a, b, c);
-    EXPECT_LT(error_of(tc.doubles(), expected), t.c == DType::bf16 ? 8e-3 : 2e-5);
-    EXPECT_LT(nmse(tc.doubles(), expected), t.c == DType::bf16 ? 5e-4 : 1e-9);
+    EXPECT_LT(error_of(tc.doubles(), expected), t.c == DType::bf16 ? 8e-3 : t.c == DType::f16 ? 1e-3 : 2e-5);
+    EXPECT_LT(nmse(tc.doubles(), expected), t.c == DType::bf16 ? 5e-4 : t.c == DType::f16 ? 1e-6 : 1e-9);
     EXPECT_EQ(arena.used(), 0u);
   }
 };
@@ -67,9 +67,9 @@ TEST_P(Gemm, EveryRoleAndShapeInBf16WithBothOutputs) {
 
 TEST_P(Gemm, MixedOperands) {
   for (auto [ta, tb] : kRoles)
-    for (DType a : {DType::f32, DType::bf16})
-      for (DType b : {DType::f32, DType::bf16})
-        for (DType c : {DType::f32, DType::bf16}) check({7, 33, 129, ta, tb, true, a, b, c});
+    for (DType a : {DType::f32, DType::bf16, DType::f16})
+      for (DType b : {DType::f32, DType::bf16, DType::f16})
+        for (DType c : {DType::f32, DType::bf16, DType::f16}) check({7, 33, 129, ta, tb, true, a, b, c});
 }
 
 TEST_P(Gemm, ColumnSlicesOfWiderTensors) {

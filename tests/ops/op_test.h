@@ -27,7 +27,8 @@ inline Doubles random_doubles(int64_t n, uint64_t seed, double scale = 1) {
 }
 
 inline double rounded(double x, DType dtype) {
-  return dtype == DType::bf16 ? to_float(to_bf16(static_cast<float>(x))) : static_cast<float>(x);
+  const auto f = static_cast<float>(x);
+  return dtype == DType::bf16 ? to_float(to_bf16(f)) : dtype == DType::f16 ? to_float(to_f16(f)) : f;
 }
 // What is left of the values once they are stored as `dtype`: the reference starts from the same numbers as the op.
 inline Doubles rounded(Doubles values, DType dtype) {
@@ -56,7 +57,9 @@ class Owned {
     Doubles out;
     for (int64_t r = 0; r < tensor.rows.count; ++r)
       for (int64_t c = 0; c < tensor.cols; ++c)
-        out.push_back(tensor.dtype == DType::bf16 ? to_float(tensor.row<BFloat16>(r)[c]) : tensor.row<float>(r)[c]);
+        out.push_back(tensor.dtype == DType::bf16  ? to_float(tensor.row<BFloat16>(r)[c])
+                      : tensor.dtype == DType::f16 ? to_float(tensor.row<Float16>(r)[c])
+                                                   : tensor.row<float>(r)[c]);
     return out;
   }
   const std::vector<char>& bytes() const { return memory_; }
@@ -66,6 +69,7 @@ class Owned {
  private:
   void put(int64_t r, int64_t c, double x) {
     if (tensor.dtype == DType::bf16) tensor.row<BFloat16>(r)[c] = to_bf16(static_cast<float>(x));
+    else if (tensor.dtype == DType::f16) tensor.row<Float16>(r)[c] = to_f16(static_cast<float>(x));
     else tensor.row<float>(r)[c] = static_cast<float>(x);
   }
   bool guard_is_intact() const {

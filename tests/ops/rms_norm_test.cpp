@@ -59,14 +59,16 @@ TEST_P(RmsNorm, BackwardAddsWhereItIsAskedTo) {
   for (size_t i = 0; i < w.size(); ++i) EXPECT_NEAR(added.dw[i], plain.dw[i] + 20, 1e-5);
 }
 
-TEST_P(RmsNorm, Bf16IsCloseToFp32) {
+TEST_P(RmsNorm, HalfPrecisionIsCloseToFp32) {
   const int64_t n = 33, d = 129;
-  const auto round = [](Doubles v) { return rounded(std::move(v), DType::bf16); };
-  const Doubles x = round(random_doubles(n * d, 1)), w = round(random_doubles(d, 2)), dy = round(random_doubles(n * d, 3));
-  const Result f32 = run(DType::f32, n, d, x, w, dy), bf16 = run(DType::bf16, n, d, x, w, dy);
-  EXPECT_LT(nmse(bf16.y, f32.y), 5e-4);
-  EXPECT_LT(nmse(bf16.dx, f32.dx), 5e-4);
-  EXPECT_LT(nmse(bf16.dw, f32.dw), 5e-4);
+  for (DType half : {DType::bf16, DType::f16}) {
+    const auto round = [half](Doubles v) { return rounded(std::move(v), half); };
+    const Doubles x = round(random_doubles(n * d, 1)), w = round(random_doubles(d, 2)), dy = round(random_doubles(n * d, 3));
+    const Result wide = run(DType::f32, n, d, x, w, dy), narrow = run(half, n, d, x, w, dy);
+    EXPECT_LT(nmse(narrow.y, wide.y), 5e-4);
+    EXPECT_LT(nmse(narrow.dx, wide.dx), 5e-4);
+    EXPECT_LT(nmse(narrow.dw, wide.dw), 5e-4);
+  }
 }
 
 TEST_P(RmsNorm, TheSameBitsTwiceWithManyRows) {

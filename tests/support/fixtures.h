@@ -77,7 +77,9 @@ inline std::unique_ptr<train::Engine> make_engine(models::Decoder& model, const 
   for (size_t i = 0; i < model.parameters().all().size(); ++i)
     dry_model.parameters().all()[i]->trainable = model.parameters().all()[i]->trainable;
   dry_model.parameters().allocate_weights(Arena::Kind::dry, options.compute);
-  if (options.compute != DType::f32) dry_model.parameters().allocate_masters(Arena::Kind::dry);
+  const auto& all = model.parameters().all();
+  if (std::any_of(all.begin(), all.end(), [](const auto& p) { return p->master.defined(); }))
+    dry_model.parameters().allocate_masters(Arena::Kind::dry);
   train::Engine dry(dry_model, objective, options, Arena::Kind::dry, 0);
   dry.dry_run();
   return std::make_unique<train::Engine>(model, objective, options, Arena::Kind::real, dry.arena().high_water());

@@ -117,7 +117,7 @@ TEST_P(AdamWRun, FiftyStepsFollowTheReference) {
   objectives::CausalLm objective;
   auto engine = make_engine(*model, objective, options);
   const auto total = hyper["steps"].get<int64_t>();
-  const optim::Schedule schedule("cosine", hyper["lr"].get<float>(), hyper["warmup_steps"].get<int64_t>(), total);
+  const optim::Schedule schedule({"cosine", hyper["lr"].get<float>(), hyper["warmup_steps"].get<int64_t>(), total, {}, {}});
   for (int64_t s = 0; s < total; ++s) {
     const auto i = static_cast<size_t>(s);
     const auto lr = static_cast<float>(schedule.learning_rate(s));

@@ -33,8 +33,11 @@ const Backend& backend() {
       .dropout = dropout,
       .token_logprob = token_logprob,
       .logit_gradient = logit_gradient,
-      .adamw = adamw,
+      .embedding_noise = embedding_noise,
+      .adam = adam,
       .sgd = sgd,
+      .lion = lion,
+      .adafactor = adafactor,
       .squared_norm = squared_norm,
   };
   return table;

@@ -24,7 +24,14 @@ void token_logprob(const TokenLogprob& a) {
     }
     const float lse = highest + static_cast<float>(std::log(sum));
     a.lse.as<float>()[i] = lse;
-    a.logp.as<float>()[i] = z[labels[i]] - lse;
+    const float label = z[labels[i]];
+    if (a.correct.defined()) a.correct.as<float>()[i] = label >= highest ? 1.0f : 0.0f;
+    double mean = 0;
+    if (a.smoothing > 0) {
+      for (int64_t j = 0; j < vocab; ++j) mean += z[j];
+      mean /= static_cast<double>(vocab);
+    }
+    a.logp.as<float>()[i] = (1.0f - a.smoothing) * label + a.smoothing * static_cast<float>(mean) - lse;
   }
 }
 
@@ -38,16 +45,16 @@ void logit_gradient(const LogitGradient& a) {
       const float* z = a.logits.row<float>(i);
       auto* out = reinterpret_cast<G*>(a.logits.row<float>(i));
       const float lse = a.lse.as<float>()[i], c = a.coefficient.as<float>()[i];
-      const float label_logit = z[labels[i]];
+      const float label_logit = z[labels[i]], everywhere = a.smoothing / static_cast<float>(vocab);
       constexpr int64_t kBlock = 256;
       float block[kBlock];  // a bf16 result overtakes nothing: it is written behind what was read
       for (int64_t j = 0; j < vocab; j += kBlock) {
         const int64_t w = std::min(kBlock, vocab - j);
-        for (int64_t l = 0; l < w; ++l) block[l] = c * fast_exp(z[j + l] - lse);
+        for (int64_t l = 0; l < w; ++l) block[l] = c * (fast_exp(z[j + l] - lse) - everywhere);
         std::atomic_signal_fence(std::memory_order_seq_cst);
         for (int64_t l = 0; l < w; ++l) out[j + l] = from_float<G>(block[l]);
       }
-      out[labels[i]] = from_float<G>(c * (fast_exp(label_logit - lse) - 1.0f));
+      out[labels[i]] = from_float<G>(c * (fast_exp(label_logit - lse) - everywhere - (1.0f - a.smoothing)));
     }
   });
 }

@@ -1,4 +1,5 @@
 #include "ops/cpu/kernel.h"
+#include "util/rng.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 
@@ -54,6 +55,30 @@ void embedding_backward(const EmbeddingBackward& a) {
         }
       }
     });
+  });
+}
+
+void embedding_noise(const EmbeddingNoise& a) {
+  const auto* samples = a.sample_ids.as<int64_t>();
+  const auto* positions = a.positions.as<int32_t>();
+  const auto* cu = a.cu_seqlens.as<int32_t>();
+  const int64_t d = a.x.cols;
+  with_type(a.x.dtype, [&](auto x0) {
+    using T = decltype(x0);
+    for (int64_t s = 0; s + 1 < a.cu_seqlens.cols; ++s) {
+      const int64_t length = cu[s + 1] - cu[s];
+      const float scale = a.alpha / std::sqrt(static_cast<float>(length * d));
+#pragma omp parallel for schedule(static) if (length * d > kParallelElements)
+      for (int64_t i = cu[s]; i < cu[s + 1]; ++i) {
+        T* x = a.x.row<T>(i);
+        for (int64_t j = 0; j < d; j += 4) {
+          const PhiloxBlock r = philox(a.key, static_cast<uint64_t>(samples[i]),
+                                       (static_cast<uint64_t>(positions[i]) << 32) | static_cast<uint64_t>(j / 4));
+          for (int64_t l = j; l < std::min(j + 4, d); ++l)
+            x[l] = from_float<T>(to_float(x[l]) + scale * (2.0f * uniform_float(r[static_cast<size_t>(l - j)]) - 1.0f));
+        }
+      }
+    }
   });
 }
 

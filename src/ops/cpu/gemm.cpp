@@ -18,7 +18,7 @@ Sizes sizes_of(const Gemm& g, bool capacity) {
 
 bool all_f32(const Gemm& g) { return g.a.dtype == DType::f32 && g.b.dtype == DType::f32 && g.c.dtype == DType::f32; }
 bool native_bf16(const Gemm& g) {
-  return g.a.dtype == DType::bf16 && g.b.dtype == DType::bf16 && onednn::bf16_hardware();
+  return g.a.dtype == DType::bf16 && g.b.dtype == DType::bf16 && g.c.dtype != DType::f16 && onednn::bf16_hardware();
 }
 int64_t tile(int64_t n) { return std::min(n, kTile); }
 

@@ -17,6 +17,7 @@ namespace attune::ops::cpu::ATTUNE_ISA {
 template <class T>
 [[gnu::always_inline]] inline T from_float(float x) {
   if constexpr (std::is_same_v<T, float>) return x;
+  else if constexpr (std::is_same_v<T, Float16>) return to_f16(x);
   else return to_bf16(x);
 }
 
@@ -24,6 +25,7 @@ template <class T>
 template <class F>
 [[gnu::always_inline]] inline void with_type(DType dtype, F&& f) {
   if (dtype == DType::bf16) f(BFloat16{});
+  else if (dtype == DType::f16) f(Float16{});
   else f(float{});
 }
 
@@ -78,8 +80,11 @@ void scatter_rows(const ScatterRows&);
 void dropout(const Dropout&);
 void token_logprob(const TokenLogprob&);
 void logit_gradient(const LogitGradient&);
-void adamw(const AdamW&);
+void embedding_noise(const EmbeddingNoise&);
+void adam(const Adam&);
 void sgd(const Sgd&);
+void lion(const Lion&);
+void adafactor(const Adafactor&);
 double squared_norm(const SquaredNorm&);
 
 }  // namespace attune::ops::cpu::ATTUNE_ISA

@@ -1,0 +1,30 @@
+// What is trained: a policy over the model's parameters. The loop does not know which one it has.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/decoder.h"
+
+namespace attune::tuning {
+
+// `full`: every parameter. `freeze`: some layers, or what patterns choose; the rest keeps the base's values and costs
+// neither gradient nor optimizer memory.
+struct TunerOptions {
+  std::string type = "full";
+  // freeze, LLaMA-Factory's meaning: the last n layers (n > 0) or the first −n (n < 0), in them the modules whose name
+  // holds one of `modules` ("all": every one); outside of the layers nothing but `extra_modules`.
+  int64_t freeze_trainable_layers = 2;
+  std::vector<std::string> freeze_trainable_modules{"all"};
+  std::vector<std::string> freeze_extra_modules;
+  // Regular expressions over parameter names, instead of the four above where given: exactly what they find is trained.
+  std::vector<std::string> unfrozen_parameters;
+};
+
+// Sets Parameter::trainable before storage is allocated. Refuses options that choose nothing, naming what there is.
+void apply(const TunerOptions& options, models::Decoder& model);
+
+// "trainable parameters: 1,234 of 5,678 (21.7 %)"
+std::string describe(const models::Decoder& model);
+
+}  // namespace attune::tuning
