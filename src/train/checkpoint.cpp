@@ -139,6 +139,18 @@ void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::
   }
 }
 
+void remove_checkpoint(const fs::path& output_dir, int64_t step) {
+  const fs::path checkpoint = output_dir / fmt::format("checkpoint-{}", step), going = output_dir / (".old-" + checkpoint.filename().string());
+  if (!fs::is_directory(checkpoint)) return;
+  // First out of sight, then away: a run that is killed in between leaves no half checkpoint behind.
+  fs::rename(checkpoint, going);
+  fs::remove_all(going);
+}
+
+void remove_checkpoints(const fs::path& output_dir) {
+  for (const auto& [step, path] : checkpoints(output_dir)) remove_checkpoint(output_dir, step);
+}
+
 void prune_checkpoints(const fs::path& output_dir, int64_t limit, int64_t best_step) {
   for (const auto& entry : fs::directory_iterator(output_dir)) {
     const std::string name = entry.path().filename().string();
@@ -146,13 +158,8 @@ void prune_checkpoints(const fs::path& output_dir, int64_t limit, int64_t best_s
   }
   if (limit <= 0) return;
   auto all = checkpoints(output_dir);
-  for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) {
-    if (all[i].first == best_step) continue;
-    // First out of sight, then away: a run that is killed in between leaves no half checkpoint behind.
-    const fs::path going = output_dir / (".old-" + all[i].second.filename().string());
-    fs::rename(all[i].second, going);
-    fs::remove_all(going);
-  }
+  for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i)
+    if (all[i].first != best_step) remove_checkpoint(output_dir, all[i].first);
 }
 
 }  // namespace attune::train

@@ -35,6 +35,10 @@ Json read_checkpoint_state(const fs::path& checkpoint);
 // Fills weights, masters and optimizer states.
 void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer);
 
+// Deletes one checkpoint, or all of them.
+void remove_checkpoint(const fs::path& output_dir, int64_t step);
+void remove_checkpoints(const fs::path& output_dir);
+
 // Deletes the oldest beyond `limit` (0: none), but never that of `best_step`; and what killed runs left half-written.
 void prune_checkpoints(const fs::path& output_dir, int64_t limit, int64_t best_step);
 

@@ -196,7 +196,7 @@ class Schema {
     flag("eval_on_start", &Config::eval_on_start, "Evaluate the base model before the first update.");
     integer("early_stopping_patience", &Config::early_stopping_patience, 0, 1 << 20, "Stop after so many evaluations without a better `metric_for_best_model`; 0: never.", {"early_stopping_steps"});
     real("early_stopping_threshold", &Config::early_stopping_threshold, 0, 1e12, "By how much a metric must be better to count.");
-    flag("load_best_model_at_end", &Config::load_best_model_at_end, "The result is the best checkpoint, not the last. A checkpoint is written at every evaluation that is the best so far.");
+    flag("load_best_model_at_end", &Config::load_best_model_at_end, "The result is the best checkpoint, not the last. A checkpoint is written at every evaluation that is the best so far, whatever `save_strategy` says.");
     string("metric_for_best_model", &Config::metric_for_best_model, "What decides: `loss`, `accuracy` (of tokens), `perplexity`, or `<data set>_loss` with several data sets; `eval_` before it may stand or not.");
     add({"greater_is_better", "", "true or false", "Direction of `metric_for_best_model`; default: larger for accuracy, smaller for the others.",
          [](Config& c, const Given& g) { c.greater_is_better = boolean(g); },
@@ -395,8 +395,6 @@ void check(const Config& c) {
   needs_validation(c.load_best_model_at_end, "load_best_model_at_end");
   needs_validation(c.save_strategy == "best", "save_strategy: best");
   needs_validation(c.num_generation_samples > 0, "num_generation_samples");
-  if (c.load_best_model_at_end && c.save_strategy == "no")
-    refuse("load_best_model_at_end: the best model must be saved to be loaded, but save_strategy is no");
   if (c.cross_validation == 1) refuse("cross_validation: 1 fold leaves nothing to train on; 5 is usual");
   if (c.cross_validation > 0 && (c.val_size > 0 || !c.eval_dataset.empty()))
     refuse("cross_validation holds its own validation data out: leave out val_size and eval_dataset");

@@ -79,6 +79,9 @@ struct Config {
   bool save_only_model = false;
   std::string resume_from_checkpoint;  // "", "true" or a directory
 
+  // Not a key: false where only the figures of a run are wanted.
+  bool keep_model = true;
+
   // What was set by the user, with where it was set; for messages and the resolved configuration.
   struct Setting {
     std::string key, value, where;

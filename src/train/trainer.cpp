@@ -68,9 +68,10 @@ class Trainer {
   void save_checkpoint(double epoch);
   void take_best();
   double epoch_at(int64_t step) const;  // after update `step` (from 0)
-  bool epoch_ends_here() const;
+  bool epoch_ends_at(int64_t step) const;
   bool eval_due() const;
   bool save_due() const;
+  bool periodic(int64_t step) const;
   TrainerState state_at(double epoch) const;
   std::string finish(double epoch);
 
@@ -97,6 +98,7 @@ class Trainer {
   int64_t window_labels_ = 0, window_correct_ = 0;
   Json last_eval_ = Json::object();
   double base_metric_ = NAN;  // of the base model, with eval_on_start
+  int64_t superseded_ = 0;    // the best update until another became it
 };
 
 void Trainer::claim_output() {
@@ -184,8 +186,8 @@ double Trainer::epoch_at(int64_t step) const {
   return static_cast<double>(place.epoch) + static_cast<double>(place.index + 1) / static_cast<double>(place.steps_in_epoch);
 }
 
-bool Trainer::epoch_ends_here() const {
-  return std::find(setup_.epoch_ends.begin(), setup_.epoch_ends.end(), done_) != setup_.epoch_ends.end();
+bool Trainer::epoch_ends_at(int64_t step) const {
+  return std::find(setup_.epoch_ends.begin(), setup_.epoch_ends.end(), step) != setup_.epoch_ends.end();
 }
 
 bool Trainer::eval_due() const {
@@ -194,14 +196,18 @@ bool Trainer::eval_due() const {
   if (when == "no") return false;
   const bool by_steps = when == "steps" || (when == "auto" && config_.eval_steps > 0);
   if (done_ == setup_.total_steps) return true;
-  return by_steps ? done_ % (config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps) == 0 : epoch_ends_here();
+  return by_steps ? done_ % (config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps) == 0 : epoch_ends_at(done_);
+}
+
+// Whether save_strategy asks for a checkpoint of this update, best or not.
+bool Trainer::periodic(int64_t step) const {
+  if (config_.save_strategy == "steps") return step % config_.save_steps == 0;
+  return config_.save_strategy == "epoch" && epoch_ends_at(step);
 }
 
 bool Trainer::save_due() const {
   const bool best = (config_.load_best_model_at_end || config_.save_strategy == "best") && best_.step() == done_;
-  if (best) return true;
-  if (config_.save_strategy == "steps") return done_ % config_.save_steps == 0;
-  return config_.save_strategy == "epoch" && epoch_ends_here();
+  return best || periodic(done_);
 }
 
 void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
@@ -235,7 +241,9 @@ void Trainer::evaluate(double epoch, bool candidate) {
   last_eval_ = evaluate_set(*engine_, *setup_.eval_batches, setup_.eval_set->size());
   const double elapsed = seconds_now() - start_;
   log_->evaluation(done_, epoch, last_eval_, elapsed, 0, tokens_seen_);
+  const int64_t best_before = best_.step();
   const bool best = candidate && best_.update(last_eval_, done_);
+  if (best) superseded_ = best_before;
   info("step {}  validation loss {:.4f}  perplexity {:.3f}  token accuracy {:.1f} %{}", done_, last_eval_["eval_loss"].get<double>(),
        last_eval_["eval_perplexity"].get<double>(), 100 * last_eval_["eval_accuracy"].get<double>(), best ? "  (best so far)" : "");
   window_start_ += seconds_now() - begin;
@@ -277,6 +285,8 @@ void Trainer::save_checkpoint(double epoch) {
                       {"threads", omp_get_max_threads()}, {"order", order_settings()}};
   c.state = state.dump(2) + "\n";
   write_checkpoint(output_, done_, c);
+  if (superseded_ > 0 && !periodic(superseded_)) remove_checkpoint(output_, superseded_);
+  superseded_ = 0;
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
   window_start_ += seconds_now() - begin;
 }
@@ -350,13 +360,15 @@ void Trainer::take_best() {
 std::string Trainer::finish(double epoch) {
   const double seconds = seconds_now() - start_;
   take_best();
-  save_result(setup_, *model_);
+  if (config_.keep_model) save_result(setup_, *model_);
   Json results = {{"epoch", epoch},
                   {"num_input_tokens_seen", tokens_seen_},
                   {"total_flos", flops_},
                   {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, done_))},
                   {"steps", done_},
                   {"stopped_early", best_.exhausted()},
+                  {"best_step", best_.step()},
+                  {"best_share", static_cast<double>(best_.step()) / static_cast<double>(setup_.total_steps)},
                   {"train_runtime", seconds},
                   {"train_steps_per_second", static_cast<double>(done_) / std::max(1e-9, seconds)},
                   {"duration_seconds", seconds},
@@ -369,7 +381,7 @@ std::string Trainer::finish(double epoch) {
   Json all = results;
   for (const auto& [key, value] : last_eval_.items()) all[key] = value;
   write_file_atomic(output_ / "all_results.json", all.dump(2) + "\n");
-  write_manifest(setup_, done_);
+  if (config_.keep_model) write_manifest(setup_, done_);
   write_file_atomic(output_ / "train_results.json", results.dump(2) + "\n");
   info("done: {} updates in {}, {:.0f} tokens/s, peak memory {}", done_, format_seconds(seconds),
        results["tokens_per_second"].get<double>(), format_bytes(peak_memory_bytes()));
