@@ -37,7 +37,7 @@ int data_validate(const RunArgs& args) {
     fmt::print("{}", s.report.jsonl());
   } else {
     for (const auto& e : s.report.entries())
-      fmt::print("{}: {}: {}\n", e.where, e.action == data::DataReport::Action::dropped ? "dropped" : "cut", e.reason);
+      fmt::print("{}: {}: {}\n", e.where, data::DataReport::name_of(e.action), e.reason);
   }
   for (const std::string& line : train::describe_data(s)) info("{}", line);
   return s.report.count(data::DataReport::Action::dropped) == 0 ? 0 : 1;

@@ -25,7 +25,10 @@ struct Config {
   int64_t cutoff_len = 2048;
   bool packing = false;
   bool train_on_prompt = false;
+  bool mask_history = false;
   int64_t max_samples = 0;
+  std::string mix_strategy = "concat";
+  std::vector<double> interleave_probs, dataset_weights;
   double val_size = 0;
   // training
   std::string output_dir = "output";

@@ -16,16 +16,14 @@ namespace {
 using data::TokenSet;
 
 TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
-  data::Records records;
-  data::ReadOptions read{setup.config.pretraining(), setup.config.max_samples};
-  for (const std::string& name : names) data::read_records(find_dataset(name, setup.config.dataset_dir), read, records, setup.report);
+  const data::Records records = read_data_sets(setup.config, names, setup.report);
   setup.data_files.insert(setup.data_files.end(), records.files.begin(), records.files.end());
   setup.rows_read += records.rows_read;
   bool conversations = false;
   for (const auto& r : records.rows) conversations |= r.is_conversation();
   if (conversations && !setup.chat) setup.chat = text::ChatTemplate::create(setup.config.chat_template, *setup.tokenizer);
   return data::tokenize(records, *setup.tokenizer, setup.chat.get(),
-                        {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining()}, setup.report);
+                        {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining(), setup.config.mask_history}, setup.report);
 }
 
 // Holds val_size samples out, chosen by the seed.
@@ -46,8 +44,9 @@ void split(RunSetup& setup, TokenSet all) {
   for (int64_t i = 0; i < count; ++i) held.insert(order[i]);
   setup.train_set = std::make_unique<TokenSet>();
   setup.eval_set = std::make_unique<TokenSet>();
+  setup.train_set->sources = setup.eval_set->sources = all.sources;
   for (int64_t i = 0; i < all.size(); ++i)
-    (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i));
+    (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i), all.source(i));
 }
 
 void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
@@ -115,17 +114,11 @@ void protect_output(const Config& config) {
 
 }  // namespace
 
-fs::path find_dataset(const std::string& name, const std::string& dataset_dir) {
-  for (const fs::path& base : {fs::path(name), fs::path(dataset_dir) / name}) {
-    if (fs::is_regular_file(base)) return base;
-    for (const char* extension : {".jsonl", ".json", ".txt"}) {
-      fs::path with = base;
-      with += extension;
-      if (fs::is_regular_file(with)) return with;
-    }
-  }
-  if (fs::is_directory(name)) refuse("dataset: {} is a directory; name the files in it", name);
-  refuse("dataset: \"{}\" is neither a file nor a name below dataset_dir ({})", name, dataset_dir);
+data::Records read_data_sets(const Config& config, const std::vector<std::string>& names, data::DataReport& report) {
+  data::Records records;
+  const data::ReadOptions options{config.pretraining(), config.max_samples, static_cast<uint64_t>(config.seed)};
+  for (const std::string& name : names) data::read_records(data::find_data_set(name, config.dataset_dir), options, records, report);
+  return records;
 }
 
 RunSetup::Place RunSetup::place_of(int64_t step) const {
@@ -145,7 +138,11 @@ RunSetup prepare(const Config& config) {
   s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
   protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
+  const data::MixOptions mixing{config.mix_strategy, config.interleave_probs, config.dataset_weights, static_cast<uint64_t>(config.seed)};
+  data::check_mixing(mixing, config.dataset.size());
   split(s, read_set(s, config.dataset));
+  // What is held out must not come back through repetition: first split, then mix.
+  data::mix(*s.train_set, mixing);
   if (!config.eval_dataset.empty()) {
     s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
     if (s.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));
@@ -175,6 +172,7 @@ std::vector<std::string> describe_data(const RunSetup& s) {
   std::vector<std::string> lines;
   lines.push_back(fmt::format("data: {} rows read, {} training samples of {} tokens ({} labelled), longest {}", s.rows_read,
                               s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
+  if (s.train_set->sources.size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
   if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
   if (s.config.packing) {
     const auto packs = s.train_batches->steps_in_epoch(0);
