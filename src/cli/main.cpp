@@ -42,16 +42,28 @@ void add_training(CLI::App& app, Action& action) {
 }
 
 void add_data(CLI::App& app, Action& action) {
-  static RunArgs validate_args, stats_args;
+  static RunArgs stats_args;
+  static ValidateArgs validate_args;
   static InspectArgs inspect_args;
+  static ConvertArgs convert_args;
   CLI::App* d = app.add_subcommand("data", "Look at data the way training will");
   d->require_subcommand(1);
-  add_run(*d, "validate", "Check every row; report what would be dropped or cut, with file and line", validate_args, true)
-      ->callback([&action] { action = [] { return data_validate(validate_args); }; });
-  add_run(*d, "stats", "Counts and lengths", stats_args, true)->callback([&action] { action = [] { return data_stats(stats_args); }; });
+  CLI::App* v = add_run(*d, "validate", "Check every row; report what would be dropped, cut or mended, with file and line", validate_args.run, true);
+  v->add_option("--file", validate_args.files, "Check these files by themselves, without a configuration or model");
+  v->add_flag("--pretraining", validate_args.pretraining, "With --file: rows are text, as for stage pt");
+  v->callback([&action] { action = [] { return data_validate(validate_args); }; });
+  add_run(*d, "stats", "Counts, lengths and what is learnt, of each data set", stats_args, true)->callback([&action] { action = [] { return data_stats(stats_args); }; });
   CLI::App* i = add_run(*d, "inspect", "Show samples token by token, coloured by what is learnt", inspect_args.run, true);
   i->add_option("--count", inspect_args.count, "Samples to show")->capture_default_str();
+  i->add_option("--row", inspect_args.row, "Show the row that begins on this line of its file")->check(CLI::PositiveNumber);
+  i->add_option("--html", inspect_args.html, "Draw a page into this file instead");
   i->callback([&action] { action = [] { return data_inspect(inspect_args); }; });
+  CLI::App* c = d->add_subcommand("convert", "Write any data that can be read as JSONL of another format");
+  c->add_option("files", convert_args.files, "Files or directories")->required();
+  c->add_option("--from", convert_args.from, "alpaca, sharegpt, messages or text (default: told from the content)");
+  c->add_option("--to", convert_args.to, "alpaca, sharegpt, messages or text")->required();
+  c->add_option("--out", convert_args.out, "File to write (default: stdout)");
+  c->callback([&action] { action = [] { return data_convert(convert_args); }; });
 }
 
 void add_models(CLI::App& app, Action& action) {

@@ -123,7 +123,9 @@ void read_records(const DataSet& set, const ReadOptions& options, Records& recor
   if (set.mapping.explicit_columns && options.pretraining && set.mapping.formatting == Mapping::Formatting::detect && !set.mapping.response.empty())
     refuse("{}: stage pt reads plain text from the column prompt; the column response (\"{}\") would be ignored", set.mapping.where, set.mapping.response);
   SetReader reader(set, options, records, report);
-  records.data_sets.push_back(set.name);
+  // Two files may have one name.
+  const bool taken = std::find(records.data_sets.begin(), records.data_sets.end(), set.name) != records.data_sets.end();
+  records.data_sets.push_back(taken ? set.files[0].string() : set.name);
   const size_t before = records.rows.size();
   // Chosen among all rows, not among the first.
   const int64_t most = set.num_samples > 0 ? 0 : options.max_samples;

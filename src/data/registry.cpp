@@ -158,7 +158,7 @@ DataSet find_data_set(const std::string& given, const fs::path& dataset_dir) {
   if (entries.contains(name)) {
     set = read_entry(name, entries[name], dataset_dir);
   } else {
-    set.name = name;
+    set.name = fs::path(name).has_parent_path() ? fs::path(name).stem().string() : name;
     for (const fs::path& path : {fs::path(name), dataset_dir / name})
       if (set.files.empty()) set.files = files_at(path);
   }

@@ -11,7 +11,7 @@
 namespace attune::data {
 
 struct DataSet {
-  std::string name;                          // as the configuration gives it, without "#500"
+  std::string name;                          // the name in the configuration without "#500"; of a path, the file's without its extension
   std::vector<std::filesystem::path> files;  // sorted
   Mapping mapping;
   int64_t num_samples = 0;                   // so many rows, chosen by the seed; 0: all

@@ -45,7 +45,7 @@ std::string text_field(const Json& row, const std::string& key, bool required) {
 
 std::string tools_field(const Json& row, const std::string& key) {
   if (!has(row, key)) return "";
-  return row[key].is_string() ? row[key].get<std::string>() : row[key].dump();
+  return row[key].is_string() ? row[key].get<std::string>() : dump_json(row[key]);
 }
 
 void add_system(const std::string& system, std::vector<Message>& messages) {

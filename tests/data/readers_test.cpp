@@ -88,7 +88,7 @@ TEST_F(Readers, ShareGptWithToolsCallsAndObservations) {
   EXPECT_EQ(extra["tool_calls"][0]["function"]["arguments"]["x"], 1);
   // Tools may be JSON themselves, several calls may stand in one turn.
   const Record two = row(R"({"tools":[{"name":"f"}],"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"[{\"name\":\"f\"},{\"name\":\"g\"}]"}]})");
-  EXPECT_EQ(two.conversation.tools_json, R"([{"name":"f"}])");
+  EXPECT_EQ(two.conversation.tools_json, R"([{"name": "f"}])");
   EXPECT_EQ(parse_json(two.conversation.messages[1].extra_json, "test")["tool_calls"].size(), 2u);
 }
 
