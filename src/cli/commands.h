@@ -38,8 +38,9 @@ int data_convert(const ConvertArgs& args);
 
 struct EvalArgs {
   std::string model, chat_template, prompt_column, predictions;
+  std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
-  int64_t max_new_tokens = 32, max_samples = 0;
+  int64_t max_new_tokens = 0, max_samples = 0;  // 0: 32, or what the configuration says; all
   bool json = false;
 };
 int evaluate(const EvalArgs& args);

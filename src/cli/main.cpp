@@ -101,15 +101,16 @@ void add_models(CLI::App& app, Action& action) {
   c->callback([&action] { action = [] { return score(s); }; });
 
   static EvalArgs e;
-  c = app.add_subcommand("eval", "Exact match of greedy answers on held-out questions");
-  c->add_option("--model", e.model, "Model directory")->required();
-  c->add_option("--file", e.files, "Questions with answers, in any format that sft reads")->required();
+  c = app.add_subcommand("eval", "Scores of generated answers on held-out questions: attune eval config.yaml, or --model and --file");
+  c->add_option("arguments", e.arguments, "[config.yaml] [key=value …] as for train: what it holds out is asked");
+  c->add_option("--model", e.model, "Model directory (with a configuration: instead of its result)");
+  c->add_option("--file", e.files, "Questions with answers, in any format that sft reads");
   c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
   c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
   c->add_option("--baseline-from", e.baseline_from, "Training files: also report what always giving their most frequent answer reaches");
   c->add_option("--predictions", e.predictions, "Write {prompt, predict, label} lines to this file");
-  c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer")->capture_default_str()->check(CLI::Range(1, 1 << 24));
-  c->add_option("--max-samples", e.max_samples, "Questions of each file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
+  c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer (default 32, or max_new_tokens of the configuration)")->check(CLI::Range(1, 1 << 24));
+  c->add_option("--max-samples", e.max_samples, "Questions of each --file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
   c->add_flag("--json", e.json, "Print the result as JSON");
   c->callback([&action] { action = [] { return evaluate(e); }; });
 }

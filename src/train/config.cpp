@@ -119,6 +119,9 @@ class Schema {
     flag("mask_history", &Config::mask_history, "Learn only the last answer of a conversation. One that is too long loses its first turns, not its last.");
     integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each data set; 0: all.");
     real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
+    section("Prediction");
+    flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");
+    integer("max_new_tokens", &Config::max_new_tokens, 1, 1 << 24, "Longest answer that `attune eval` generates.");
     section("Training");
     string("output_dir", &Config::output_dir, "Where the result goes.");
     flag("overwrite_output_dir", &Config::overwrite_output_dir, "Start afresh in an `output_dir` that already holds a result.");
@@ -243,7 +246,7 @@ const std::set<std::string>& ignored_keys() {
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
       "fp16", "pure_bf16", "streaming", "group_by_length", "load_best_model_at_end", "dataloader_drop_last",
-      "label_smoothing_factor", "neftune_noise_alpha", "early_stopping_steps", "eval_on_start", "predict_with_generate",
+      "label_smoothing_factor", "neftune_noise_alpha", "early_stopping_steps", "eval_on_start",
       "compute_accuracy", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
       "quantization_bit", "disable_shuffling"};
   return keys;
@@ -315,7 +318,7 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
 
 void check(const Config& c) {
   if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
-  if (c.dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
+  if (c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   if (!c.do_train) refuse("do_train is false: `attune train` has nothing to do");
   if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
   if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");

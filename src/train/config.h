@@ -30,6 +30,9 @@ struct Config {
   std::string mix_strategy = "concat";
   std::vector<double> interleave_probs, dataset_weights;
   double val_size = 0;
+  // prediction
+  bool predict_with_generate = true;
+  int64_t max_new_tokens = 1024;
   // training
   std::string output_dir = "output";
   bool overwrite_output_dir = false;

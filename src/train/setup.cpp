@@ -132,6 +132,8 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
 }
 
 RunSetup prepare(const Config& config) {
+  // Evaluation alone does without.
+  if (config.dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   RunSetup s;
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
