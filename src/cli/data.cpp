@@ -42,20 +42,32 @@ template <class Read>
 void read_or_report(data::DataReport& report, bool json, Read read) {
   try {
     read();
-  } catch (const Error&) {
+  } catch (const Error& e) {
     print_report(report, json);
-    throw;
+    if (report.entries().empty()) throw;
+    fail("{}", e.what());
   }
 }
 
 int validate_files(const ValidateArgs& args) {
   data::DataReport report;
-  data::Records records;
-  read_or_report(report, args.run.json, [&] { records = read_files(args.files, {}, args.pretraining, report); });
+  int64_t usable = 0, rows = 0;
+  bool hopeless = false;
+  for (const std::string& file : args.files) {
+    try {
+      const data::Records records = read_files({file}, {}, args.pretraining, report);
+      usable += static_cast<int64_t>(records.rows.size());
+      rows += records.rows_read;
+    } catch (const Error& e) {
+      // The other files are still looked at.
+      warn("{}", e.what());
+      hopeless = true;
+    }
+  }
   print_report(report, args.run.json);
-  info("{} of {} rows can be used", records.rows.size(), records.rows_read);
+  info("{} of {} rows can be used{}", usable, rows, hopeless ? ", not counting files that cannot be used at all" : "");
   for (const std::string& line : report.summary()) info("{}", line);
-  return report.count(Action::dropped) == 0 ? 0 : 1;
+  return hopeless || report.count(Action::dropped) > 0 ? 1 : 0;
 }
 
 Json statistics(const train::RunSetup& s) {

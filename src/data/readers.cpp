@@ -104,9 +104,13 @@ class SetReader {
   int64_t read_ = 0;
 };
 
+// Nobody means more.
+constexpr int64_t kMostRepeats = 1000;
+
 // `n` of the rows behind `before`, chosen by the seed; where there are fewer, all of them several times.
 void sample(Records& records, size_t before, int64_t n, uint64_t seed) {
   const auto available = static_cast<int64_t>(records.rows.size() - before);
+  if (n > kMostRepeats * available) refuse("dataset: {} rows are asked for, but there are {}; each would be repeated more than {} times", n, available, kMostRepeats);
   std::vector<int64_t> copies(static_cast<size_t>(available), n / available);
   const Permutation order(available, seed, 0);
   for (int64_t i = 0; i < n % available; ++i) ++copies[static_cast<size_t>(order[i])];

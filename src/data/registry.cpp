@@ -166,7 +166,7 @@ DataSet find_data_set(const std::string& given, const fs::path& dataset_dir) {
     std::vector<std::string> local;
     for (const auto& [key, entry] : entries.items())
       if (entry.is_object() && entry.contains("file_name") && local.size() < 20) local.push_back(key);
-    refuse("dataset: \"{}\" is neither a name in {}, nor a file or directory, nor one below dataset_dir ({}){}", name, registry.string(),
+    refuse("dataset: \"{}\" is neither a file or directory, nor a name in {}, nor one below dataset_dir ({}){}", name, registry.string(),
            dataset_dir.string(), local.empty() ? "" : fmt::format("; names with local files are {}", fmt::join(local, ", ")));
   }
   if (number > 0) set.num_samples = number;

@@ -320,6 +320,7 @@ void check(const Config& c) {
   if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
   if (c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   if (!c.do_train) refuse("do_train is false: `attune train` has nothing to do");
+  if (c.mask_history && c.train_on_prompt) refuse("mask_history and train_on_prompt exclude each other: one learns only the last answer, the other everything");
   if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
   if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");
   if (c.output_dir.empty()) refuse("output_dir is empty");

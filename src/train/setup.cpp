@@ -49,6 +49,17 @@ void split(RunSetup& setup, TokenSet all) {
     (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i), all.source(i));
 }
 
+// What is held out must not come back through repetition: first split, then mix.
+void mix_sets(RunSetup& setup, const data::MixOptions& mixing) {
+  const TokenSet& set = *setup.train_set;
+  std::vector<bool> found(set.sources.size(), false);
+  for (int64_t i = 0; i < set.size(); ++i) found[static_cast<size_t>(set.source(i))] = true;
+  for (size_t s = 0; s < found.size(); ++s)
+    if (!found[s] && !mixing.is_plain())
+      refuse("dataset: no sample of \"{}\" is left to mix: {}", set.sources[s], fmt::join(setup.report.summary(), "; "));
+  data::mix(*setup.train_set, mixing);
+}
+
 void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
   for (int64_t i = 0; i < set.size(); ++i)
     for (int32_t id : set.ids(i))
@@ -143,8 +154,7 @@ RunSetup prepare(const Config& config) {
   const data::MixOptions mixing{config.mix_strategy, config.interleave_probs, config.dataset_weights, static_cast<uint64_t>(config.seed)};
   data::check_mixing(mixing, config.dataset.size());
   split(s, read_set(s, config.dataset));
-  // What is held out must not come back through repetition: first split, then mix.
-  data::mix(*s.train_set, mixing);
+  mix_sets(s, mixing);
   if (!config.eval_dataset.empty()) {
     s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
     if (s.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));

@@ -129,6 +129,21 @@ TEST_F(Formats, BytesThatAreNoUtf8AreNamedByTheirPlace) {
   EXPECT_EQ(read("x.txt", "one\n\xFFtwo\n", {true, 0}).reasons(), (List{"dropped: invalid UTF-8 at byte 4 of the file"}));
 }
 
+TEST_F(Formats, AnyBytesOfATableOrAnObjectAreReadOrRefused) {
+  const std::string table = "question,answer\r\n\"a, \"\"b\"\"\nc\",d\nq,a\n";
+  const std::string object = R"({"v": 1, "data": [{"prompt":"q","response":"a"}, {"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null}]}]})";
+  uint64_t state = 1;
+  for (int i = 0; i < 1000; ++i) {
+    std::string bytes = i % 2 ? table : object;
+    for (int k = 0; k < 3; ++k) {
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      bytes[(state >> 33) % bytes.size()] = "[]{}\",:\\\n\t;x\0\xff"[(state >> 20) % 15];
+    }
+    (void)refused(i % 2 ? "fuzz.csv" : "fuzz.json", bytes);
+    (void)refused("cut.csv", table.substr(0, static_cast<size_t>(i) % table.size()));
+  }
+}
+
 TEST_F(Formats, RowsHaveWeights) {
   const Read r = read("x.jsonl", "{\"prompt\":\"q\",\"response\":\"a\",\"weight\":0.5}\n{\"prompt\":\"q\",\"response\":\"a\"}\n{\"prompt\":\"q\",\"response\":\"a\",\"weight\":-1}\n");
   EXPECT_EQ(r.records.rows.at(0).weight, 0.5f);

@@ -116,7 +116,7 @@ TEST_F(Registry, NamesAreEntriesThenPathsThenFilesBelow) {
   info(R"("a": {"file_name": "deep"})");
   EXPECT_EQ(read("a").rows.size(), 2u);
   EXPECT_EQ(read("a", {false, 1}).rows.size(), 1u);
-  EXPECT_NE(error("nothing").find("neither a name in"), std::string::npos);
+  EXPECT_NE(error("nothing").find("neither a file or directory, nor a name in"), std::string::npos);
 }
 
 TEST_F(Registry, SamplesAreChosenBySeed) {
