@@ -14,19 +14,33 @@ struct RunArgs {  // train, plan, eval, data
 };
 int train(const RunArgs& args);
 int plan(const RunArgs& args);
-int data_validate(const RunArgs& args);
+
+struct ValidateArgs {
+  RunArgs run;
+  std::vector<std::string> files;
+  bool pretraining = false;
+};
+int data_validate(const ValidateArgs& args);
 int data_stats(const RunArgs& args);
 
 struct InspectArgs {
   RunArgs run;
-  int64_t count = 3;
+  int64_t count = 3, row = 0;
+  std::string html;
 };
 int data_inspect(const InspectArgs& args);
 
+struct ConvertArgs {
+  std::vector<std::string> files;
+  std::string from, to, out;
+};
+int data_convert(const ConvertArgs& args);
+
 struct EvalArgs {
   std::string model, chat_template, prompt_column, predictions;
+  std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
-  int64_t max_new_tokens = 32, max_samples = 0;
+  int64_t max_new_tokens = 0, max_samples = 0;  // 0: 32, or what the configuration says; all
   bool json = false;
 };
 int evaluate(const EvalArgs& args);

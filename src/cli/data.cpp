@@ -1,4 +1,4 @@
-// data validate, stats, inspect.
+// data validate, stats, inspect, convert.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -7,40 +7,116 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/data_show.h"
+#include "data/convert.h"
+#include "data/readers.h"
 #include "train/setup.h"
+#include "util/error.h"
 #include "util/log.h"
 
 namespace attune::cli {
 namespace {
 
+using Action = data::DataReport::Action;
+
+void print_report(const data::DataReport& report, bool json) {
+  if (json) fmt::print("{}", report.jsonl());
+  else
+    for (const auto& e : report.entries()) fmt::print("{}: {}: {}\n", e.where, data::DataReport::name_of(e.action), e.reason);
+}
+
+// `text_files`: .txt and .md files are text.
+data::Records read_files(const std::vector<std::string>& files, const data::Mapping& mapping, bool pretraining, data::DataReport& report, bool text_files = false) {
+  data::Records records;
+  for (const std::string& file : files) {
+    data::DataSet set = data::find_data_set(file, ".");
+    if (mapping.formatting != data::Mapping::Formatting::detect) set.mapping = mapping;
+    const std::string extension = set.files[0].extension().string();
+    data::read_records(set, {pretraining || (text_files && (extension == ".txt" || extension == ".md")), 0}, records, report);
+  }
+  return records;
+}
+
+// Reads once before anything else: where nothing at all can be used, every row still says why.
+template <class Read>
+void read_or_report(data::DataReport& report, bool json, Read read) {
+  try {
+    read();
+  } catch (const Error& e) {
+    print_report(report, json);
+    if (report.entries().empty()) throw;
+    fail("{}", e.what());
+  }
+}
+
+int validate_files(const ValidateArgs& args) {
+  data::DataReport report;
+  int64_t usable = 0, rows = 0;
+  bool hopeless = false;
+  for (const std::string& file : args.files) {
+    try {
+      const data::Records records = read_files({file}, {}, args.pretraining, report);
+      usable += static_cast<int64_t>(records.rows.size());
+      rows += records.rows_read;
+    } catch (const Error& e) {
+      // The other files are still looked at.
+      warn("{}", e.what());
+      hopeless = true;
+    }
+  }
+  print_report(report, args.run.json);
+  info("{} of {} rows can be used{}", usable, rows, hopeless ? ", not counting files that cannot be used at all" : "");
+  for (const std::string& line : report.summary()) info("{}", line);
+  return hopeless || report.count(Action::dropped) > 0 ? 1 : 0;
+}
+
 Json statistics(const train::RunSetup& s) {
-  std::vector<int64_t> lengths;
-  for (int64_t i = 0; i < s.train_set->size(); ++i) lengths.push_back(s.train_set->length(i));
-  std::sort(lengths.begin(), lengths.end());
-  const auto quantile = [&](double q) { return lengths[static_cast<size_t>(q * static_cast<double>(lengths.size() - 1))]; };
-  return {{"rows", s.rows_read},
-          {"samples", s.train_set->size()},
-          {"validation_samples", s.eval_set ? s.eval_set->size() : 0},
-          {"tokens", s.train_set->total_tokens()},
-          {"labelled_tokens", s.train_set->labelled_tokens()},
-          {"length", {{"min", lengths.front()}, {"median", quantile(0.5)}, {"p90", quantile(0.9)}, {"p99", quantile(0.99)}, {"max", lengths.back()}}},
-          {"dropped", s.report.count(data::DataReport::Action::dropped)},
-          {"cut", s.report.count(data::DataReport::Action::cut)},
-          {"updates", s.total_steps}};
+  Json json = {{"rows", s.rows_read}, {"validation_samples", s.eval_set ? s.eval_set->size() : 0}};
+  json.update(length_statistics(*s.train_set));
+  for (Action action : {Action::dropped, Action::cut, Action::mended, Action::noted}) json[data::DataReport::name_of(action)] = s.report.count(action);
+  json["updates"] = s.total_steps;
+  return json;
+}
+
+// The samples that the command asks for: so many from the beginning, or those of one row.
+std::vector<int64_t> chosen(const InspectArgs& args, const data::TokenSet& set) {
+  std::vector<int64_t> samples;
+  for (int64_t i = 0; i < set.size(); ++i) {
+    const std::string& where = set.where(i);
+    const bool of_row = where.ends_with(":" + std::to_string(args.row));
+    if (args.row > 0 ? of_row : i < args.count) samples.push_back(i);
+  }
+  if (args.row > 0 && samples.empty()) refuse("--row: no sample of the training data begins on line {}; it may be dropped, held out, or not exist", args.row);
+  return samples;
+}
+
+Json sample_json(const train::RunSetup& s, int64_t i) {
+  const auto ids = s.train_set->ids(i);
+  const auto weights = s.train_set->weights(i);
+  Json tokens = Json::array();
+  for (int32_t id : ids) tokens.push_back(s.tokenizer->id_to_token(id));
+  return {{"where", s.train_set->where(i)}, {"data_set", s.train_set->sources.at(static_cast<size_t>(s.train_set->source(i)))}, {"ids", std::vector<int32_t>(ids.begin(), ids.end())},
+          {"tokens", tokens}, {"weights", std::vector<float>(weights.begin(), weights.end())}};
 }
 
 }  // namespace
 
-int data_validate(const RunArgs& args) {
-  const train::RunSetup s = train::prepare(read_config(args.arguments));
-  if (args.json) {
-    fmt::print("{}", s.report.jsonl());
-  } else {
-    for (const auto& e : s.report.entries())
-      fmt::print("{}: {}: {}\n", e.where, e.action == data::DataReport::Action::dropped ? "dropped" : "cut", e.reason);
+int data_validate(const ValidateArgs& args) {
+  if (!args.files.empty()) {
+    if (!args.run.arguments.empty()) refuse("--file checks files by themselves; leave the configuration out, or --file");
+    return validate_files(args);
   }
+  if (args.pretraining) refuse("--pretraining goes with --file; a configuration says stage: pt");
+  const train::Config config = read_config(args.run.arguments);
+  data::DataReport early;
+  read_or_report(early, args.run.json, [&] {
+    train::read_data_sets(config, config.dataset, early);
+    train::read_data_sets(config, config.eval_dataset, early);
+  });
+  const train::RunSetup s = train::prepare(config);
+  print_report(s.report, args.run.json);
   for (const std::string& line : train::describe_data(s)) info("{}", line);
-  return s.report.count(data::DataReport::Action::dropped) == 0 ? 0 : 1;
+  return s.report.count(Action::dropped) == 0 ? 0 : 1;
 }
 
 int data_stats(const RunArgs& args) {
@@ -51,43 +127,61 @@ int data_stats(const RunArgs& args) {
     fmt::print("{}\n", dump_json(stats));
     return 0;
   }
-  for (const auto& [key, value] : stats.items()) fmt::print("{:<20} {}\n", key, dump_json(value));
+  for (const auto& [key, value] : stats.items())
+    if (key != "data_sets") fmt::print("{:<20} {}\n", key, key == "labelled_share" ? fmt::format("{:.1f} %", 100 * value.get<double>()) : dump_json(value));
+  fmt::print("\n{}", length_histogram(*s.train_set));
+  fmt::print("\n{:<28} {:>9} {:>12} {:>9} {:>7} {:>7} {:>7}\n", "data set", "samples", "tokens", "labelled", "median", "p99", "max");
+  for (const auto& [name, set] : stats["data_sets"].items())
+    fmt::print("{:<28} {:>9} {:>12} {:>8.1f}% {:>7} {:>7} {:>7}\n", name, set["samples"].get<int64_t>(), set["tokens"].get<int64_t>(), 100 * set["labelled_share"].get<double>(),
+               set["length"]["median"].get<int64_t>(), set["length"]["p99"].get<int64_t>(), set["length"]["max"].get<int64_t>());
   return 0;
 }
 
 int data_inspect(const InspectArgs& args) {
   const train::RunSetup s = train::prepare(read_config(args.run.arguments));
+  const std::vector<int64_t> samples = chosen(args, *s.train_set);
+  if (!args.html.empty()) {
+    write_file_atomic(args.html, samples_page(*s.train_set, samples, *s.tokenizer));
+    info("{}: {} samples", args.html, samples.size());
+    return 0;
+  }
   const bool colour = ::isatty(STDOUT_FILENO) == 1;
-  for (int64_t i = 0; i < std::min(args.count, s.train_set->size()); ++i) {
-    const auto ids = s.train_set->ids(i);
-    const auto weights = s.train_set->weights(i);
+  for (int64_t i : samples) {
     if (args.run.json) {
-      Json tokens = Json::array();
-      for (int32_t id : ids) tokens.push_back(s.tokenizer->id_to_token(id));
-      fmt::print("{}\n", dump_json({{"where", s.train_set->where(i)}, {"ids", std::vector<int32_t>(ids.begin(), ids.end())}, {"tokens", tokens},
-                                    {"weights", std::vector<float>(weights.begin(), weights.end())}}));
+      fmt::print("{}\n", dump_json(sample_json(s, i)));
       continue;
     }
-    fmt::print("{}  ({} tokens; {})\n", s.train_set->where(i), ids.size(), colour ? "green is learnt, grey is read" : "[[…]] is learnt");
-    std::string out;
-    bool learnt = false;
-    const auto toggle = [&](bool now) {
-      if (now != learnt) out += colour ? (now ? "\x1b[32m" : "\x1b[90m") : (now ? "[[" : "]]");
-      learnt = now;
-    };
-    if (colour) out += "\x1b[90m";
-    // Whole runs are decoded at once: a character may take several tokens.
-    for (size_t begin = 0; begin < ids.size();) {
-      size_t end = begin;
-      while (end < ids.size() && (weights[end] != 0) == (weights[begin] != 0)) ++end;
-      toggle(weights[begin] != 0);
-      for (size_t t = begin; t < end; ++t) out += s.tokenizer->is_special(ids[t]) ? s.tokenizer->id_to_token(ids[t]) : s.tokenizer->token_bytes(ids[t]);
-      begin = end;
-    }
-    toggle(false);
-    fmt::print("{}{}\n\n", out, colour ? "\x1b[0m" : "");
+    fmt::print("{}  ({} tokens; {})\n{}\n\n", s.train_set->where(i), s.train_set->length(i),
+               colour ? "green is learnt, yellow with a weight of its own, grey is read" : "[[…]] is learnt", sample_text(*s.train_set, i, *s.tokenizer, colour));
   }
   return 0;
+}
+
+int data_convert(const ConvertArgs& args) {
+  const data::Format to = data::parse_format(args.to, "--to");
+  const data::Mapping mapping = args.from.empty() ? data::Mapping{} : data::mapping_of(data::parse_format(args.from, "--from"));
+  data::DataReport report;
+  data::Records records;
+  read_or_report(report, false, [&] { records = read_files(args.files, mapping, false, report, to == data::Format::text); });
+  std::string out;
+  int64_t written = 0;
+  for (const data::Record& record : records.rows) {
+    data::Notes lost;
+    const std::string where = records.where(record.source);
+    try {
+      out += dump_json(data::to_row(record, to, lost)) + "\n";
+      ++written;
+    } catch (const data::BadRow& bad) {
+      report.add(Action::dropped, bad.reason, where);
+    }
+    for (const auto& [action, reason] : lost) report.add(action, reason, where);
+  }
+  for (const std::string& line : report.summary()) warn("{}", line);
+  if (written == 0) fail("nothing could be converted to {}; the reasons stand above", args.to);
+  if (args.out.empty()) fmt::print("{}", out);
+  else write_file_atomic(args.out, out);
+  info("{} of {} rows written as {}; columns that are not learnt from are left out", written, records.rows_read, args.to);
+  return report.count(Action::dropped) == 0 ? 0 : 1;
 }
 
 }  // namespace attune::cli

@@ -42,16 +42,28 @@ void add_training(CLI::App& app, Action& action) {
 }
 
 void add_data(CLI::App& app, Action& action) {
-  static RunArgs validate_args, stats_args;
+  static RunArgs stats_args;
+  static ValidateArgs validate_args;
   static InspectArgs inspect_args;
+  static ConvertArgs convert_args;
   CLI::App* d = app.add_subcommand("data", "Look at data the way training will");
   d->require_subcommand(1);
-  add_run(*d, "validate", "Check every row; report what would be dropped or cut, with file and line", validate_args, true)
-      ->callback([&action] { action = [] { return data_validate(validate_args); }; });
-  add_run(*d, "stats", "Counts and lengths", stats_args, true)->callback([&action] { action = [] { return data_stats(stats_args); }; });
+  CLI::App* v = add_run(*d, "validate", "Check every row; report what would be dropped, cut or mended, with file and line", validate_args.run, true);
+  v->add_option("--file", validate_args.files, "Check these files by themselves, without a configuration or model");
+  v->add_flag("--pretraining", validate_args.pretraining, "With --file: rows are text, as for stage pt");
+  v->callback([&action] { action = [] { return data_validate(validate_args); }; });
+  add_run(*d, "stats", "Counts, lengths and what is learnt, of each data set", stats_args, true)->callback([&action] { action = [] { return data_stats(stats_args); }; });
   CLI::App* i = add_run(*d, "inspect", "Show samples token by token, coloured by what is learnt", inspect_args.run, true);
   i->add_option("--count", inspect_args.count, "Samples to show")->capture_default_str();
+  i->add_option("--row", inspect_args.row, "Show the row that begins on this line of its file")->check(CLI::PositiveNumber);
+  i->add_option("--html", inspect_args.html, "Draw a page into this file instead");
   i->callback([&action] { action = [] { return data_inspect(inspect_args); }; });
+  CLI::App* c = d->add_subcommand("convert", "Write any data that can be read as JSONL of another format");
+  c->add_option("files", convert_args.files, "Files or directories")->required();
+  c->add_option("--from", convert_args.from, "alpaca, sharegpt, messages or text (default: told from the content)");
+  c->add_option("--to", convert_args.to, "alpaca, sharegpt, messages or text")->required();
+  c->add_option("--out", convert_args.out, "File to write (default: stdout)");
+  c->callback([&action] { action = [] { return data_convert(convert_args); }; });
 }
 
 void add_models(CLI::App& app, Action& action) {
@@ -89,15 +101,16 @@ void add_models(CLI::App& app, Action& action) {
   c->callback([&action] { action = [] { return score(s); }; });
 
   static EvalArgs e;
-  c = app.add_subcommand("eval", "Exact match of greedy answers on held-out questions");
-  c->add_option("--model", e.model, "Model directory")->required();
-  c->add_option("--file", e.files, "Questions with answers, in any format that sft reads")->required();
+  c = app.add_subcommand("eval", "Scores of generated answers on held-out questions: attune eval config.yaml, or --model and --file");
+  c->add_option("arguments", e.arguments, "[config.yaml] [key=value …] as for train: what it holds out is asked");
+  c->add_option("--model", e.model, "Model directory (with a configuration: instead of its result)");
+  c->add_option("--file", e.files, "Questions with answers, in any format that sft reads");
   c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
   c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
   c->add_option("--baseline-from", e.baseline_from, "Training files: also report what always giving their most frequent answer reaches");
   c->add_option("--predictions", e.predictions, "Write {prompt, predict, label} lines to this file");
-  c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer")->capture_default_str()->check(CLI::Range(1, 1 << 24));
-  c->add_option("--max-samples", e.max_samples, "Questions of each file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
+  c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer (default 32, or max_new_tokens of the configuration)")->check(CLI::Range(1, 1 << 24));
+  c->add_option("--max-samples", e.max_samples, "Questions of each --file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
   c->add_flag("--json", e.json, "Print the result as JSON");
   c->callback([&action] { action = [] { return evaluate(e); }; });
 }

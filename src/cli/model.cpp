@@ -1,4 +1,4 @@
-// init, generate, score, eval.
+// init, generate, score.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -9,7 +9,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "data/token_set.h"
-#include "eval/exact_match.h"
+#include "infer/generator.h"
 #include "models/families/family.h"
 #include "models/load.h"
 #include "util/error.h"
@@ -117,30 +117,6 @@ int score(const ScoreArgs& args) {
     const double sum = std::accumulate(nll.begin(), nll.end(), 0.0);
     Json row = {{"tokens", tokens}, {"ids", ids}, {"nll", nll}, {"mean_nll", nll.empty() ? Json(nullptr) : Json(sum / static_cast<double>(nll.size()))}};
     fmt::print("{}\n", dump_json(row));
-  }
-  return 0;
-}
-
-int evaluate(const EvalArgs& args) {
-  infer::Generator generator(args.model, DType::f32);
-  const std::vector<fs::path> files(args.files.begin(), args.files.end());
-  const double begin = seconds_now();
-  const auto result = eval::exact_match(generator, files, {args.chat_template, args.prompt_column, args.max_new_tokens, args.max_samples});
-  Json json = {{"exact_match", result.rate()}, {"questions", result.questions}, {"matches", result.matches}};
-  if (!args.baseline_from.empty())
-    json["majority_baseline"] = eval::majority_baseline({args.baseline_from.begin(), args.baseline_from.end()}, files);
-  json["duration_seconds"] = seconds_now() - begin;
-  if (!args.predictions.empty()) {
-    std::string out;
-    for (size_t i = 0; i < result.prompts.size(); ++i)
-      out += dump_json({{"prompt", result.prompts[i]}, {"predict", result.predictions[i]}, {"label", result.references[i]}}) + "\n";
-    write_file_atomic(args.predictions, out);
-  }
-  if (args.json) {
-    fmt::print("{}\n", dump_json(json));
-  } else {
-    fmt::print("exact match {:.1f} % ({} of {})\n", 100 * result.rate(), result.matches, result.questions);
-    if (json.contains("majority_baseline")) fmt::print("always the most frequent answer: {:.1f} %\n", 100 * json["majority_baseline"].get<double>());
   }
   return 0;
 }

@@ -1,27 +1,24 @@
-// Data files → records. The format is told from the content of each row, not from its name:
-//
-//   {"text"}                               plain text
-//   {"instruction", "input", "output"}     alpaca (with "system", "history")
-//   {"conversations": [{from, value}]}     ShareGPT (with "system", "tools")
-//   {"messages": [{role, content}]}        OpenAI messages (per-message "weight", "loss" or "loss_weight")
-//   .txt                                   one document a line
-//
-// JSONL, or a JSON list (also inside a file named otherwise). A row that cannot be used is reported with file and line.
+// Data sets → records. file_rows.h says what a file may be, shapes.h what a row may be, turns.h what becomes of a
+// conversation that is not in order. Everything that is not simply used stands in the report with file and line.
 #pragma once
 
 #include <filesystem>
 #include <vector>
 
 #include "data/record.h"
+#include "data/registry.h"
 
 namespace attune::data {
 
 struct ReadOptions {
   bool pretraining = false;  // rows must be text
-  int64_t max_samples = 0;   // per file; 0: all
+  int64_t max_samples = 0;   // rows of each data set; 0: all
+  uint64_t seed = 42;        // of the choice where a data set asks for a number of samples
 };
 
-// Appends the rows of `file`. Throws when the file is not data at all, or when no row of it is usable.
+// Appends the rows of a data set. Throws when a file is not data at all, or when no row of it is usable.
+void read_records(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report);
+// A single file, its shape told from its content.
 void read_records(const std::filesystem::path& file, const ReadOptions& options, Records& records, DataReport& report);
 
 }  // namespace attune::data

@@ -7,11 +7,11 @@
 #include "util/json.h"
 
 namespace attune::data {
-namespace {
 
-const char* name_of(DataReport::Action action) { return action == DataReport::Action::dropped ? "dropped" : "cut"; }
-
-}  // namespace
+const char* DataReport::name_of(Action action) {
+  constexpr const char* kNames[] = {"dropped", "cut", "mended", "noted"};
+  return kNames[static_cast<size_t>(action)];
+}
 
 int64_t DataReport::count(Action action) const {
   int64_t n = 0;

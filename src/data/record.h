@@ -20,13 +20,17 @@ struct Record {
   std::string text;                 // plain text (pre-training), or
   text::Conversation conversation;  // a conversation (empty where `text` is used)
   Source source;
+  float weight = 1.0f;              // of the whole row: multiplies the loss weight of each of its tokens
   bool is_conversation() const { return !conversation.messages.empty(); }
 };
 
 // What happened to rows that are not simply used as they are. Nothing is dropped or cut without a line here.
 class DataReport {
  public:
-  enum class Action { dropped, cut };
+  // dropped: the row is not used. cut: it is used in part, for its length. mended: it is used, with turns changed or left
+  // out. noted: it is used as it is, but somebody should look at it.
+  enum class Action { dropped, cut, mended, noted };
+  static const char* name_of(Action action);
   struct Entry {
     Action action;
     std::string reason;
@@ -46,8 +50,11 @@ class DataReport {
 
 struct Records {
   std::vector<std::string> files;
+  std::vector<std::string> data_sets;  // as the configuration names them
+  std::vector<int32_t> data_set_of;    // of each file, index into `data_sets`
   std::vector<Record> rows;
   int64_t rows_read = 0;
+  int32_t data_set(const Source& s) const { return data_set_of.empty() ? 0 : data_set_of[static_cast<size_t>(s.file)]; }
   std::string where(const Source& s) const { return files[static_cast<size_t>(s.file)] + ":" + std::to_string(s.line); }
 };
 

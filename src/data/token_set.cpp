@@ -82,18 +82,54 @@ RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, 
       // One token alone predicts nothing: let the piece before lend it one.
       part.ids.insert(part.ids.begin(), ids[at - 1]);
     }
-    part.weights.assign(part.ids.size(), 1.0f);
+    part.weights.assign(part.ids.size(), record.weight);
     result.parts.push_back(std::move(part));
   }
   return result;
+}
+
+// The conversation without its first `exchanges` questions and what follows each; system messages at its head stay.
+text::Conversation without_first(const text::Conversation& conversation, size_t exchanges) {
+  text::Conversation out;
+  out.tools_json = conversation.tools_json;
+  size_t questions = 0;
+  for (const text::Message& m : conversation.messages) {
+    if (m.role == "user") ++questions;
+    if (questions > exchanges || (questions == 0 && m.role == "system")) out.messages.push_back(m);
+  }
+  return out;
+}
+
+// As few of the first turns left off as the last answer, the only one that is learnt, needs to fit.
+TokenizedRow tokenize_last_answer(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate& chat,
+                                  const TokenizeOptions& options, std::string& reason) {
+  const auto& messages = record.conversation.messages;
+  const auto limit = static_cast<size_t>(options.cutoff_len);
+  const auto at = [&](size_t exchanges) { return tokenize_conversation(without_first(record.conversation, exchanges), tokenizer, chat, options.train_on_prompt); };
+  TokenizedRow row = at(0);
+  if (row.ids.size() > limit) {
+    const auto questions = static_cast<size_t>(std::count_if(messages.begin(), messages.end(), [](const auto& m) { return m.role == "user"; }));
+    size_t low = 0, high = questions - 1;  // `low` is too long; fewer turns are never longer
+    while (high > low + 1) {
+      const size_t middle = (low + high) / 2;
+      (at(middle).ids.size() > limit ? low : high) = middle;
+    }
+    if (high > 0) row = at(high), reason = "the first turns do not fit into cutoff_len";
+  }
+  if (!options.train_on_prompt)
+    for (size_t i = 0; i + 1 < row.answers.size(); ++i)
+      std::fill(row.weights.begin() + static_cast<ptrdiff_t>(row.answers[i].begin), row.weights.begin() + static_cast<ptrdiff_t>(row.answers[i].end), 0.0f);
+  return row;
 }
 
 RowResult tokenize_row(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
                        const TokenizeOptions& options) {
   if (!record.is_conversation()) return tokenize_text(record, tokenizer, options);
   RowResult result;
-  TokenizedRow row = tokenize_conversation(record.conversation, tokenizer, *chat, options.train_on_prompt);
-  result.reason = fit(row, static_cast<size_t>(options.cutoff_len));
+  TokenizedRow row = options.mask_history ? tokenize_last_answer(record, tokenizer, *chat, options, result.reason)
+                                          : tokenize_conversation(record.conversation, tokenizer, *chat, options.train_on_prompt);
+  for (float& w : row.weights) w *= record.weight;
+  if (const std::string reason = fit(row, static_cast<size_t>(options.cutoff_len)); !reason.empty()) result.reason = reason;
   result.dropped = row.ids.empty();
   if (!result.dropped && std::none_of(row.weights.begin() + 1, row.weights.end(), [](float w) { return w != 0; })) {
     result.reason = "no token carries a label";
@@ -161,18 +197,34 @@ int64_t TokenSet::longest() const {
   return n;
 }
 
-void TokenSet::add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where) {
+int64_t TokenSet::total_tokens() const {
+  int64_t n = 0;
+  for (int64_t i = 0; i < size(); ++i) n += length(i);
+  return n;
+}
+
+void TokenSet::select(std::vector<int64_t> samples) {
+  for (int64_t& i : samples) i = static_cast<int64_t>(stored(i));
+  selection_ = std::move(samples);
+  selected_ = true;
+}
+
+void TokenSet::add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where, int32_t source) {
+  if (selected_) fail("internal error: a selection of samples takes no further ones");
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   weights_.insert(weights_.end(), weights.begin(), weights.end());
   offsets_.push_back(static_cast<int64_t>(ids_.size()));
   places_.push_back(where);
+  source_of_.push_back(source);
 }
 
 std::string TokenSet::fingerprint() const {
   const auto bytes = [](const auto& v) {
     return std::string_view(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(v[0]));
   };
-  return fmt::format("{:016x}", hash64(bytes(ids_), hash64(bytes(weights_), hash64(bytes(offsets_)))));
+  uint64_t hash = hash64(bytes(ids_), hash64(bytes(weights_), hash64(bytes(offsets_))));
+  if (selected_) hash = hash64(bytes(selection_), hash);
+  return fmt::format("{:016x}", hash);
 }
 
 TokenSet tokenize(const Records& records, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
@@ -197,12 +249,13 @@ TokenSet tokenize(const Records& records, const text::Tokenizer& tokenizer, cons
   if (!refused.empty() && std::all_of(refused.begin(), refused.end(), [](const auto& e) { return e != nullptr; }))
     std::rethrow_exception(refused[0]);
   TokenSet set;
+  set.sources = records.data_sets;
   for (size_t i = 0; i < results.size(); ++i) {
     const std::string where = records.where(records.rows[i].source);
     const RowResult& r = results[i];
     if (!r.reason.empty())
       report.add(r.dropped ? DataReport::Action::dropped : DataReport::Action::cut, r.reason, where);
-    for (const TokenizedRow& part : r.parts) set.add(part.ids, part.weights, where);
+    for (const TokenizedRow& part : r.parts) set.add(part.ids, part.weights, where, records.data_set(records.rows[i].source));
   }
   return set;
 }

@@ -15,21 +15,27 @@ struct TokenizeOptions {
   int64_t cutoff_len = 2048;
   bool train_on_prompt = false;
   bool pretraining = false;
+  bool mask_history = false;  // only the last answer of a conversation is learnt; one too long loses its first turns
 };
 
 // Sequences; those of one group must share a micro-batch (one for SFT, two for preferences …).
 class TokenSet {
  public:
-  int64_t size() const { return static_cast<int64_t>(offsets_.size()) - 1; }
-  int64_t length(int64_t i) const { return offsets_[static_cast<size_t>(i) + 1] - offsets_[static_cast<size_t>(i)]; }
-  std::span<const int32_t> ids(int64_t i) const { return {ids_.data() + offsets_[static_cast<size_t>(i)], static_cast<size_t>(length(i))}; }
-  std::span<const float> weights(int64_t i) const { return {weights_.data() + offsets_[static_cast<size_t>(i)], static_cast<size_t>(length(i))}; }
-  const std::string& where(int64_t i) const { return places_[static_cast<size_t>(i)]; }
-  int64_t total_tokens() const { return static_cast<int64_t>(ids_.size()); }
+  int64_t size() const { return static_cast<int64_t>(selected_ ? selection_.size() : offsets_.size() - 1); }
+  int64_t length(int64_t i) const { return offsets_[stored(i) + 1] - offsets_[stored(i)]; }
+  std::span<const int32_t> ids(int64_t i) const { return {ids_.data() + offsets_[stored(i)], static_cast<size_t>(length(i))}; }
+  std::span<const float> weights(int64_t i) const { return {weights_.data() + offsets_[stored(i)], static_cast<size_t>(length(i))}; }
+  const std::string& where(int64_t i) const { return places_[stored(i)]; }
+  // Which data set the sample came from: index into `sources`.
+  int32_t source(int64_t i) const { return source_of_[stored(i)]; }
+  std::vector<std::string> sources;
+  int64_t total_tokens() const;
   int64_t labelled_tokens() const;
   int64_t longest() const;
 
-  void add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where);
+  void add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where, int32_t source = 0);
+  // From now on the set is these samples in this order; one may stand in it several times. Tokens are kept once.
+  void select(std::vector<int64_t> samples);
 
   // Per-sequence numbers that a walk over the data fills in before training (reference log-probabilities, advantages).
   std::map<std::string, std::vector<float>> side_channels;
@@ -38,10 +44,15 @@ class TokenSet {
   std::string fingerprint() const;
 
  private:
+  size_t stored(int64_t i) const { return static_cast<size_t>(selected_ ? selection_[static_cast<size_t>(i)] : i); }
+
   std::vector<int32_t> ids_;
   std::vector<float> weights_;
   std::vector<int64_t> offsets_{0};
   std::vector<std::string> places_;
+  std::vector<int32_t> source_of_;
+  std::vector<int64_t> selection_;  // sample → place in storage; where `selected_`
+  bool selected_ = false;
 };
 
 // A conversation as tokens: shared by training, inspection and evaluation, so that what is shown is what is trained.

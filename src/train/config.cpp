@@ -121,6 +121,7 @@ std::string text(const Config::Pairs& x) {
   for (const auto& [key, value] : x) object[key] = value;
   return x.empty() ? "" : object.dump();
 }
+std::string text(const std::vector<double>& x) { return fmt::format("{}", fmt::join(x, ",")); }
 
 class Schema {
  public:
@@ -136,9 +137,12 @@ class Schema {
     list("unfrozen_parameters", &Config::unfrozen_parameters, "`freeze`: regular expressions over parameter names; where given, exactly what they find is trained and the three keys above do not count.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
     section("Data");
-    list("dataset", &Config::dataset, "Data files: paths, or names of files below `dataset_dir`. Several with commas or as a list. Required.");
-    list("eval_dataset", &Config::eval_dataset, "Validation files, instead of `val_size`.");
-    string("dataset_dir", &Config::dataset_dir, "Where names in `dataset` are looked up.");
+    list("dataset", &Config::dataset, "Data sets: names in `dataset_info.json`, paths of files or directories, or names below `dataset_dir`; `name#500` takes 500 rows, chosen by `seed`. Several with commas or as a list. Required.");
+    list("eval_dataset", &Config::eval_dataset, "Validation data sets, instead of `val_size`.");
+    string("dataset_dir", &Config::dataset_dir, "Where names in `dataset` are looked up, and where `dataset_info.json` is.");
+    choices("mix_strategy", &Config::mix_strategy, {"concat", "interleave_under", "interleave_over", "interleave_once"}, "How several data sets form an epoch. `concat`: all samples; `interleave_…`: in turns until the first is at its end (`under`), until all have been (`over`, repeating), or each sample once (`once`).");
+    numbers("interleave_probs", &Config::interleave_probs, "With `interleave_…`: how likely each data set's turn is; empty: strictly in turns.");
+    numbers("dataset_weights", &Config::dataset_weights, "With `concat`: how many times an epoch goes through each data set, e.g. `2,0.5`; empty: once each.");
     string("template", &Config::chat_template, "Chat template: `alpaca`, `chatml`, `qwen`, `llama3`, `default`; empty: the model's own.");
     integer("cutoff_len", &Config::cutoff_len, 2, 1 << 24, "Longest sequence in tokens. What is cut is reported with file and line; the token that closes a kept answer is never cut.");
     flag("packing", &Config::packing, "Put several samples into one sequence of `cutoff_len` tokens. Attention and positions keep them apart.");
@@ -146,8 +150,12 @@ class Schema {
          [](Config& c, const Given& g) { c.packing = boolean(g) || c.packing; },
          [](const Config& c) { return text(c.packing); }, {}});
     flag("train_on_prompt", &Config::train_on_prompt, "Learn the questions too, not only the answers.");
-    integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each file; 0: all.");
+    flag("mask_history", &Config::mask_history, "Learn only the last answer of a conversation. One that is too long loses its first turns, not its last.");
+    integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each data set; 0: all.");
     real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
+    section("Prediction");
+    flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");
+    integer("max_new_tokens", &Config::max_new_tokens, 1, 1 << 24, "Longest answer that `attune eval` generates.");
     section("Training");
     string("output_dir", &Config::output_dir, "Where the result goes.");
     flag("overwrite_output_dir", &Config::overwrite_output_dir, "Start afresh in an `output_dir` that already holds a result.");
@@ -242,6 +250,13 @@ class Schema {
   void list(const std::string& name, std::vector<std::string> Config::*m, const std::string& doc) {
     member(name, m, "list", doc, [](const Given& g) { return names(g); });
   }
+  void numbers(const std::string& name, std::vector<double> Config::*m, const std::string& doc) {
+    member(name, m, "list of numbers", doc, [](const Given& g) {
+      std::vector<double> out;
+      for (const std::string& item : names(g)) out.push_back(number({g.key, g.where, {item}, {}, false, false}, 0, 1e6));
+      return out;
+    });
+  }
   void flag(const std::string& name, bool Config::*m, const std::string& doc) {
     member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); });
   }
@@ -301,7 +316,7 @@ const std::set<std::string>& ignored_keys() {
 // Keys of theirs for what is not here yet: accepted only where they switch it off.
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "streaming", "mask_history", "predict_with_generate", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
+      "streaming", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
       "quantization_bit", "disable_shuffling"};
   return keys;
 }
@@ -378,8 +393,9 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
 
 void check(const Config& c) {
   if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
-  if (c.dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
+  if (c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   if (!c.do_train) refuse("do_train is false: `attune train` has nothing to do");
+  if (c.mask_history && c.train_on_prompt) refuse("mask_history and train_on_prompt exclude each other: one learns only the last answer, the other everything");
   if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
   if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");
   if (c.output_dir.empty()) refuse("output_dir is empty");

@@ -29,8 +29,14 @@ struct Config {
   int64_t cutoff_len = 2048;
   bool packing = false;
   bool train_on_prompt = false;
+  bool mask_history = false;
   int64_t max_samples = 0;
+  std::string mix_strategy = "concat";
+  std::vector<double> interleave_probs, dataset_weights;
   double val_size = 0;
+  // prediction
+  bool predict_with_generate = true;
+  int64_t max_new_tokens = 1024;
   // training
   std::string output_dir = "output";
   bool overwrite_output_dir = false;

@@ -17,16 +17,14 @@ namespace {
 using data::TokenSet;
 
 TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
-  data::Records records;
-  data::ReadOptions read{setup.config.pretraining(), setup.config.max_samples};
-  for (const std::string& name : names) data::read_records(find_dataset(name, setup.config.dataset_dir), read, records, setup.report);
+  const data::Records records = read_data_sets(setup.config, names, setup.report);
   setup.data_files.insert(setup.data_files.end(), records.files.begin(), records.files.end());
   setup.rows_read += records.rows_read;
   bool conversations = false;
   for (const auto& r : records.rows) conversations |= r.is_conversation();
   if (conversations && !setup.chat) setup.chat = text::ChatTemplate::create(setup.config.chat_template, *setup.tokenizer);
   return data::tokenize(records, *setup.tokenizer, setup.chat.get(),
-                        {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining()}, setup.report);
+                        {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining(), setup.config.mask_history}, setup.report);
 }
 
 // Holds val_size samples out, or those of one fold, chosen by the seed.
@@ -53,8 +51,20 @@ void split(RunSetup& setup, TokenSet all, const Fold& fold) {
   for (int64_t i = 0; i < count; ++i) held.insert(order[first + i]);
   setup.train_set = std::make_unique<TokenSet>();
   setup.eval_set = std::make_unique<TokenSet>();
+  setup.train_set->sources = setup.eval_set->sources = all.sources;
   for (int64_t i = 0; i < all.size(); ++i)
-    (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i));
+    (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i), all.source(i));
+}
+
+// What is held out must not come back through repetition: first split, then mix.
+void mix_sets(RunSetup& setup, const data::MixOptions& mixing) {
+  const TokenSet& set = *setup.train_set;
+  std::vector<bool> found(set.sources.size(), false);
+  for (int64_t i = 0; i < set.size(); ++i) found[static_cast<size_t>(set.source(i))] = true;
+  for (size_t s = 0; s < found.size(); ++s)
+    if (!found[s] && !mixing.is_plain())
+      refuse("dataset: no sample of \"{}\" is left to mix: {}", set.sources[s], fmt::join(setup.report.summary(), "; "));
+  data::mix(*setup.train_set, mixing);
 }
 
 void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
@@ -192,17 +202,11 @@ void protect_output(const Config& config) {
 
 }  // namespace
 
-fs::path find_dataset(const std::string& name, const std::string& dataset_dir) {
-  for (const fs::path& base : {fs::path(name), fs::path(dataset_dir) / name}) {
-    if (fs::is_regular_file(base)) return base;
-    for (const char* extension : {".jsonl", ".json", ".txt"}) {
-      fs::path with = base;
-      with += extension;
-      if (fs::is_regular_file(with)) return with;
-    }
-  }
-  if (fs::is_directory(name)) refuse("dataset: {} is a directory; name the files in it", name);
-  refuse("dataset: \"{}\" is neither a file nor a name below dataset_dir ({})", name, dataset_dir);
+data::Records read_data_sets(const Config& config, const std::vector<std::string>& names, data::DataReport& report) {
+  data::Records records;
+  const data::ReadOptions options{config.pretraining(), config.max_samples, static_cast<uint64_t>(config.seed)};
+  for (const std::string& name : names) data::read_records(data::find_data_set(name, config.dataset_dir), options, records, report);
+  return records;
 }
 
 RunSetup::Place RunSetup::place_of(int64_t step) const {
@@ -216,13 +220,18 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
 }
 
 RunSetup prepare(const Config& config, const Fold& fold) {
+  // Evaluation alone does without.
+  if (config.dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   RunSetup s;
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
   s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
   protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
+  const data::MixOptions mixing{config.mix_strategy, config.interleave_probs, config.dataset_weights, static_cast<uint64_t>(config.seed)};
+  data::check_mixing(mixing, config.dataset.size());
   split(s, read_set(s, config.dataset), fold);
+  mix_sets(s, mixing);
   if (!config.eval_dataset.empty()) {
     s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
     if (s.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));
@@ -253,6 +262,7 @@ std::vector<std::string> describe_data(const RunSetup& s) {
   std::vector<std::string> lines;
   lines.push_back(fmt::format("data: {} rows read, {} training samples of {} tokens ({} labelled), longest {}", s.rows_read,
                               s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
+  if (s.train_set->sources.size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
   if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
   if (s.config.packing) {
     const auto packs = s.train_batches->steps_in_epoch(0);

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "data/mixing.h"
 #include "data/order.h"
 #include "data/readers.h"
 #include "formats/model_directory.h"
@@ -46,7 +47,7 @@ RunSetup prepare(const Config& config, const Fold& fold = {});
 // What the data looks like, one line each, for the log.
 std::vector<std::string> describe_data(const RunSetup& setup);
 
-// Resolves a `dataset` entry: a path, or a name below dataset_dir (with or without an extension).
-fs::path find_dataset(const std::string& name, const std::string& dataset_dir);
+// Reads data sets by their names in the configuration.
+data::Records read_data_sets(const Config& config, const std::vector<std::string>& names, data::DataReport& report);
 
 }  // namespace attune::train

@@ -58,7 +58,8 @@ TEST_F(Program, RequestsThatAreWrongExitWithTwo) {
   expect_failure(run({"train", "learnig_rate=1"}), 2, "did you mean \"learning_rate\"");
   expect_failure(run({"train", "model_name_or_path=" + at("model"), "dataset=nowhere"}), 2, "\"nowhere\" is neither a file");
   expect_failure(run({"train", "model_name_or_path=" + at("nowhere"), "dataset=x"}), 2, "not a directory");
-  expect_failure(run({"train", "model_name_or_path=" + at("model"), "dataset=" + work_->path().string()}), 2, "is a directory");
+  work_->write("no_data/slides.pdf", "x");
+  expect_failure(run({"train", "model_name_or_path=" + at("model"), "dataset=" + at("no_data")}), 2, "is a directory without data files");
   expect_failure(run({"train", "model_name_or_path=" + at("model"), "dataset=" + at("data.jsonl"), "template=vicuna"}), 2, "alpaca, chatml");
   expect_failure(run({"train", "model_name_or_path=" + at("model"), "dataset=" + at("data.jsonl")}), 2, "no chat template");
   expect_failure(run({"score", "--model", at("model"), "--file", at("nowhere.txt")}), 2, "no such file");
@@ -242,6 +243,22 @@ TEST_F(Program, DataValidateStatsInspect) {
   EXPECT_EQ(stats["samples"], 3);
   EXPECT_EQ(stats["dropped"], 2);
   EXPECT_GT(stats["labelled_tokens"].get<int64_t>(), 0);
+  EXPECT_EQ(stats["data_sets"]["mixed"]["samples"], stats["samples"]);
+  // A file by itself needs no model; where nothing can be used, every row still says why.
+  work_->write("hopeless.jsonl", "{}\n{\"prompt\":\"q\"}\n");
+  const Result alone = run({"data", "validate", "--file", at("hopeless.jsonl")});
+  EXPECT_EQ(alone.code, 1);
+  EXPECT_TRUE(says(alone.out, "hopeless.jsonl:1: dropped")) << alone.out;
+  EXPECT_TRUE(says(alone.out, "hopeless.jsonl:2: dropped")) << alone.out;
+  EXPECT_EQ(run({"data", "validate", "--file", at("data.jsonl")}).code, 0);
+  const Result converted = run({"data", "convert", at("data.jsonl"), "--to", "messages"});
+  EXPECT_EQ(converted.code, 0);
+  EXPECT_EQ(lines_of(converted.out).size(), 20u);
+  expect_failure(run({"data", "convert", at("data.jsonl"), "--to", "xml"}), 2, "known are alpaca");
+  EXPECT_EQ(data("inspect", at("data.jsonl"), {"--row", "7", "--html", at("page.html")}).code, 0);
+  EXPECT_TRUE(says(read_file(at("page.html")), "data.jsonl:7"));
+  EXPECT_EQ(lines_of(data("inspect", at("data.jsonl"), {"--row", "7", "--json"}).out).size(), 1u);
+  expect_failure(data("inspect", at("data.jsonl"), {"--row", "700"}), 2, "--row");
   const Result shown = data("inspect", at("data.jsonl"), {"--count", "1"});
   EXPECT_TRUE(says(shown.out, "[[The cat was happy.")) << shown.out;
   const auto inspected = lines_of(data("inspect", at("data.jsonl"), {"--json", "--count", "2"}).out);

@@ -2,6 +2,7 @@
 #include "data/token_set.h"
 
 #include <algorithm>
+#include <set>
 
 #include "data/readers.h"
 #include "support/workspace.h"
@@ -240,6 +241,32 @@ TEST_F(Cutoff, ARowThatTheTemplateRefusesDoesNotHideTheOthers) {
   EXPECT_NE(report.entries()[0].reason.find("no system here"), std::string::npos);
   // Where it refuses them all, that is the error.
   EXPECT_NE(test::error_of([&] { tokenize(records_of({bad, bad}), *tokenizer_, strict.get(), {64, false, false}, report); }).find("no system here"), std::string::npos);
+}
+
+TEST_F(Cutoff, MaskHistoryLearnsTheLastAnswerAndLosesTheFirstTurns) {
+  const auto c = conversation({{"system", "S"}, {"user", "one"}, {"assistant", "first"}, {"user", "two"}, {"assistant", "second"}, {"user", "three"}, {"assistant", "third"}});
+  const auto set_of = [&](int64_t limit) {
+    return tokenize(records_of({c}), *tokenizer_, chat_.get(), {limit, false, false, true}, report_);
+  };
+  const TokenSet whole = set_of(1000);
+  EXPECT_EQ(learnt(*tokenizer_, whole.ids(0), whole.weights(0)), (List{"third<|im_end|>"}));
+  EXPECT_TRUE(report_.entries().empty());
+  const TokenSet cut = set_of(whole.length(0) - 1);
+  EXPECT_EQ(learnt(*tokenizer_, cut.ids(0), cut.weights(0)), (List{"third<|im_end|>"}));
+  const std::string text = tokenizer_->decode(cut.ids(0));
+  EXPECT_EQ(text.find("first"), std::string::npos);
+  EXPECT_NE(text.find("second"), std::string::npos);
+  EXPECT_NE(text.find("S"), std::string::npos);
+  ASSERT_EQ(report_.entries().size(), 1u);
+  EXPECT_EQ(report_.entries()[0].reason, "the first turns do not fit into cutoff_len");
+}
+
+TEST_F(Cutoff, TheWeightOfARowScalesItsAnswers) {
+  Records records = records_of({conversation({{"user", "q"}, {"assistant", "a"}, {"user", "r"}, {"assistant", "b"}}, {0.5f, 1})});
+  records.rows[0].weight = 0.5f;
+  const TokenSet set = tokenize(records, *tokenizer_, chat_.get(), {1000, false, false}, report_);
+  std::set<float> weights(set.weights(0).begin(), set.weights(0).end());
+  EXPECT_EQ(weights, (std::set<float>{0, 0.25f, 0.5f}));
 }
 
 TEST(Pretraining, LongTextsAreSplitWithNothingLost) {

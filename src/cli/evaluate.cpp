@@ -1,0 +1,95 @@
+// eval.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "eval/evaluation.h"
+#include "util/error.h"
+#include "util/log.h"
+#include "util/machine.h"
+
+namespace attune::cli {
+namespace {
+
+// What one call evaluates, whichever way it was asked for.
+struct Request {
+  std::string model;
+  DType compute = DType::f32;
+  eval::AskOptions ask;
+  std::vector<fs::path> files;
+  fs::path output;  // empty: nothing is written
+};
+
+void print_scores(const eval::Scores& scores) {
+  std::string line = fmt::format("{} questions", scores.questions);
+  for (const auto& [name, value] : scores.numbers)
+    line += name == "loss" || name == "perplexity" ? fmt::format(", {} {:.4g}", name, value) : fmt::format(", {} {:.1f} %", name, 100 * value);
+  fmt::print("{}{}\n", scores.data_set.empty() ? "" : scores.data_set + ": ", line);
+}
+
+// Results of training (eval_loss …) stay in the file.
+void write_results(const fs::path& output, const eval::Evaluation& evaluation, const Json& json) {
+  const fs::path results = output / "eval_results.json";
+  Json merged = fs::exists(results) ? read_json(results) : Json::object();
+  if (!merged.is_object()) merged = Json::object();
+  merged.update(json);
+  fs::create_directories(output);
+  write_file_atomic(output / "generated_predictions.jsonl", evaluation.predictions_jsonl());
+  write_file_atomic(results, merged.dump(2) + "\n");
+  info("{} and generated_predictions.jsonl are written", results.string());
+}
+
+Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
+  Request r;
+  r.ask = {args.chat_template, args.prompt_column, args.max_new_tokens > 0 ? args.max_new_tokens : 32};
+  r.files.assign(args.files.begin(), args.files.end());
+  r.model = args.model;
+  if (args.arguments.empty()) {
+    if (r.model.empty()) refuse("name a model with --model and questions with --file, or a configuration");
+    if (r.files.empty()) refuse("--file is missing: questions with answers");
+    return r;
+  }
+  config = read_config(args.arguments);
+  if (!config->predict_with_generate) refuse("predict_with_generate is false: no answers are generated, and there is nothing else to score");
+  if (r.model.empty()) r.model = eval::evaluated_model(*config);
+  r.compute = config->compute();
+  r.output = config->output_dir;
+  if (r.ask.chat_template.empty()) r.ask.chat_template = config->chat_template;
+  if (args.max_new_tokens == 0) r.ask.max_new_tokens = config->max_new_tokens;
+  info("model: {}{}", r.model, r.model == config->output_dir ? " (the result in output_dir)" : "");
+  return r;
+}
+
+}  // namespace
+
+int evaluate(const EvalArgs& args) {
+  std::optional<train::Config> config;
+  const Request request = request_of(args, config);
+  const double begin = seconds_now();
+  const data::Records records = request.files.empty() ? eval::held_out_records(*config) : eval::read_questions(request.files, args.max_samples);
+  infer::Generator generator(request.model, request.compute);
+  const eval::Evaluation evaluation = eval::evaluate(generator, records, request.ask);
+  Json json = evaluation.json();
+  if (!args.baseline_from.empty()) {
+    if (request.files.empty()) refuse("--baseline-from needs questions from --file");
+    json["majority_baseline"] = eval::majority_baseline({args.baseline_from.begin(), args.baseline_from.end()}, request.files);
+  }
+  json["model"] = request.model;
+  json["duration_seconds"] = seconds_now() - begin;
+  if (!args.predictions.empty()) write_file_atomic(args.predictions, evaluation.predictions_jsonl());
+  if (!request.output.empty()) write_results(request.output, evaluation, json);
+  if (args.json) {
+    fmt::print("{}\n", dump_json(json));
+    return 0;
+  }
+  if (evaluation.each.size() > 1)
+    for (const eval::Scores& scores : evaluation.each) print_scores(scores);
+  print_scores(evaluation.all);
+  if (json.contains("majority_baseline")) fmt::print("always the most frequent answer: {:.1f} %\n", 100 * json["majority_baseline"].get<double>());
+  return 0;
+}
+
+}  // namespace attune::cli

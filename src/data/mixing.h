@@ -1,0 +1,34 @@
+// How often the samples of several data sets stand in an epoch: worked out once for a run, a function of the seed. The order
+// within an epoch is the batcher's; an oversampled sample is an index that stands there several times.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/token_set.h"
+
+namespace attune::data {
+
+struct MixOptions {
+  // concat: every sample once. interleave_under: in turns until one data set is at its end. interleave_over: until all have
+  // been at their end, beginning anew with those that were. interleave_once: in turns, leaving out those at their end.
+  // (LLaMA-Factory's mix_strategy; the first three in the words of datasets.interleave_datasets are concatenation,
+  // first_exhausted and all_exhausted.)
+  std::string strategy = "concat";
+  std::vector<double> probabilities;  // of each data set's turn; empty: strictly in turns
+  std::vector<double> weights;        // concat: passes over each data set within an epoch; empty: one
+  uint64_t seed = 42;
+  bool is_plain() const { return strategy == "concat" && weights.empty(); }
+};
+
+// Refuses options that do not fit `data_sets` data sets.
+void check_mixing(const MixOptions& options, size_t data_sets);
+
+// "name 1000", one for each data set.
+std::vector<std::string> count_by_source(const TokenSet& set);
+
+// Selects. A group of `group_size` samples that follow each other goes together.
+void mix(TokenSet& set, const MixOptions& options, int64_t group_size = 1);
+
+}  // namespace attune::data
