@@ -67,47 +67,65 @@ int64_t Batcher::group_tokens(int64_t group) const {
 const std::vector<std::vector<int64_t>>& Batcher::packs(int64_t epoch) const {
   if (packed_epoch_ == epoch) return packs_;
   packs_.clear();
-  const int64_t groups = set_.size() / options_.group_size;
-  const Permutation order(groups, options_.seed, static_cast<uint64_t>(epoch));
-  const auto group_at = [&](int64_t place) { return options_.shuffle ? order[place] : place; };
-  if (!options_.packing) {
-    for (int64_t i = 0; i < groups; ++i) packs_.push_back({group_at(i)});
-  } else {
-    const int64_t room = std::max(options_.cutoff_len, capacity_.tokens / options_.micro_batch_size);
-    for (int64_t begin = 0; begin < groups; begin += kWindow) {
-      // Longest first into the fullest pack that still has room; ties by place, so the result is one and the same.
-      std::vector<std::pair<int64_t, int64_t>> items;  // (−tokens, place)
-      for (int64_t i = begin; i < std::min(groups, begin + kWindow); ++i) items.push_back({-group_tokens(group_at(i)), i});
-      std::sort(items.begin(), items.end());
-      std::multimap<int64_t, size_t> free;  // room left → pack
-      const size_t first = packs_.size();
-      for (const auto& [negative, place] : items) {
-        const int64_t tokens = -negative;
-        auto fit = free.lower_bound(tokens);
-        size_t pack = packs_.size();
-        int64_t left = room;
-        if (fit != free.end()) {
-          pack = fit->second;
-          left = fit->first;
-          free.erase(fit);
-        } else {
-          packs_.emplace_back();
-        }
-        packs_[pack].push_back(group_at(place));
-        free.emplace(left - tokens, pack);
-      }
-      // Best fit leaves long sequences in front: deal the window's packs in an order of their own.
-      if (options_.shuffle) {
-        const int64_t n = static_cast<int64_t>(packs_.size() - first);
-        const Permutation deal(n, mix_key(options_.seed, 0x9ACCull), mix_key(static_cast<uint64_t>(epoch), static_cast<uint64_t>(begin)));
-        std::vector<std::vector<int64_t>> dealt;
-        for (int64_t i = 0; i < n; ++i) dealt.push_back(std::move(packs_[first + static_cast<size_t>(deal[i])]));
-        std::move(dealt.begin(), dealt.end(), packs_.begin() + static_cast<ptrdiff_t>(first));
-      }
-    }
-  }
+  fill_packs(epoch);
+  if (options_.drop_last) packs_.resize(packs_.size() - packs_.size() % static_cast<size_t>(options_.micro_batch_size));
   packed_epoch_ = epoch;
   return packs_;
+}
+
+void Batcher::fill_packs(int64_t epoch) const {
+  const int64_t groups = set_.size() / options_.group_size;
+  const Permutation order(groups, options_.seed, static_cast<uint64_t>(epoch));
+  // Windows of the permuted order; full micro-batches fill one of the second kind exactly.
+  const int64_t window = options_.packing ? kWindow : options_.group_by_length ? 50 * options_.micro_batch_size : groups;
+  for (int64_t begin = 0; begin < groups; begin += window) {
+    std::vector<int64_t> members;
+    for (int64_t i = begin; i < std::min(groups, begin + window); ++i) members.push_back(options_.shuffle ? order[i] : i);
+    const uint64_t deal_key = mix_key(static_cast<uint64_t>(epoch), static_cast<uint64_t>(begin));
+    if (options_.packing) pack_window(std::move(members), deal_key);
+    else if (options_.group_by_length) group_window(std::move(members), deal_key);
+    else for (int64_t group : members) packs_.push_back({group});
+  }
+}
+
+// Longest first into the fullest pack that still has room; ties by place, so the result is one and the same.
+void Batcher::pack_window(std::vector<int64_t> groups, uint64_t deal_key) const {
+  const int64_t room = std::max(options_.cutoff_len, capacity_.tokens / options_.micro_batch_size);
+  std::stable_sort(groups.begin(), groups.end(), [&](int64_t a, int64_t b) { return group_tokens(a) > group_tokens(b); });
+  std::multimap<int64_t, size_t> free;  // room left → pack
+  const size_t first = packs_.size();
+  for (int64_t group : groups) {
+    const int64_t tokens = group_tokens(group);
+    auto fit = free.lower_bound(tokens);
+    size_t pack = packs_.size();
+    int64_t left = room;
+    if (fit != free.end()) {
+      pack = fit->second;
+      left = fit->first;
+      free.erase(fit);
+    } else {
+      packs_.emplace_back();
+    }
+    packs_[pack].push_back(group);
+    free.emplace(left - tokens, pack);
+  }
+  if (!options_.shuffle) return;
+  // Best fit leaves long sequences in front: deal the window's packs in an order of their own.
+  const auto n = static_cast<int64_t>(packs_.size() - first);
+  const Permutation deal(n, mix_key(options_.seed, 0x9ACCull), deal_key);
+  std::vector<std::vector<int64_t>> dealt;
+  for (int64_t i = 0; i < n; ++i) dealt.push_back(std::move(packs_[first + static_cast<size_t>(deal[i])]));
+  std::move(dealt.begin(), dealt.end(), packs_.begin() + static_cast<ptrdiff_t>(first));
+}
+
+// Sorted by length and cut into micro-batches, which are dealt in an order of their own; one that is not full stays last.
+void Batcher::group_window(std::vector<int64_t> groups, uint64_t deal_key) const {
+  std::stable_sort(groups.begin(), groups.end(), [&](int64_t a, int64_t b) { return group_tokens(a) > group_tokens(b); });
+  const int64_t b = options_.micro_batch_size, full = static_cast<int64_t>(groups.size()) / b;
+  const Permutation deal(full, mix_key(options_.seed, 0x9ACCull), deal_key);
+  for (int64_t i = 0; i < full; ++i)
+    for (int64_t j = 0; j < b; ++j) packs_.push_back({groups[static_cast<size_t>((options_.shuffle ? deal[i] : i) * b + j)]});
+  for (size_t j = static_cast<size_t>(full * b); j < groups.size(); ++j) packs_.push_back({groups[j]});
 }
 
 int64_t Batcher::steps_in_epoch(int64_t epoch) const {

@@ -29,6 +29,8 @@ struct BatchingOptions {
   int64_t cutoff_len = 2048;      // tokens a pack holds
   int64_t group_size = 1;         // consecutive samples that must share a micro-batch
   bool shuffle = true;
+  bool group_by_length = false;   // samples of similar length share a micro-batch; not with packing
+  bool drop_last = false;         // an epoch's last micro-batch is left out when it is not full
   uint64_t seed = 42;
 };
 
@@ -47,6 +49,9 @@ class Batcher {
  private:
   // Groups (as places in the epoch's order) that go together; one entry per pack, or per group without packing.
   const std::vector<std::vector<int64_t>>& packs(int64_t epoch) const;
+  void fill_packs(int64_t epoch) const;
+  void pack_window(std::vector<int64_t> groups, uint64_t deal_key) const;
+  void group_window(std::vector<int64_t> groups, uint64_t deal_key) const;
   int64_t group_tokens(int64_t group) const;
 
   const TokenSet& set_;

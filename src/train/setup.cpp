@@ -84,6 +84,9 @@ void count_steps(RunSetup& setup) {
   int64_t done = 0;
   for (int64_t e = 0; static_cast<double>(e) < epochs; ++e) {
     const int64_t steps = setup.train_batches->steps_in_epoch(e);
+    if (steps == 0)
+      refuse("dataloader_drop_last: the data does not fill one micro-batch of per_device_train_batch_size ({}); nothing would be trained",
+             c.per_device_train_batch_size);
     const double share = std::min(1.0, epochs - static_cast<double>(e));
     done += share < 1 ? static_cast<int64_t>(std::ceil(share * static_cast<double>(steps))) : steps;
     if (c.max_steps > 0) done = std::min(done, c.max_steps);
@@ -243,6 +246,8 @@ RunSetup prepare(const Config& config, const Fold& fold) {
   batching.micro_batches = config.gradient_accumulation_steps;
   batching.packing = config.packing;
   batching.cutoff_len = config.cutoff_len;
+  batching.group_by_length = config.group_by_length;
+  batching.drop_last = config.dataloader_drop_last;
   batching.seed = static_cast<uint64_t>(config.data_seed.value_or(config.seed));
   s.train_batches = std::make_unique<data::Batcher>(*s.train_set, batching);
   if (s.eval_set) {

@@ -140,17 +140,22 @@ Json Trainer::order_settings() const {
           {"per_device_train_batch_size", config_.per_device_train_batch_size},
           {"gradient_accumulation_steps", config_.gradient_accumulation_steps},
           {"packing", config_.packing},
+          {"group_by_length", config_.group_by_length},
+          {"dataloader_drop_last", config_.dataloader_drop_last},
           {"cutoff_len", config_.cutoff_len},
           {"optim", setup_.engine.optimizer.name}};
 }
 
 void Trainer::check_same_run(const Json& state) const {
   const Json now = order_settings();
-  for (const auto& [key, value] : now.items())
-    if (!state.contains("order") || !state["order"].contains(key) || state["order"][key] != value)
+  const Json then = state.contains("order") ? state["order"] : Json::object();
+  for (const auto& [key, value] : now.items()) {
+    // A switch that the checkpoint does not know yet was off.
+    const Json before = then.contains(key) ? then[key] : value.is_boolean() ? Json(false) : Json("unknown");
+    if (before != value)
       refuse("{}: {} was {} when this checkpoint was written and is {} now; the run cannot continue where it was. Restore the "
-             "setting or the data, or start afresh", checkpoint_->string(), key,
-             state.contains("order") && state["order"].contains(key) ? state["order"][key].dump() : "unknown", value.dump());
+             "setting or the data, or start afresh", checkpoint_->string(), key, before.dump(), value.dump());
+  }
   if (state.value("threads", 0) != omp_get_max_threads())
     notice("the checkpoint was written with {} threads, this process has {}: results will agree within rounding, not bit for bit",
            state.value("threads", 0), omp_get_max_threads());

@@ -202,6 +202,51 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Batches,
                                            Case{2500, 8, 1, 256, 1, true, true}, Case{40, 3, 2, 64, 2, false, true},
                                            Case{64, 2, 2, 96, 4, true, true}, Case{64, 2, 1, 10, 4, true, true}));
 
+TEST(Batcher, GroupByLengthPutsLikeToLikeAndLosesNothing) {
+  const TokenSet set = make_set(500);
+  BatchingOptions plain, grouped;
+  plain.micro_batch_size = grouped.micro_batch_size = 4;
+  grouped.group_by_length = true;
+  const auto padding = [&](const BatchingOptions& options) {  // tokens a padded rectangle would waste
+    const Batcher batches(set, options);
+    Step step;
+    std::multiset<int64_t> seen;
+    int64_t waste = 0;
+    for (int64_t i = 0; i < batches.steps_in_epoch(1); ++i) {
+      batches.make_step(1, i, step);
+      for (const MicroBatch& b : step.micro_batches) {
+        int64_t longest = 0;
+        for (int64_t sample : b.sequence_samples) longest = std::max(longest, set.length(sample)), seen.insert(sample);
+        waste += longest * b.sequence_count() - b.token_count();
+      }
+    }
+    EXPECT_EQ(seen.size(), 500u);
+    EXPECT_EQ(std::set<int64_t>(seen.begin(), seen.end()).size(), 500u);
+    return waste;
+  };
+  EXPECT_LT(padding(grouped), padding(plain) / 8);
+  Step a, b;
+  Batcher(set, grouped).make_step(0, 0, a);
+  Batcher(set, grouped).make_step(1, 0, b);
+  EXPECT_FALSE(same(a, b));
+}
+
+TEST(Batcher, DropLastLeavesOutAnUnfilledMicroBatch) {
+  for (int n : {7, 8, 9, 3}) {
+    const TokenSet set = make_set(n);
+    BatchingOptions options;
+    options.micro_batch_size = 4;
+    options.drop_last = true;
+    const Batcher batches(set, options);
+    EXPECT_EQ(batches.steps_in_epoch(0), n / 4) << n;
+    Step step;
+    for (int64_t i = 0; i < n / 4; ++i) {
+      batches.make_step(0, i, step);
+      EXPECT_EQ(step.total_sequences, 4);
+    }
+  }
+}
+
 TEST(Batcher, EpochsDifferAndAnOrderlyOneKeepsTheOrder) {
   const TokenSet set = make_set(50);
   BatchingOptions options;

@@ -64,19 +64,24 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"learning_rate: fast", "must be a number"},        {"learning_rate: -1", "expected 0 to"},
       {"learning_rate: nan", "expected 0 to"},            {"learning_rate: inf", "expected 0 to"},
       {"learning_rate: 1e-5x", "must be a number"},       {"learning_rate: \"\"", "must be a number"},
-      {"learning_rate: [1, 2]", "single value"},          {"learning_rate: {a: 1}", "value or a list"},
+      {"learning_rate: [1, 2]", "single value"},          {"learning_rate: {a: 1}", "not a map"},
       {"max_steps: 1.5", "must be a whole number"},       {"max_steps: -2", "expected -1 to"},
       {"per_device_train_batch_size: 0", "expected 1 to"}, {"per_device_train_batch_size: 99999999999", "expected 1 to"},
       {"cutoff_len: 1", "expected 2 to"},                 {"seed: -1", "expected 0 to"},
       {"seed: 1e400", "must be a number"},                {"packing: maybe", "must be true or false"},
       {"packing: 1", "must be true or false"},            {"stage: dpo", "known are sft, pt"},
       {"stage: stf", "did you mean \"sft\""},             {"lr_scheduler_type: cosin", "did you mean \"cosine\""},
-      {"optim: lion", "not supported"},                   {"finetuning_type: lora", "not supported"},
+      {"optim: lionfish", "not supported"},                   {"finetuning_type: lora", "not supported"},
       {"gradient_checkpointing: light", "not available yet"}, {"save_strategy: daily", "known are"},
       {"do_train: false", "nothing to do"},               {"stages: [a]", "pipelines"},
-      {"fp16: true", "not available yet"},                {"output_dir: \"\"", "output_dir is empty"},
+      {"fp16: true\nbf16: true", "exclude each other"},                {"output_dir: \"\"", "output_dir is empty"},
       {"adam_beta1: 1.5", "expected 0 to 1"},             {"num_train_epochs: 0", "nothing would be trained"},
-      {"dataset: [[a]]", "plain values"}};
+      {"dataset: [[a]]", "plain values"},
+      {"lr_scheduler_kwargs: {a: [1]}", "plain values"}, {"lr_scheduler_kwargs: {a: 1, a: 2}", "stands twice"},
+      {"optim_args: amsgrad", "name=value"},              {"save_dtype: int8", "known are"},
+      {"early_stopping_patience: 3", "needs validation data"}, {"load_best_model_at_end: true", "needs validation data"},
+      {"cross_validation: 1", "nothing to train on"},     {"cross_validation: 3\nval_size: 0.1", "leave out val_size"},
+      {"group_by_length: true\npacking: true", "choose one"}, {"label_smoothing_factor: 1", "expected 0 to"}};
   for (const auto& [yaml, part] : cases) {
     const std::string message = refusal("# comment\n" + yaml + "\n");
     EXPECT_TRUE(says(message, part)) << yaml << " → " << message;

@@ -297,7 +297,7 @@ TEST_F(Checkpoints, TrainerStateHasTheKeysOfTransformersAndNoOther) {
     for (size_t i = 0; i < 4; ++i) {
       std::set<std::string> fields;
       for (const auto& [key, value] : state["log_history"][i].items()) fields.insert(key);
-      EXPECT_EQ(fields, (std::set<std::string>{"epoch", "grad_norm", "learning_rate", "loss", "step"}));
+      EXPECT_EQ(fields, (std::set<std::string>{"epoch", "grad_norm", "learning_rate", "loss", "mean_token_accuracy", "step"}));
     }
   }
   EXPECT_EQ(read_json(*work_ / "whole/checkpoint-4/trainer_state.json")["global_step"], 4);

@@ -1,0 +1,234 @@
+#include "train/config_schema.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "optim/schedule.h"
+#include "util/error.h"
+#include "util/json.h"
+
+namespace attune::train {
+namespace {
+
+std::string text(double x) { return fmt::format("{}", x); }
+std::string text(int64_t x) { return std::to_string(x); }
+std::string text(bool x) { return x ? "true" : "false"; }
+std::string text(const std::string& x) { return x; }
+std::string text(const std::vector<std::string>& x) { return fmt::format("{}", fmt::join(x, ",")); }
+std::string text(const Config::Pairs& x) {
+  return pairs_text(x);
+}
+std::string text(const std::vector<double>& x) { return fmt::format("{}", fmt::join(x, ",")); }
+
+class Schema {
+ public:
+  Schema() {
+    section("Model");
+    string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
+    section("Method");
+    choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
+    choices("finetuning_type", &Config::finetuning_type, {"full", "freeze"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; the rest keeps the base's values and costs no gradient and no optimizer memory.");
+    integer("freeze_trainable_layers", &Config::freeze_trainable_layers, -(1 << 20), 1 << 20, "`freeze`: train the last n layers (n > 0) or the first n (-n).");
+    list("freeze_trainable_modules", &Config::freeze_trainable_modules, "`freeze`: modules trained in those layers, by name (`mlp`, `self_attn`, `q_proj` …); `all`: every one.");
+    list("freeze_extra_modules", &Config::freeze_extra_modules, "`freeze`: modules outside of the layers that are trained too (`embed_tokens`, `norm`, `lm_head`).");
+    list("unfrozen_parameters", &Config::unfrozen_parameters, "`freeze`: regular expressions over parameter names; where given, exactly what they find is trained and the three keys above do not count.");
+    flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
+    section("Data");
+    list("dataset", &Config::dataset, "Data sets: names in `dataset_info.json`, paths of files or directories, or names below `dataset_dir`; `name#500` takes 500 rows, chosen by `seed`. Several with commas or as a list. Required.");
+    list("eval_dataset", &Config::eval_dataset, "Validation data sets, instead of `val_size`.");
+    string("dataset_dir", &Config::dataset_dir, "Where names in `dataset` are looked up, and where `dataset_info.json` is.");
+    choices("mix_strategy", &Config::mix_strategy, {"concat", "interleave_under", "interleave_over", "interleave_once"}, "How several data sets form an epoch. `concat`: all samples; `interleave_…`: in turns until the first is at its end (`under`), until all have been (`over`, repeating), or each sample once (`once`).");
+    numbers("interleave_probs", &Config::interleave_probs, "With `interleave_…`: how likely each data set's turn is; empty: strictly in turns.");
+    numbers("dataset_weights", &Config::dataset_weights, "With `concat`: how many times an epoch goes through each data set, e.g. `2,0.5`; empty: once each.");
+    string("template", &Config::chat_template, "Chat template: `alpaca`, `chatml`, `qwen`, `llama3`, `default`; empty: the model's own.");
+    integer("cutoff_len", &Config::cutoff_len, 2, 1 << 24, "Longest sequence in tokens. What is cut is reported with file and line; the token that closes a kept answer is never cut.");
+    flag("packing", &Config::packing, "Put several samples into one sequence of `cutoff_len` tokens. Attention and positions keep them apart.");
+    add({"neat_packing", "", "true or false", "The same as `packing`, under LLaMA-Factory's name for packing that keeps samples apart.",
+         [](Config& c, const Given& g) { c.packing = boolean(g) || c.packing; },
+         [](const Config& c) { return text(c.packing); }, {}});
+    flag("train_on_prompt", &Config::train_on_prompt, "Learn the questions too, not only the answers.");
+    flag("mask_history", &Config::mask_history, "Learn only the last answer of a conversation. One that is too long loses its first turns, not its last.");
+    integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each data set; 0: all.");
+    real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
+    section("Prediction");
+    flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");
+    integer("max_new_tokens", &Config::max_new_tokens, 1, 1 << 24, "Longest answer that `attune eval` generates.");
+    section("Training");
+    string("output_dir", &Config::output_dir, "Where the result goes.");
+    flag("overwrite_output_dir", &Config::overwrite_output_dir, "Start afresh in an `output_dir` that already holds a result.");
+    integer("per_device_train_batch_size", &Config::per_device_train_batch_size, 1, 1 << 20, "Samples (packs with `packing`) in a micro-batch.");
+    integer("per_device_eval_batch_size", &Config::per_device_eval_batch_size, 1, 1 << 20, "The same for evaluation.");
+    integer("gradient_accumulation_steps", &Config::gradient_accumulation_steps, 1, 1 << 20, "Micro-batches in an update. The loss is normalised over all of them together.");
+    real("learning_rate", &Config::learning_rate, 0, 1e3, "Peak learning rate.");
+    maps("learning_rate_groups", &Config::learning_rate_groups, "Other rates for some parameters: a map from regular expression over names to a rate (`1.0e-6`) or a multiple (`0.1x`); the first that is found in a name decides.");
+    choices("lr_scheduler_type", &Config::lr_scheduler_type, optim::Schedule::names(), "Course of the learning rate after warm-up. `step` is StepLR.", {}, {{"cosine_with_min_lr_schedule_with_warmup", "cosine_with_min_lr"}, {"wsd", "warmup_stable_decay"}, {"steplr", "step"}, {"StepLR", "step"}});
+    maps("lr_scheduler_kwargs", &Config::lr_scheduler_kwargs, "Arguments of the schedule. `cosine`: num_cycles; `cosine_with_restarts`: num_cycles; `cosine_with_min_lr`: min_lr or min_lr_rate; `polynomial`: lr_end, power; `inverse_sqrt`: timescale; `warmup_stable_decay`: num_decay_steps, num_stable_steps, min_lr_ratio, warmup_type, decay_type; `step`: step_size, gamma, per (`epoch` or `step`).");
+    real("warmup_ratio", &Config::warmup_ratio, 0, 1, "Warm-up as a share of all updates.");
+    real("warmup_steps", &Config::warmup_steps, 0, 1e12, "Warm-up in updates (wins over `warmup_ratio`); below 1: a share.");
+    real("num_train_epochs", &Config::num_train_epochs, 0, 1e9, "Passes over the data.");
+    integer("max_steps", &Config::max_steps, -1, int64_t{1} << 40, "Updates; wins over `num_train_epochs` when positive.");
+    flag("bf16", &Config::bf16, "bf16 weights and matrix work with fp32 masters, moments and sums (16 bytes a parameter, 18 when accumulating). Without: fp32 throughout.");
+    flag("pure_bf16", &Config::pure_bf16, "bf16 weights, gradients and moments without masters (8 bytes a parameter); weights and moments are rounded stochastically, so that small updates are not lost.");
+    flag("fp16", &Config::fp16, "fp16 weights and matrix work with fp32 masters and moments and a dynamic loss scale. An update whose gradients overflow is skipped and counted. bf16 needs none of that.");
+    choices("save_dtype", &Config::save_dtype, {"auto", "float32", "bfloat16", "float16"}, "Numbers in the saved model. `auto`: as the base has them (bfloat16 with `pure_bf16`).", {}, {{"fp32", "float32"}, {"bf16", "bfloat16"}, {"fp16", "float16"}});
+    checkpointing();
+    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor"}, "AdamW (all its names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate).");
+    maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor).");
+    real("weight_decay", &Config::weight_decay, 0, 1e3, "Weight decay; norms and biases are left out. Decoupled, but for adam and sgd, as in PyTorch.");
+    real("l2_to_base", &Config::l2_to_base, 0, 1e3, "Like weight_decay, but towards the base model's weights instead of zero (L2-SP), for every trained parameter: a guard against forgetting. Costs a copy of the base in memory.");
+    real("label_smoothing_factor", &Config::label_smoothing_factor, 0, 0.999, "Spread this share of the target over all words. The training loss is the smoothed one; evaluation stays plain.");
+    real("neftune_noise_alpha", &Config::neftune_noise_alpha, 0, 1e3, "NEFTune: noise of alpha/√(length·hidden_size) on the embeddings, in training only (5 is usual).", {"neft_alpha"});
+    add({"attention_dropout", "", "number", "Dropout of attention weights; default: the model's config.json.",
+         [](Config& c, const Given& g) { c.attention_dropout = number(g, 0, 0.999); },
+         [](const Config& c) { return c.attention_dropout ? text(*c.attention_dropout) : ""; }, {}});
+    real("hidden_dropout", &Config::hidden_dropout, 0, 0.999, "Dropout of what attention and MLP add to the residual stream.");
+    real("embedding_dropout", &Config::embedding_dropout, 0, 0.999, "Dropout of the embeddings.");
+    real("adam_beta1", &Config::adam_beta1, 0, 1, "Decay of the first moment.");
+    real("adam_beta2", &Config::adam_beta2, 0, 1, "Decay of the second moment.");
+    real("adam_epsilon", &Config::adam_epsilon, 0, 1, "Added to the denominator.");
+    real("max_grad_norm", &Config::max_grad_norm, 0, 1e12, "Clip gradients to this global norm; 0: off.");
+    flag("group_by_length", &Config::group_by_length, "Samples of similar length share a micro-batch (no use with `packing`).");
+    flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last micro-batch when it is not full.");
+    integer("seed", &Config::seed, 0, int64_t{1} << 53, "Everything random is a function of it.");
+    add({"data_seed", "", "integer", "Seed of the data order alone; default: `seed`.",
+         [](Config& c, const Given& g) { c.data_seed = whole(g, 0, int64_t{1} << 53); },
+         [](const Config& c) { return text(c.data_seed.value_or(c.seed)); }, {}});
+    section("Logs, evaluation, checkpoints");
+    integer("logging_steps", &Config::logging_steps, 1, int64_t{1} << 40, "Updates between log lines (TrainingArguments has 500).");
+    flag("logging_first_step", &Config::logging_first_step, "Also log the first update.");
+    choices("eval_strategy", &Config::eval_strategy, {"auto", "no", "steps", "epoch"}, "When to evaluate. `auto`: at the end of each epoch when there is validation data, or every `eval_steps`.", {"evaluation_strategy"});
+    integer("eval_steps", &Config::eval_steps, 0, int64_t{1} << 40, "Updates between evaluations; 0: `logging_steps` with `eval_strategy: steps`.");
+    flag("eval_on_start", &Config::eval_on_start, "Evaluate the base model before the first update.");
+    integer("early_stopping_patience", &Config::early_stopping_patience, 0, 1 << 20, "Stop after so many evaluations without a better `metric_for_best_model`; 0: never.", {"early_stopping_steps"});
+    real("early_stopping_threshold", &Config::early_stopping_threshold, 0, 1e12, "By how much a metric must be better to count.");
+    flag("load_best_model_at_end", &Config::load_best_model_at_end, "The result is the best checkpoint, not the last. A checkpoint is written at every evaluation that is the best so far, whatever `save_strategy` says.");
+    string("metric_for_best_model", &Config::metric_for_best_model, "What decides: `loss`, `accuracy` (of tokens), `perplexity`, or `<data set>_loss` with several data sets; `eval_` before it may stand or not.");
+    add({"greater_is_better", "", "true or false", "Direction of `metric_for_best_model`; default: larger for accuracy, smaller for the others.",
+         [](Config& c, const Given& g) { c.greater_is_better = boolean(g); },
+         [](const Config& c) { return c.greater_is_better ? text(*c.greater_is_better) : ""; }, {}});
+    integer("num_generation_samples", &Config::num_generation_samples, 0, 1000, "At each evaluation, answer the first so many validation prompts and write prompt, answer and expected answer to `generated_samples.jsonl`.");
+    integer("generation_max_new_tokens", &Config::generation_max_new_tokens, 1, 1 << 20, "Longest of these answers, in tokens.");
+    integer("cross_validation", &Config::cross_validation, 0, 1000, "k: train k times, each time validating on another k-th of the data; `cross_validation.json` has mean and spread. 0: off.");
+    choices("cross_validation_model", &Config::cross_validation_model, {"final", "folds", "none"}, "What stays: `final` one model trained on all data after the folds, `folds` the k models in fold-1 …, `none` the figures alone.");
+    choices("save_strategy", &Config::save_strategy, {"steps", "epoch", "no", "best"}, "When to write checkpoints; `best`: at evaluations that are the best so far.");
+    integer("save_steps", &Config::save_steps, 1, int64_t{1} << 40, "Updates between checkpoints.");
+    integer("save_total_limit", &Config::save_total_limit, 0, 1 << 20, "Keep only so many checkpoints, the newest; 0: all. The best one is kept beside them.");
+    flag("save_only_model", &Config::save_only_model, "Checkpoints without optimizer state: small, but they do not resume.");
+    add({"resume_from_checkpoint", "", "true, false or a directory", "Continue, bit for bit, from the newest intact checkpoint in `output_dir` (true) or from a given one. With true and no checkpoint yet, the run starts from the beginning.",
+         [](Config& c, const Given& g) {
+           const std::string& v = g.scalar();
+           c.resume_from_checkpoint = v == "false" || v == "null" || v == "~" ? "" : v;
+         },
+         [](const Config& c) { return c.resume_from_checkpoint.empty() ? "false" : c.resume_from_checkpoint; }, {}});
+  }
+
+  const std::vector<Key>& keys() const { return keys_; }
+  const Key* find(const std::string& name) const {
+    for (const Key& k : keys_)
+      if (k.name == name || std::find(k.aliases.begin(), k.aliases.end(), name) != k.aliases.end()) return &k;
+    return nullptr;
+  }
+
+ private:
+  void section(const std::string& name) { section_ = name; }
+  void add(Key key) {
+    key.section = section_;
+    keys_.push_back(std::move(key));
+  }
+  template <class T, class F>
+  void member(const std::string& name, T Config::*m, const std::string& type, const std::string& doc, F parse,
+              std::vector<std::string> aliases = {}) {
+    add({name, "", type, doc, [m, parse](Config& c, const Given& g) { c.*m = parse(g); },
+         [m](const Config& c) { return text(c.*m); }, std::move(aliases)});
+  }
+  void string(const std::string& name, std::string Config::*m, const std::string& doc) {
+    member(name, m, "text", doc, [](const Given& g) { return g.scalar(); });
+  }
+  void list(const std::string& name, std::vector<std::string> Config::*m, const std::string& doc) {
+    member(name, m, "list", doc, [](const Given& g) { return names(g); });
+  }
+  void numbers(const std::string& name, std::vector<double> Config::*m, const std::string& doc) {
+    member(name, m, "list of numbers", doc, [](const Given& g) {
+      std::vector<double> out;
+      for (const std::string& item : names(g)) out.push_back(number({g.key, g.where, {item}, {}, false, false}, 0, 1e6));
+      return out;
+    });
+  }
+  void flag(const std::string& name, bool Config::*m, const std::string& doc) {
+    member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); });
+  }
+  void integer(const std::string& name, int64_t Config::*m, int64_t low, int64_t high, const std::string& doc,
+               std::vector<std::string> aliases = {}) {
+    member(name, m, "integer", doc, [low, high](const Given& g) { return whole(g, low, high); }, std::move(aliases));
+  }
+  void real(const std::string& name, double Config::*m, double low, double high, const std::string& doc,
+            std::vector<std::string> aliases = {}) {
+    member(name, m, "number", doc, [low, high](const Given& g) { return number(g, low, high); }, std::move(aliases));
+  }
+  void maps(const std::string& name, Config::Pairs Config::*m, const std::string& doc) {
+    member(name, m, "map", doc, [](const Given& g) { return pairs(g); });
+  }
+  // `other_names`: what a value is called elsewhere → what it is called here.
+  void choices(const std::string& name, std::string Config::*m, const std::vector<std::string>& known, const std::string& doc,
+               std::vector<std::string> aliases = {}, const std::map<std::string, std::string>& other_names = {}) {
+    member(name, m, fmt::format("{}", fmt::join(known, ", ")), doc, [known, other_names](Given g) {
+      if (g.values.size() == 1 && other_names.count(g.values[0])) g.values[0] = other_names.at(g.values[0]);
+      return choice(g, known);
+    }, std::move(aliases));
+  }
+  void checkpointing() {
+    add({"gradient_checkpointing", "", "none, block, true, false",
+         "Recompute activations in the backward pass: `block` (true) keeps one vector a token and block, `none` (false) keeps all.",
+         [](Config& c, const Given& g) {
+           const std::string& v = g.scalar();
+           if (v == "light") refuse("{}: gradient_checkpointing: light is not available yet; use none or block", g.where);
+           c.gradient_checkpointing = v == "none" || v == "block" ? v : boolean(g) ? "block" : "none";
+         },
+         [](const Config& c) { return c.gradient_checkpointing; }, {}});
+  }
+
+  std::string section_;
+  std::vector<Key> keys_;
+};
+
+const Schema& schema() {
+  static const Schema s;
+  return s;
+}
+
+}  // namespace
+
+std::string pairs_text(const Config::Pairs& pairs) {
+  Json object = Json::object();
+  for (const auto& [key, value] : pairs) object[key] = value;
+  return pairs.empty() ? "" : object.dump();
+}
+
+const std::vector<Key>& schema_keys() { return schema().keys(); }
+
+const Key* find_key(const std::string& name) { return schema().find(name); }
+
+const std::set<std::string>& ignored_keys() {
+  static const std::set<std::string> keys{
+      "do_eval", "do_predict", "overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout",
+      "plot_loss", "report_to", "trust_remote_code", "flash_attn", "use_fast_tokenizer", "cache_dir", "hf_hub_token",
+      "run_name", "push_to_hub", "hub_model_id", "logging_dir", "disable_tqdm", "tf32", "torch_compile", "use_cache",
+      "include_num_input_tokens_seen", "enable_liger_kernel", "dataloader_pin_memory", "ddp_find_unused_parameters",
+      "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
+      "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
+      "hub_private_repo", "ms_hub_token", "om_hub_token", "use_cpu", "log_on_each_node", "skip_memory_metrics",
+      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "save_safetensors", "full_determinism"};
+  return keys;
+}
+
+const std::set<std::string>& off_keys() {
+  static const std::set<std::string> keys{
+      "streaming", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
+      "quantization_bit", "disable_shuffling"};
+  return keys;
+}
+
+}  // namespace attune::train
