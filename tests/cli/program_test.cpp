@@ -219,6 +219,29 @@ TEST_F(Program, WeightsThatAreNotNumbersAreFound) {
   EXPECT_TRUE(says(r.err, "data.jsonl:")) << r.err;
 }
 
+TEST_F(Program, EvaluationTakesTheConfigurationOfARun) {
+  const std::string eval_file = work_->write("asked.jsonl", small_alpaca(3)).string(), other = work_->write("other.jsonl", small_alpaca(2)).string();
+  const std::string config = work_->write("predict.yaml", "model_name_or_path: " + at("model") + "\neval_dataset: " + eval_file + "," + other +
+                                                              "\ntemplate: default\ndo_predict: true\npredict_with_generate: true\nmax_new_tokens: 3\noutput_dir: " + at("predicted") + "\n").string();
+  work_->write("predicted/eval_results.json", R"({"eval_loss": 1.5})");
+  const Result r = run({"eval", config, "--json"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json json = parse_json(r.out, "eval");
+  EXPECT_EQ(json["questions"], 5);
+  EXPECT_EQ(json["model"], at("model"));
+  EXPECT_EQ(json["data_sets"]["other"]["questions"], 2);
+  for (const char* score : {"exact_match", "f1", "rouge_1", "rouge_2", "rouge_l", "bleu_4", "corpus_bleu_4"}) EXPECT_TRUE(json[score].is_number()) << score;
+  EXPECT_EQ(lines_of(read_file(at("predicted/generated_predictions.jsonl"))).size(), 5u);
+  // What training left in the file stays.
+  const Json written = read_json(at("predicted/eval_results.json"));
+  EXPECT_EQ(written["eval_loss"], 1.5);
+  EXPECT_EQ(written["exact_match"], json["exact_match"]);
+  expect_failure(run({"eval", "--model", at("model")}), 2, "--file is missing");
+  expect_failure(run({"eval"}), 2, "or a configuration");
+  expect_failure(run({"eval", config, "predict_with_generate=false"}), 2, "predict_with_generate is false");
+  expect_failure(run({"train", config}), 2, "dataset is missing");
+}
+
 TEST_F(Program, DataValidateStatsInspect) {
   const std::vector<std::string> settings{"model_name_or_path=" + at("model"), "template=default", "cutoff_len=96"};
   const auto data = [&](const char* verb, const std::string& file, std::vector<std::string> more = {}) {
