@@ -15,13 +15,21 @@ class LogitHook {
   virtual void backward(ops::Context& context, const Tensor& dlogits, int64_t first_row) = 0;
 };
 
+struct HeadOptions {
+  bool normalise_rows = false;  // NormHead: logits = x·ŵᵀ over rows of length 1; the saved rows are not normalised
+  float softcap = 0;            // c > 0: logits = c·tanh(logits/c)
+  float z_loss = 0;             // while training, the loss of a token grows by z_loss·(largest logit)²
+};
+
 class Head {
  public:
-  // `weight` [V,d], possibly the embedding's.
-  explicit Head(Parameter& weight) : weight_(weight) {}
+  // `weight` [V,d], possibly the embedding's (not with normalised rows: the gradient of the embedding would be
+  // projected with that of the head).
+  explicit Head(Parameter& weight, const HeadOptions& options = {});
 
   // (a) Coefficients are known: log-probabilities of the labels and, when training, every gradient in the same pass.
-  //     logp[i] is written for each target row; the gradient is that of −Σ coefficient·logp.
+  //     logp[i] is written for each target row, less z_loss·(largest logit)² while training; the gradient is that of
+  //     −Σ coefficient·logp. The hook sees logits as the loss does: behind normalised rows and the soft cap.
   void loss(Tape& tape, Value hidden, const Targets& targets, const Tensor& logp, LogitHook* hook = nullptr) const;
 
   // (b) Coefficients come later: logp as a value whose gradient f32 [1,R] drives backward; logits are computed again.
@@ -35,7 +43,19 @@ class Head {
   int64_t chunk_rows(int64_t capacity) const;
 
  private:
+  // One chunk of logits, and what their way back needs.
+  struct Chunk {
+    Tensor logits;
+    Tensor capped;  // a copy, where there is a soft cap and a backward
+  };
+  Tensor inverse_norms(ops::Context& context) const;  // f32 [1,V] on the arena, or undefined
+  Chunk chunk(ops::Context& context, const Tensor& hidden_rows, const Tensor& inverse_norms, bool backward) const;
+  void chunk_gradients(Tape& tape, const Chunk& chunk, const Tensor& inverse_norms, const Tensor& dlogits,
+                       const Tensor& hidden_rows, const Tensor& dhidden) const;
+  void finish_weight_gradient(Tape& tape, const Tensor& inverse_norms) const;
+
   Parameter& weight_;
+  HeadOptions options_;
 };
 
 }  // namespace attune::nn

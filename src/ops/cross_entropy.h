@@ -1,7 +1,7 @@
 // Token log-probabilities and their gradient, over a chunk of logits in fp32.
 //
-//   lse = log Σ_v exp(z_v),  logp = z_label − lse
-//   dz_v = coefficient·(exp(z_v − lse) − [v = label])
+//   lse = log Σ_v exp(z_v),  logp = z_label − lse − z_loss·(max_v z)²
+//   dz_v = coefficient·(exp(z_v − lse) − [v = label] + [v = argmax z]·2·z_loss·max z)
 //
 // The gradient overwrites the logits in place, in the compute dtype (a bf16 gradient lies in the first half of each
 // fp32 row). coefficient = weight/Σweight for a mean loss, −dlogp in general. Bytes: two passes over the chunk.
@@ -16,6 +16,7 @@ struct TokenLogprob {
   Tensor labels;  // i32 [1,R], each in [0,V)
   Tensor logp;    // f32 [1,R]
   Tensor lse;     // f32 [1,R]
+  float z_loss = 0;
 };
 void token_logprob(Context& context, const TokenLogprob& args);
 
@@ -25,6 +26,7 @@ struct LogitGradient {
   Tensor lse;          // f32 [1,R]
   Tensor coefficient;  // f32 [1,R]
   DType dtype = DType::f32;
+  float z_loss = 0;
 };
 // Returns the gradient: a view of the logits' memory.
 Tensor logit_gradient(Context& context, const LogitGradient& args);

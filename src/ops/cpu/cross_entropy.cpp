@@ -24,7 +24,7 @@ void token_logprob(const TokenLogprob& a) {
     }
     const float lse = highest + static_cast<float>(std::log(sum));
     a.lse.as<float>()[i] = lse;
-    a.logp.as<float>()[i] = z[labels[i]] - lse;
+    a.logp.as<float>()[i] = z[labels[i]] - lse - a.z_loss * highest * highest;
   }
 }
 
@@ -39,6 +39,8 @@ void logit_gradient(const LogitGradient& a) {
       auto* out = reinterpret_cast<G*>(a.logits.row<float>(i));
       const float lse = a.lse.as<float>()[i], c = a.coefficient.as<float>()[i];
       const float label_logit = z[labels[i]];
+      const int64_t top = a.z_loss != 0 ? std::max_element(z, z + vocab) - z : 0;
+      const float pull = a.z_loss != 0 ? 2.0f * c * a.z_loss * z[top] : 0.0f, top_logit = z[top];
       constexpr int64_t kBlock = 256;
       float block[kBlock];  // a bf16 result overtakes nothing: it is written behind what was read
       for (int64_t j = 0; j < vocab; j += kBlock) {
@@ -48,6 +50,7 @@ void logit_gradient(const LogitGradient& a) {
         for (int64_t l = 0; l < w; ++l) out[j + l] = from_float<G>(block[l]);
       }
       out[labels[i]] = from_float<G>(c * (fast_exp(label_logit - lse) - 1.0f));
+      if (a.z_loss != 0) out[top] = from_float<G>(c * (fast_exp(top_logit - lse) - (top == labels[i] ? 1.0f : 0.0f)) + pull);
     }
   });
 }
