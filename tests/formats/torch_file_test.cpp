@@ -1,0 +1,158 @@
+// pytorch_model.bin: read like safetensors, and nothing in it is ever executed (fixtures written by
+// tools/reference/torch_fixtures.py).
+#include "formats/torch_file.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "formats/model_directory.h"
+#include "formats/safetensors.h"
+#include "util/error.h"
+
+namespace attune {
+namespace {
+
+using formats::TorchFile;
+
+fs::path torch(const std::string& name) { return fs::path(ATTUNE_FIXTURES) / "torch" / name; }
+
+// What opening a file says; empty where it is accepted.
+std::string refusal(const fs::path& file) {
+  try {
+    const TorchFile opened(file);
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find(file.filename().string()), std::string::npos) << e.what();
+    return e.what();
+  }
+  return "";
+}
+
+class Torch : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::temp_directory_path() / ("attune_torch_" + std::to_string(::getpid()) + "_" +
+                                              ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(directory_);
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+  fs::path put(const std::string& bytes) const {
+    std::ofstream(directory_ / "x.bin", std::ios::binary | std::ios::trunc) << bytes;
+    return directory_ / "x.bin";
+  }
+  fs::path directory_;
+};
+
+TEST_F(Torch, ReadsEveryDtypeAsTorchAndSafetensorsDo) {
+  const formats::SafetensorsFile expected(torch("golden.safetensors"));
+  for (const char* name : {"golden.bin", "protocol4.bin"}) {
+    const TorchFile file(torch(name));
+    EXPECT_EQ(file.tensors().size(), expected.tensors().size());
+    for (const auto& want : expected.tensors()) {
+      const auto* got = file.find(want.name);
+      ASSERT_NE(got, nullptr) << want.name;
+      EXPECT_EQ(got->dtype, want.dtype) << want.name;
+      EXPECT_EQ(got->shape, want.shape) << want.name;
+      ASSERT_EQ(got->bytes, want.bytes) << want.name;
+      std::string a(got->bytes, 1), b(want.bytes, 2);
+      file.read_raw(*got, a.data());
+      expected.read_raw(want, b.data());
+      EXPECT_EQ(a, b) << want.name;
+      if (want.dtype == "I64") continue;
+      std::vector<float> x(static_cast<size_t>(want.count())), y(x.size());
+      file.read(*got, DType::f32, x.data());
+      expected.read(want, DType::f32, y.data());
+      EXPECT_EQ(x, y) << want.name;
+    }
+  }
+}
+
+TEST_F(Torch, EveryHostileFileIsRefusedByName) {
+  int refused = 0;
+  for (const auto& entry : fs::directory_iterator(torch(""))) {
+    if (!entry.path().filename().string().starts_with("bad_")) continue;
+    EXPECT_NE(refusal(entry.path()), "") << entry.path();
+    ++refused;
+  }
+  EXPECT_GE(refused, 30);
+  EXPECT_NE(refusal(torch("bad_os_system.bin")).find("system"), std::string::npos);
+  EXPECT_NE(refusal(torch("bad_eval.bin")).find("eval"), std::string::npos);
+  EXPECT_NE(refusal(torch("bad_getattr.bin")).find("getattr"), std::string::npos);
+  EXPECT_NE(refusal(torch("bad_old_format.bin")).find("1.6"), std::string::npos);
+  EXPECT_NE(refusal(torch("bad_transposed.bin")).find("contiguous"), std::string::npos);
+  EXPECT_NE(refusal(torch("bad_storage_outside.bin")).find("../../secret"), std::string::npos);
+  EXPECT_NE(refusal(torch("bad_compressed.bin")).find("compressed"), std::string::npos);
+  EXPECT_FALSE(fs::exists("/tmp/attune_was_here"));
+}
+
+TEST_F(Torch, EveryTruncationIsAnError) {
+  const std::string golden = read_file(torch("golden.bin"));
+  const fs::path path = put(golden);
+  for (size_t n = golden.size(); n-- > 0;) {
+    fs::resize_file(path, n);
+    EXPECT_NE(refusal(path), "") << "cut at " << n;
+  }
+}
+
+TEST_F(Torch, EveryBitFlipIsAnErrorOrAFileWhoseTensorsLieInside) {
+  const std::string golden = read_file(torch("golden.bin"));
+  const fs::path path = put(golden);
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);  // flipped in place
+  const auto write = [&](size_t byte, int mask) {
+    file.seekp(static_cast<std::streamoff>(byte)).put(static_cast<char>(golden[byte] ^ mask)).flush();
+  };
+  int refused = 0;
+  for (size_t byte = 0; byte < golden.size(); ++byte) {
+    for (int bit = 0; bit < 8; ++bit) {
+      write(byte, 1 << bit);
+      try {
+        const TorchFile opened(path);  // a flip in a number of a tensor, or in a name, may well be a valid file
+        for (const auto& t : opened.tensors()) EXPECT_LE(t.offset + t.bytes, golden.size());
+      } catch (const Error&) {
+        ++refused;
+      }
+    }
+    write(byte, 0);
+  }
+  EXPECT_GT(refused, 3000);
+}
+
+TEST_F(Torch, ADirectoryPrefersSafetensorsAndReadsShards) {
+  formats::ModelDirectory sharded(torch("sharded"));
+  const formats::SafetensorsFile expected(fs::path(ATTUNE_FIXTURES) / "families/mistral/model.safetensors");
+  EXPECT_TRUE(sharded.has_weights());
+  EXPECT_EQ(sharded.tensors().size(), expected.tensors().size());
+  for (const auto& [name, entry] : sharded.tensors()) {
+    const auto* want = expected.find(name);
+    ASSERT_NE(want, nullptr) << name;
+    std::vector<float> a(static_cast<size_t>(want->count())), b(a.size());
+    entry.file->read(*entry.info, DType::f32, a.data());
+    expected.read(*want, DType::f32, b.data());
+    EXPECT_EQ(a, b) << name;
+  }
+  std::ofstream(directory_ / "config.json") << "{}";
+  fs::copy_file(torch("golden.bin"), directory_ / "pytorch_model.bin");
+  EXPECT_EQ(formats::ModelDirectory(directory_).tensors().begin()->second.file->path().filename(), "pytorch_model.bin");
+  fs::copy_file(torch("golden.safetensors"), directory_ / "model.safetensors");
+  EXPECT_EQ(formats::ModelDirectory(directory_).tensors().begin()->second.file->path().filename(), "model.safetensors");
+}
+
+TEST_F(Torch, AnIndexCannotLeadOutside) {
+  fs::create_directories(directory_ / "model");
+  fs::copy_file(torch("golden.bin"), directory_ / "outside.bin");
+  std::ofstream(directory_ / "model/config.json") << "{}";
+  fs::create_symlink("../outside.bin", directory_ / "model/link.bin");
+  for (const std::string& name : {std::string("../outside.bin"), (directory_ / "outside.bin").string(), std::string("link.bin")}) {
+    std::ofstream(directory_ / "model/pytorch_model.bin.index.json", std::ios::trunc) << "{\"weight_map\":{\"bf16\":\"" << name << "\"}}";
+    try {
+      formats::ModelDirectory(directory_ / "model").tensors();
+      ADD_FAILURE() << name;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("outside of"), std::string::npos) << e.what();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace attune
