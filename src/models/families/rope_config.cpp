@@ -64,7 +64,8 @@ void read_longrope(RopeConfig& rope, const Json& s, const RopeContext& c, const 
 }
 
 // One flat object of settings; `theta` is what holds where it names none.
-RopeConfig one(const Json& s, double theta, const RopeContext& c, const std::string& where) {
+RopeConfig one(const Json& s, double theta, const RopeContext& c, const std::string& place) {
+  std::string where = place;
   RopeConfig rope;
   rope.theta = positive(s, "rope_theta", theta, where);
   rope.partial_rotary_factor = number_or(s, "partial_rotary_factor", c.partial_rotary_factor, where);
@@ -80,6 +81,7 @@ RopeConfig one(const Json& s, double theta, const RopeContext& c, const std::str
   }
   rope.type = it->second;
   if (rope.type == Type::standard) return rope;
+  where += " (" + name + ")";
   // Dynamic scaling begins where the model ends; the others know the length that it was trained with first.
   const double original = c.original_max_positions > 0 ? c.original_max_positions : number_or(s, "original_max_position_embeddings", c.max_positions, where);
   rope.original_max_position_embeddings = rope.type == Type::dynamic ? c.max_positions : original;
@@ -89,8 +91,8 @@ RopeConfig one(const Json& s, double theta, const RopeContext& c, const std::str
     read_longrope(rope, s, c, where);
     return rope;
   }
-  const double implied = rope.type == Type::yarn ? c.max_positions / rope.original_max_position_embeddings : 0;
-  rope.factor = positive(s, "factor", implied, where);
+  const double ratio = c.max_positions / rope.original_max_position_embeddings;
+  rope.factor = positive(s, "factor", rope.type == Type::yarn && ratio > 1 ? ratio : 0, where);
   if (rope.type == Type::llama3) check_llama3(rope, s, where);
   if (rope.type == Type::yarn) read_yarn(rope, s, where);
   if (rope.type == Type::dynamic && (rope.factor < 1 || rope.rotary_dim(c.head_dim) < 4))
