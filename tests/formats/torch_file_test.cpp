@@ -118,6 +118,24 @@ TEST_F(Torch, EveryBitFlipIsAnErrorOrAFileWhoseTensorsLieInside) {
   EXPECT_GT(refused, 3000);
 }
 
+// Sets the four bytes at `offset` from the name of the last entry of the directory that ends so.
+void patch(std::string& bytes, const std::string& name, int64_t offset, uint32_t value) {
+  const size_t at = bytes.rfind(name);
+  ASSERT_NE(at, std::string::npos);
+  const size_t begin = bytes.rfind("PK\1\2", at);  // the record of the directory
+  for (size_t i = 0; i < 4; ++i) bytes[begin + static_cast<size_t>(offset) + i] = static_cast<char>(value >> (8 * i));
+}
+
+TEST_F(Torch, EntriesOfTheArchiveStayInsideAndApart) {
+  const std::string golden = read_file(torch("bad_storage_missing.bin"));  // a plain archive of two entries
+  std::string large = golden, shifted = golden;
+  for (int64_t field : {20, 24}) patch(large, "data/0", field, 1'000'000);
+  EXPECT_NE(refusal(put(large)).find("beyond the archive"), std::string::npos);
+  // The pickle's content reaches into the entry behind it.
+  for (int64_t field : {20, 24}) patch(shifted, "data.pkl", field, static_cast<uint32_t>(golden.find("PK\3\4", 4)));
+  EXPECT_NE(refusal(put(shifted)).find("overlap"), std::string::npos) << refusal(put(shifted));
+}
+
 TEST_F(Torch, ADirectoryPrefersSafetensorsAndReadsShards) {
   formats::ModelDirectory sharded(torch("sharded"));
   const formats::SafetensorsFile expected(fs::path(ATTUNE_FIXTURES) / "families/mistral/model.safetensors");
