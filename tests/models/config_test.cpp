@@ -172,6 +172,32 @@ TEST(Config, LayerTypesMustFitTheLayers) {
     EXPECT_NE(types(bad).find("layer_types"), std::string::npos) << bad.dump();
 }
 
+TEST(Config, WindowsAreThoseThatTransformersReads) {
+  const auto windows = [](const char* family, const Json& changes) {
+    Json c = read_json(fixture("models/llama2_tiny/config.json"));
+    c["model_type"] = family;
+    c["num_hidden_layers"] = 4;
+    c.update(changes);
+    const DecoderConfig config = models::parse_config(c, "config.json");
+    std::vector<int64_t> out;
+    for (int64_t i = 0; i < 4; ++i) out.push_back(config.slides(i) ? config.sliding_window : 0);
+    return out;
+  };
+  using Windows = std::vector<int64_t>;
+  EXPECT_EQ(windows("mistral", {{"sliding_window", 9}}), (Windows{9, 9, 9, 9}));
+  EXPECT_EQ(windows("mistral", {{"sliding_window", nullptr}}), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("mistral", Json::object()), (Windows{4096, 4096, 4096, 4096}));
+  EXPECT_EQ(windows("qwen2", {{"sliding_window", 9}, {"max_window_layers", 1}}), (Windows{0, 0, 0, 0})) << "not in use";
+  EXPECT_EQ(windows("qwen2", {{"sliding_window", 9}, {"max_window_layers", 3}, {"use_sliding_window", true}}), (Windows{0, 0, 0, 9}));
+  const Json gemma = {{"sliding_window", 9}, {"head_dim", 8}, {"hidden_act", nullptr}};
+  EXPECT_EQ(windows("gemma2", gemma), (Windows{9, 0, 9, 0}));
+  Json gemma3 = gemma;
+  gemma3["sliding_window_pattern"] = 3;
+  EXPECT_EQ(windows("gemma3_text", gemma3), (Windows{9, 9, 0, 9}));
+  EXPECT_EQ(windows("phi3", {{"sliding_window", 9}}), (Windows{9, 9, 9, 9}));
+  EXPECT_EQ(windows("phi3", Json::object()), (Windows{0, 0, 0, 0}));
+}
+
 TEST(Config, RotaryScalingsMustMakeSense) {
   const auto rope = [](const Json& settings) {
     return refusal([&](Json& c) { c["rope_parameters"] = settings; });
