@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "formats/torch_file.h"
 #include "util/error.h"
 
 namespace attune::formats {
@@ -10,6 +11,8 @@ namespace {
 
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kTorchIndex = "pytorch_model.bin.index.json";
+constexpr const char* kTorchSingle = "pytorch_model.bin";
 
 }  // namespace
 
@@ -25,7 +28,18 @@ ModelDirectory::ModelDirectory(const fs::path& directory) : path_(directory) {
 
 ModelDirectory::~ModelDirectory() = default;
 
-bool ModelDirectory::has_weights() const { return fs::exists(path_ / kSingle) || fs::exists(path_ / kIndex); }
+bool ModelDirectory::has_weights() const {
+  for (const char* name : {kIndex, kSingle, kTorchIndex, kTorchSingle})
+    if (fs::exists(path_ / name)) return true;
+  return false;
+}
+
+const TensorFile& ModelDirectory::open(const std::string& name, const std::string& source) {
+  const fs::path file = safe_child(path_, name, source);
+  if (name.ends_with(".bin")) files_.push_back(std::make_unique<TorchFile>(file));
+  else files_.push_back(std::make_unique<SafetensorsFile>(file));
+  return *files_.back();
+}
 
 const std::map<std::string, ModelDirectory::Entry>& ModelDirectory::tensors() {
   if (!opened_) open_weights();
@@ -33,14 +47,17 @@ const std::map<std::string, ModelDirectory::Entry>& ModelDirectory::tensors() {
 }
 
 void ModelDirectory::open_weights() {
-  if (fs::exists(path_ / kIndex)) {
-    open_shards(path_ / kIndex);
-  } else if (fs::exists(path_ / kSingle)) {
-    files_.push_back(std::make_unique<SafetensorsFile>(safe_child(path_, kSingle, path_.string())));
-    for (const TensorInfo& t : files_[0]->tensors()) tensors_[t.name] = {files_[0].get(), &t};
+  const char* found = nullptr;
+  for (const char* name : {kIndex, kSingle, kTorchIndex, kTorchSingle})
+    if (!found && fs::exists(path_ / name)) found = name;
+  if (!found)
+    refuse("{}: has no weights: none of {}, {}, {} and {}. Other formats (GGUF) are not read; convert them to safetensors",
+           path_.string(), kSingle, kIndex, kTorchSingle, kTorchIndex);
+  if (found == kIndex || found == kTorchIndex) {
+    open_shards(path_ / found);
   } else {
-    refuse("{}: has no {} and no {}. Weights in another format (pytorch_model.bin, GGUF) are not read; convert them to "
-           "safetensors", path_.string(), kSingle, kIndex);
+    const TensorFile& file = open(found, path_.string());
+    for (const TensorInfo& t : file.tensors()) tensors_[t.name] = {&file, &t};
   }
   opened_ = true;
 }
@@ -49,14 +66,11 @@ void ModelDirectory::open_shards(const fs::path& index) {
   const Json root = read_json(index);
   if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object())
     fail("{}: needs an object \"weight_map\" from tensor names to files", index.string());
-  std::map<std::string, const SafetensorsFile*> by_name;
+  std::map<std::string, const TensorFile*> by_name;
   for (const auto& [tensor, file] : root["weight_map"].items()) {
     if (!file.is_string()) fail("{}: weight_map \"{}\" must name a file", index.string(), tensor);
     const std::string name = file.get<std::string>();
-    if (!by_name.count(name)) {
-      files_.push_back(std::make_unique<SafetensorsFile>(safe_child(path_, name, index.string())));
-      by_name[name] = files_.back().get();
-    }
+    if (!by_name.count(name)) by_name[name] = &open(name, index.string());
     const TensorInfo* info = by_name[name]->find(tensor);
     if (!info) fail("{}: tensor \"{}\" is said to be in {} but is not", index.string(), tensor, name);
     tensors_[tensor] = {by_name[name], info};

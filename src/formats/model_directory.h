@@ -1,4 +1,5 @@
-// A Hugging Face model directory: config.json, weights (one safetensors file, or shards with an index), tokenizer files.
+// A Hugging Face model directory: config.json, weights (safetensors or torch's pytorch_model.bin, one file or shards with
+// an index; safetensors where there are both), tokenizer files.
 #pragma once
 
 #include <map>
@@ -23,7 +24,7 @@ class ModelDirectory {
   bool has_weights() const;
 
   struct Entry {
-    const SafetensorsFile* file;
+    const TensorFile* file;
     const TensorInfo* info;
   };
   const std::map<std::string, Entry>& tensors();
@@ -33,10 +34,11 @@ class ModelDirectory {
  private:
   void open_weights();
   void open_shards(const fs::path& index);
+  const TensorFile& open(const std::string& name, const std::string& source);
 
   fs::path path_;
   std::unique_ptr<Json> config_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Entry> tensors_;
   bool opened_ = false;
 };

@@ -7,41 +7,20 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "tensor/dtype.h"
-#include "util/files.h"
+#include "formats/tensor_file.h"
 
 namespace attune::formats {
 
-struct TensorInfo {
-  std::string name;
-  std::string dtype;           // as written: "F32", "BF16", "F16", "I64" …
-  std::vector<int64_t> shape;  // may be empty (a scalar) or hold zeros
-  uint64_t offset = 0;         // from the start of the file
-  uint64_t bytes = 0;
-  int64_t count() const;
-};
-
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
   explicit SafetensorsFile(const fs::path& file);
 
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in file order
-  const TensorInfo* find(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const fs::path& path() const { return reader_.path(); }
-
-  // Reads a floating-point tensor into `into`, converting from F32, BF16, F16 or F64; streams through a small buffer.
-  void read(const TensorInfo& tensor, DType as, void* into) const;
-  void read_raw(const TensorInfo& tensor, void* into) const { reader_.read_at(tensor.offset, into, tensor.bytes); }
 
  private:
-  FileReader reader_;
-  std::vector<TensorInfo> tensors_;
-  std::map<std::string, size_t> by_name_;
   std::map<std::string, std::string> metadata_;
 };
 

@@ -77,7 +77,9 @@ void Generator::ensure_positions(int64_t positions) {
   model_->prepare(Arena::Kind::real, positions_);
 }
 
-Tensor Generator::forward_last(const std::vector<int32_t>& tokens, models::KvCache& cache) {
+Tensor Generator::forward_last(const std::vector<int32_t>& ids, models::KvCache& cache) {
+  if (!model_->cache_keeps(cache.length, static_cast<int64_t>(ids.size()))) cache.length = 0;
+  const std::vector<int32_t> tokens(ids.begin() + cache.length, ids.end());
   const auto n = static_cast<int64_t>(tokens.size());
   std::vector<int32_t> positions(tokens.size());
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(cache.length + static_cast<int64_t>(i));
@@ -108,12 +110,12 @@ Generation Generator::generate(const std::vector<int32_t>& prompt, const Generat
   cache_memory_->release(0);
   models::KvCache cache = model_->make_cache(*cache_memory_, capacity, compute_);
   Generation out;
-  std::vector<int32_t> next = prompt;
+  std::vector<int32_t> ids = prompt;
   for (int64_t i = 0; i < options.max_new_tokens; ++i) {
     ArenaScope scope(*arena_);
     // Tables grow with the text: the most that is allowed is seldom reached.
-    ensure_positions(cache.length + static_cast<int64_t>(next.size()));
-    const Tensor logits = forward_last(next, cache);
+    ensure_positions(static_cast<int64_t>(ids.size()));
+    const Tensor logits = forward_last(ids, cache);
     if (!std::all_of(logits.as<float>(), logits.as<float>() + c.vocab_size, [](float x) { return std::isfinite(x); }))
       fail("{}: the logits behind token {} are not finite: the weights are damaged, or too large for this precision", directory_, cache.length);
     const int32_t id = sample(logits.as<float>(), c.vocab_size, options.temperature, options.top_k, options.top_p, options.seed,
@@ -124,7 +126,7 @@ Generation Generator::generate(const std::vector<int32_t>& prompt, const Generat
     }
     out.ids.push_back(id);
     if (on_token) on_token(id);
-    next = {id};
+    ids.push_back(id);
   }
   return out;
 }

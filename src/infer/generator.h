@@ -48,8 +48,8 @@ class Generator {
   std::vector<float> score(const std::vector<int32_t>& ids);
 
  private:
-  // Logits of the last of `tokens`, which continue the cache.
-  Tensor forward_last(const std::vector<int32_t>& tokens, models::KvCache& cache);
+  // Logits behind `ids`, of which the cache holds the first cache.length; it then holds all of them.
+  Tensor forward_last(const std::vector<int32_t>& ids, models::KvCache& cache);
   void check_prompt(const std::vector<int32_t>& ids) const;
   void ensure_positions(int64_t positions);
 

@@ -1,7 +1,9 @@
 #include "models/decoder.h"
 
+#include <array>
 #include <cmath>
 
+#include "ops/rope.h"
 #include "util/error.h"
 #include "util/rng.h"
 
@@ -13,63 +15,62 @@ constexpr uint64_t kEmbeddingSite = ~uint64_t{0}, kNoiseSite = ~uint64_t{1};
 
 }  // namespace
 
-std::vector<float> rope_inverse_frequencies(const RopeConfig& rope, int64_t head_dim) {
-  std::vector<float> out;
-  for (int64_t i = 0; i < head_dim / 2; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(head_dim);
-    float f = 1.0f / std::pow(static_cast<float>(rope.theta), exponent);
-    if (rope.type == RopeConfig::Type::llama3) {
-      // Long wavelengths are stretched by `factor`, short ones kept, those between blended (Llama 3.1 release).
-      const double wavelength = 2.0 * M_PI / f, context = rope.original_max_position_embeddings;
-      if (wavelength > context / rope.low_freq_factor) {
-        f = static_cast<float>(f / rope.factor);
-      } else if (wavelength >= context / rope.high_freq_factor) {
-        const double smooth = (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-        f = static_cast<float>((1 - smooth) * f / rope.factor + smooth * f);
-      }
-    }
-    out.push_back(f);
+Decoder::Decoder(DecoderConfig config) : config_(std::move(config)) {
+  const int64_t v = config_.vocab_size, d = config_.hidden_size;
+  embedding_ = &parameters_.add("model.embed_tokens.weight", {v, d});
+  for (int64_t i = 0; i < config_.num_hidden_layers; ++i) layers_.push_back(add_layer(i));
+  final_norm_ = add_norm("model.norm.weight", d);
+  head_weight_ = config_.tie_word_embeddings ? embedding_ : &parameters_.add("lm_head.weight", {v, d});
+  head_ = std::make_unique<nn::Head>(*head_weight_, nn::HeadOptions{config_.norm_head, config_.logit_softcap, config_.z_loss_weight});
+  if (config_.positions == PositionEncoding::alibi) {
+    alibi_ = alibi_slopes(config_.num_attention_heads);
+    return;
   }
-  return out;
+  const auto add = [&](const RopeConfig& rope) {
+    rotary_.push_back({rope, rope_inverse_frequencies(rope, config_.head_dim), rope_long_frequencies(rope, config_.head_dim), {}});
+  };
+  add(config_.rope);
+  if (config_.local_rope) add(*config_.local_rope);
 }
 
-Decoder::Decoder(DecoderConfig config) : config_(std::move(config)) {
-  embedding_ = &parameters_.add("model.embed_tokens.weight", {config_.vocab_size, config_.hidden_size});
-  for (int64_t i = 0; i < config_.num_hidden_layers; ++i) layers_.push_back(add_layer(i));
-  final_norm_ = &parameters_.add("model.norm.weight", {config_.hidden_size});
-  head_weight_ = config_.tie_word_embeddings
-                     ? embedding_
-                     : &parameters_.add("lm_head.weight", {config_.vocab_size, config_.hidden_size});
-  head_ = std::make_unique<nn::Head>(*head_weight_);
+nn::Norm Decoder::add_norm(const std::string& name, int64_t size) {
+  return {&parameters_.add(name, {size}), config_.rms_norm_eps, config_.norm_offset};
 }
 
 Decoder::Layer Decoder::add_layer(int64_t index) {
   const std::string prefix = fmt::format("model.layers.{}.", index);
   const int64_t d = config_.hidden_size, q = config_.num_attention_heads * config_.head_dim,
                 kv = config_.num_key_value_heads * config_.head_dim, ff = config_.intermediate_size;
-  const auto bias = [&](bool wanted, const std::string& name, int64_t size) {
-    std::vector<nn::Parameter*> group;
-    if (wanted) group.push_back(&parameters_.add(prefix + name, {size}));
-    return group;
+  struct Part {
+    std::string name;
+    int64_t rows;
+  };
+  const auto linear = [&](const std::string& module, const std::vector<Part>& parts, int64_t columns, bool bias) {
+    std::vector<nn::ParameterStore::Spec> weights, biases;
+    for (const Part& p : parts) weights.push_back({prefix + module + p.name + ".weight", {p.rows, columns}});
+    for (const Part& p : parts) biases.push_back({prefix + module + p.name + ".bias", {p.rows}});
+    nn::Linear layer;
+    layer.weights = parameters_.add_group(weights);
+    if (bias) layer.biases = parameters_.add_group(biases);
+    return layer;
   };
   Layer layer;
-  layer.input_norm = &parameters_.add(prefix + "input_layernorm.weight", {d});
-  layer.qkv.weights = parameters_.add_group({{prefix + "self_attn.q_proj.weight", {q, d}},
-                                             {prefix + "self_attn.k_proj.weight", {kv, d}},
-                                             {prefix + "self_attn.v_proj.weight", {kv, d}}});
-  if (config_.qkv_bias)
-    layer.qkv.biases = parameters_.add_group({{prefix + "self_attn.q_proj.bias", {q}},
-                                              {prefix + "self_attn.k_proj.bias", {kv}},
-                                              {prefix + "self_attn.v_proj.bias", {kv}}});
-  layer.o.weights = {&parameters_.add(prefix + "self_attn.o_proj.weight", {d, q})};
-  layer.o.biases = bias(config_.o_bias, "self_attn.o_proj.bias", d);
-  layer.post_attention_norm = &parameters_.add(prefix + "post_attention_layernorm.weight", {d});
-  layer.gate_up.weights = parameters_.add_group({{prefix + "mlp.gate_proj.weight", {ff, d}},
-                                                 {prefix + "mlp.up_proj.weight", {ff, d}}});
-  if (config_.mlp_bias)
-    layer.gate_up.biases = parameters_.add_group({{prefix + "mlp.gate_proj.bias", {ff}}, {prefix + "mlp.up_proj.bias", {ff}}});
-  layer.down.weights = {&parameters_.add(prefix + "mlp.down_proj.weight", {d, ff})};
-  layer.down.biases = bias(config_.mlp_bias, "mlp.down_proj.bias", d);
+  layer.input_norm = add_norm(prefix + "input_layernorm.weight", d);
+  layer.qkv = config_.fused_qkv.empty()
+                  ? linear("self_attn.", {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}}, d, config_.qkv_bias)
+                  : linear("self_attn.", {{config_.fused_qkv, q + 2 * kv}}, d, config_.qkv_bias);
+  if (config_.qk_norm) {
+    layer.q_norm = add_norm(prefix + "self_attn.q_norm.weight", config_.head_dim);
+    layer.k_norm = add_norm(prefix + "self_attn.k_norm.weight", config_.head_dim);
+  }
+  layer.o = linear("self_attn.", {{"o_proj", d}}, q, config_.o_bias);
+  // With norms behind attention and MLP, "post_attention" is the one behind attention.
+  if (config_.post_norms) layer.attention_out = add_norm(prefix + "post_attention_layernorm.weight", d);
+  layer.mlp_norm = add_norm(prefix + (config_.post_norms ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight"), d);
+  layer.gate_up = config_.fused_gate_up ? linear("mlp.", {{"gate_up_proj", 2 * ff}}, d, config_.mlp_bias)
+                                        : linear("mlp.", {{"gate_proj", ff}, {"up_proj", ff}}, d, config_.mlp_bias);
+  layer.down = linear("mlp.", {{"down_proj", d}}, ff, config_.mlp_bias);
+  if (config_.post_norms) layer.mlp_out = add_norm(prefix + "post_feedforward_layernorm.weight", d);
   return layer;
 }
 
@@ -82,22 +83,60 @@ nn::Linear& Decoder::layer_linear(int64_t layer, const std::string& name) {
   fail("internal error: a decoder block has no linear layer \"{}\"", name);
 }
 
+const Decoder::Rotary* Decoder::rotary_of(int64_t layer) const {
+  if (rotary_.empty()) return nullptr;
+  return &rotary_[rotary_.size() > 1 && config_.slides(layer) ? 1 : 0];
+}
+
 uint64_t Decoder::prepare(Arena::Kind kind, int64_t positions) {
-  const int64_t d = config_.head_dim;
-  tables_ = std::make_unique<Arena>(kind, static_cast<uint64_t>(positions * d) * sizeof(float) + 64);
-  rope_table_ = tables_->matrix(Rows::exactly(positions), d, DType::f32);
-  if (kind == Arena::Kind::dry) return tables_->used();
-  const std::vector<float> frequency = rope_inverse_frequencies(config_.rope, d);
+  uint64_t bytes = 0;
+  for (const Rotary& r : rotary_) bytes += static_cast<uint64_t>(positions * r.config.rotary_dim(config_.head_dim)) * sizeof(float) + 64;
+  tables_ = std::make_unique<Arena>(kind, bytes);
+  for (Rotary& r : rotary_) {
+    if (r.config.by_length()) continue;
+    const int64_t d = r.config.rotary_dim(config_.head_dim);
+    r.table = tables_->matrix(Rows::exactly(positions), d, DType::f32);
+    if (kind == Arena::Kind::dry) continue;
+    const auto scale = static_cast<float>(r.config.attention_factor);
 #pragma omp parallel for
-  for (int64_t p = 0; p < positions; ++p) {
-    float* row = rope_table_.row<float>(p);
-    for (int64_t i = 0; i < d / 2; ++i) {
-      const float angle = static_cast<float>(p) * frequency[static_cast<size_t>(i)];
-      row[i] = std::cos(angle);
-      row[i + d / 2] = std::sin(angle);
+    for (int64_t p = 0; p < positions; ++p) {
+      float* row = r.table.row<float>(p);
+      for (int64_t i = 0; i < d / 2; ++i) {
+        const float angle = static_cast<float>(p) * r.frequencies[static_cast<size_t>(i)];
+        row[i] = scale * std::cos(angle);
+        row[i + d / 2] = scale * std::sin(angle);
+      }
     }
   }
   return tables_->used();
+}
+
+const Tensor* Decoder::table_of(nn::Tape& tape, const Rotary& r, const nn::Stream& stream, bool cached) const {
+  if (!r.config.by_length()) return &r.table;
+  // The rows of a cached sequence count from its beginning: its length is what frequencies follow.
+  const Rows rows = cached ? Rows::exactly(stream.past + stream.rows.count) : stream.rows;
+  nn::Value table = tape.make(rows, r.config.rotary_dim(config_.head_dim), DType::f32, false);
+  tape.keep(table);
+  ops::RopeTable args;
+  args.table = table->value;
+  args.cu_seqlens = cached ? stream.cu_keys : stream.cu_seqlens;
+  args.frequency = r.frequencies.data();
+  args.long_frequency = r.long_frequencies.empty() ? nullptr : r.long_frequencies.data();
+  args.limit = static_cast<int64_t>(r.config.original_max_position_embeddings);
+  args.theta = r.config.theta;
+  args.factor = r.config.factor;
+  args.scale = static_cast<float>(r.config.attention_factor);
+  ops::rope_table(tape.context(), args);
+  return &table->value;
+}
+
+bool Decoder::cache_keeps(int64_t length, int64_t longer) const {
+  for (const Rotary& r : rotary_) {
+    const auto limit = static_cast<int64_t>(r.config.original_max_position_embeddings);
+    if (r.config.type == RopeConfig::Type::dynamic && longer > limit && length > 0) return false;
+    if (r.config.type == RopeConfig::Type::longrope && length > 0 && length <= limit && longer > limit) return false;
+  }
+  return true;
 }
 
 KvCache Decoder::make_cache(Arena& arena, int64_t capacity, DType compute) const {
@@ -109,61 +148,83 @@ KvCache Decoder::make_cache(Arena& arena, int64_t capacity, DType compute) const
   return cache;
 }
 
-nn::Value Decoder::block(nn::Tape& tape, const Layer& layer, int64_t index, nn::Value x, const nn::Stream& stream,
-                         const ForwardOptions& options) const {
-  const auto site = [&](uint64_t n) { return mix_key(options.dropout_key, static_cast<uint64_t>(index), n); };
+nn::AttentionCall Decoder::attention_call(const nn::Tape& tape, const BlockCall& b) const {
+  const nn::Stream& stream = *b.stream;
   nn::AttentionCall call;
   call.shape.heads = config_.num_attention_heads;
   call.shape.kv_heads = config_.num_key_value_heads;
   call.shape.head_dim = config_.head_dim;
-  call.shape.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  call.shape.scale = config_.attention_scale > 0 ? config_.attention_scale : 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  call.shape.softcap = config_.attention_softcap;
+  call.shape.window = config_.slides(b.index) ? config_.sliding_window : 0;
+  call.shape.alibi = alibi_.empty() ? nullptr : alibi_.data();
   call.shape.max_q = stream.max_seqlen;
   call.shape.max_k = stream.max_seqlen + stream.past;
-  if (tape.training()) call.shape.dropout = options.attention_dropout;
-  call.shape.dropout_key = site(0);
+  if (tape.training()) call.shape.dropout = b.options->attention_dropout;
+  call.shape.dropout_key = mix_key(b.options->dropout_key, static_cast<uint64_t>(b.index), 0);
   call.shape.sample_ids = stream.sample_ids;
   call.shape.positions = stream.positions;
   call.stream = &stream;
-  call.rope_table = &rope_table_;
-  call.cache = options.cache ? &options.cache->layers[static_cast<size_t>(index)] : nullptr;
+  call.rope_table = b.rope_table;
+  call.rope_by_token = b.rope_table && rotary_of(b.index)->config.by_length();
+  call.cache = b.options->cache ? &b.options->cache->layers[static_cast<size_t>(b.index)] : nullptr;
+  return call;
+}
+
+nn::Value Decoder::block(nn::Tape& tape, nn::Value x, const BlockCall& b) const {
+  const Layer& layer = *b.layer;
+  const ForwardOptions& options = *b.options;
+  const auto site = [&](uint64_t n) { return mix_key(options.dropout_key, static_cast<uint64_t>(b.index), n); };
+  const nn::AttentionCall call = attention_call(tape, b);
+  const bool post_norms = config_.post_norms;
 
   nn::Value delta = tape.make(x->value.rows, config_.hidden_size, x->value.dtype, true);
   {
     nn::Tape::Scope scope(tape);
-    nn::Value n = nn::rms_norm(tape, x, *layer.input_norm, config_.rms_norm_eps);
+    nn::Value n = nn::rms_norm(tape, x, layer.input_norm);
     nn::Value qkv = nn::linear(tape, n, layer.qkv);
+    if (config_.qk_norm) qkv = nn::qk_norm(tape, qkv, layer.q_norm, layer.k_norm, call.shape);
     nn::Value a = nn::attention(tape, qkv, call);
-    nn::linear(tape, a, layer.o, delta);
+    nn::Value o = nn::linear(tape, a, layer.o, post_norms ? nullptr : delta);
+    if (post_norms) nn::rms_norm(tape, o, layer.attention_out, delta);
   }
-  delta = nn::dropout(tape, delta, options.hidden_dropout, site(1), stream);
+  delta = nn::dropout(tape, delta, options.hidden_dropout, site(1), *b.stream);
   nn::Value h = nn::add(tape, x, delta);
 
   delta = tape.make(x->value.rows, config_.hidden_size, x->value.dtype, true);
   {
     nn::Tape::Scope scope(tape);
-    nn::Value n = nn::rms_norm(tape, h, *layer.post_attention_norm, config_.rms_norm_eps);
+    nn::Value n = nn::rms_norm(tape, h, layer.mlp_norm);
     nn::Value gate_up = nn::linear(tape, n, layer.gate_up);
-    nn::Value act = nn::swiglu(tape, gate_up);
-    nn::linear(tape, act, layer.down, delta);
+    nn::Value act = nn::swiglu(tape, gate_up, config_.activation);
+    nn::Value down = nn::linear(tape, act, layer.down, post_norms ? nullptr : delta);
+    if (post_norms) nn::rms_norm(tape, down, layer.mlp_out, delta);
   }
-  delta = nn::dropout(tape, delta, options.hidden_dropout, site(2), stream);
+  delta = nn::dropout(tape, delta, options.hidden_dropout, site(2), *b.stream);
   return nn::add(tape, h, delta);
 }
 
 nn::Value Decoder::forward(nn::Tape& tape, const nn::Stream& stream, DType compute, const ForwardOptions& options) {
-  nn::Value x = nn::embedding(tape, stream.tokens, stream.rows, *embedding_, compute);
+  // transformers rounds the scale to the dtype of the weights before it multiplies.
+  float scale = 1;
+  uint32_t rounded = 0;
+  convert(&config_.embedding_scale, DType::f32, &rounded, compute, 1);
+  convert(&rounded, compute, &scale, DType::f32, 1);
+  nn::Value x = nn::embedding(tape, *embedding_, {stream.tokens, stream.rows, compute, scale});
   nn::embedding_noise(tape, x, options.neftune_noise_alpha, mix_key(options.dropout_key, kNoiseSite), stream);
   x = nn::dropout(tape, x, options.embedding_dropout, mix_key(options.dropout_key, kEmbeddingSite), stream);
   tape.reserve_gradient(x);
-  const nn::Stream* s = &stream;
-  const ForwardOptions* o = &options;
+  std::array<const Tensor*, 2> tables{};
+  for (size_t r = 0; r < rotary_.size(); ++r) tables[r] = table_of(tape, rotary_[r], stream, options.cache != nullptr);
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
-    const Layer* layer = &layers_[static_cast<size_t>(i)];
+    const Rotary* rotary = rotary_of(i);
+    const BlockCall call{&layers_[static_cast<size_t>(i)], i, &stream, &options,
+                         rotary ? tables[static_cast<size_t>(rotary - rotary_.data())] : nullptr};
     nn::Tape* t = &tape;
     const Decoder* self = this;
-    x = tape.block(static_cast<int>(i), x, [t, self, layer, i, s, o](nn::Value in) { return self->block(*t, *layer, i, in, *s, *o); });
+    x = tape.block(static_cast<int>(i), x, [t, self, call](nn::Value in) { return self->block(*t, in, call); });
   }
-  return nn::rms_norm(tape, x, *final_norm_, config_.rms_norm_eps);
+  return nn::rms_norm(tape, x, final_norm_);
 }
 
 }  // namespace attune::models

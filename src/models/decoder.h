@@ -1,6 +1,9 @@
-// The decoder-only transformer that Llama, Qwen2 and their relatives are. One block:
+// The decoder-only transformer that Llama, Qwen and their relatives are. One block:
 //
 //   h = x + O(attention(rope(QKV(norm(x)))))        y = h + Down(silu(Gate(norm(h))) · Up(norm(h)))
+//
+// What a family does differently is a field of DecoderConfig: norms of q and k, norms behind attention and MLP, sliding
+// windows, ALiBi, soft caps.
 #pragma once
 
 #include <memory>
@@ -49,28 +52,54 @@ class Decoder {
   // `options` are read again in backward: they must live until it is done.
   nn::Value forward(nn::Tape& tape, const nn::Stream& stream, DType compute, const ForwardOptions& options);
 
+  // Whether a cache of `length` tokens still stands when the sequence grows to `longer`. Where rotary frequencies follow the
+  // sequence's length, all of it must run again once they change: with LongRoPE once, with dynamic scaling for every
+  // token beyond max_position_embeddings.
+  bool cache_keeps(int64_t length, int64_t longer) const;
+
   // Memory of a KV cache, from an arena that outlives it.
   KvCache make_cache(Arena& arena, int64_t capacity, DType compute) const;
 
  private:
   struct Layer {
-    nn::Parameter *input_norm, *post_attention_norm;
+    nn::Norm input_norm, mlp_norm;
+    nn::Norm q_norm, k_norm;       // undefined weights where there is none
+    nn::Norm attention_out, mlp_out;
     nn::Linear qkv, o, gate_up, down;
+  };
+  // Rotary frequencies of a kind of layer.
+  struct Rotary {
+    RopeConfig config;
+    std::vector<float> frequencies, long_frequencies;
+    Tensor table;  // by position; undefined where frequencies depend on the sequence's length
+  };
+  // What a block needs beside its input; small and copied into the tape's closure.
+  struct BlockCall {
+    const Layer* layer;
+    int64_t index;
+    const nn::Stream* stream;
+    const ForwardOptions* options;
+    const Tensor* rope_table;
   };
 
   Layer add_layer(int64_t index);
-  nn::Value block(nn::Tape& tape, const Layer& layer, int64_t index, nn::Value x, const nn::Stream& stream,
-                  const ForwardOptions& options) const;
+  nn::Norm add_norm(const std::string& name, int64_t size);
+  const Rotary* rotary_of(int64_t layer) const;  // nullptr without rotation
+  // The table by token of one stream, on the tape; undefined where there is one by position.
+  const Tensor* table_of(nn::Tape& tape, const Rotary& rotary, const nn::Stream& stream, bool cached) const;
+  nn::AttentionCall attention_call(const nn::Tape& tape, const BlockCall& call) const;
+  nn::Value block(nn::Tape& tape, nn::Value x, const BlockCall& call) const;
 
   DecoderConfig config_;
   nn::ParameterStore parameters_;
   nn::Parameter* embedding_ = nullptr;
-  nn::Parameter* final_norm_ = nullptr;
+  nn::Norm final_norm_;
   nn::Parameter* head_weight_ = nullptr;
   std::vector<Layer> layers_;
   std::unique_ptr<nn::Head> head_;
   std::unique_ptr<Arena> tables_;
-  Tensor rope_table_;
+  std::vector<Rotary> rotary_;  // of all layers; where they differ, of the sliding ones behind that of the others
+  std::vector<float> alibi_;    // slopes
 };
 
 }  // namespace attune::models

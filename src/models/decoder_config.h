@@ -2,20 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "models/rope.h"
+#include "ops/swiglu.h"
+
 namespace attune::models {
 
-struct RopeConfig {
-  double theta = 10000;
-  enum class Type { standard, llama3 } type = Type::standard;
-  // llama3 scaling
-  double factor = 1, low_freq_factor = 1, high_freq_factor = 4, original_max_position_embeddings = 8192;
-};
+enum class PositionEncoding { rope, alibi };
 
 struct DecoderConfig {
-  std::string family;  // "llama", "qwen2"
+  std::string family;  // model_type: "llama", "qwen2" …
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t num_hidden_layers = 0;
@@ -24,16 +23,40 @@ struct DecoderConfig {
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
-  float rms_norm_eps = 1e-6f;
-  bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  bool tie_word_embeddings = false;
-  float attention_dropout = 0;
   float initializer_range = 0.02f;
-  RopeConfig rope;
   std::vector<int64_t> eos_token_ids;  // from config.json; may be empty
-};
 
-// 1/θ^(2i/d) with the family's scaling, one per pair of dimensions, in fp32 as transformers computes them.
-std::vector<float> rope_inverse_frequencies(const RopeConfig& rope, int64_t head_dim);
+  // Norms
+  float rms_norm_eps = 1e-6f;
+  float norm_offset = 0;    // 1 where norm weights are stored centred on 0
+  bool qk_norm = false;     // every head of q and k is normed, before positions
+  bool post_norms = false;  // what attention and MLP return is normed too, before it is added
+
+  // Attention
+  bool qkv_bias = false, o_bias = false;
+  std::string fused_qkv;      // q‖k‖v are saved as this one tensor ("W_pack"); empty: as three
+  float attention_scale = 0;  // of the scores; 0: 1/√head_dim
+  float attention_softcap = 0;
+  float attention_dropout = 0;
+  int64_t sliding_window = 0;         // tokens that the sliding layers see back, themselves included
+  std::vector<bool> sliding_layers;   // one a layer; empty: none slides
+  PositionEncoding positions = PositionEncoding::rope;
+  RopeConfig rope;
+  std::optional<RopeConfig> local_rope;  // of the sliding layers, where theirs differs
+
+  // MLP
+  bool mlp_bias = false;
+  bool fused_gate_up = false;  // gate‖up are saved as one tensor "gate_up_proj"
+  ops::GateActivation activation = ops::GateActivation::silu;
+
+  // Embedding and head
+  float embedding_scale = 1;
+  bool tie_word_embeddings = false;
+  bool norm_head = false;  // logits over rows of length 1 (Baichuan 2)
+  float logit_softcap = 0;
+  float z_loss_weight = 0;
+
+  bool slides(int64_t layer) const { return !sliding_layers.empty() && sliding_layers[static_cast<size_t>(layer)]; }
+};
 
 }  // namespace attune::models

@@ -66,7 +66,7 @@ void initialise_weights(Decoder& model, uint64_t seed) {
       const auto a = normal_pair(r[0], r[1]), b = normal_pair(r[2], r[3]);
       const float values[4] = {a[0], a[1], b[0], b[1]};
       for (int64_t i = block * 4; i < std::min(n, block * 4 + 4); ++i)
-        put(i, norm ? 1.0f : bias ? 0.0f : std * values[i - block * 4]);
+        put(i, norm ? 1.0f - model.config().norm_offset : bias ? 0.0f : std * values[i - block * 4]);
     }
   }
 }

@@ -23,13 +23,21 @@ struct LossCall {
   LogitHook* hook = nullptr;
 };
 
+struct HeadOptions {
+  bool normalise_rows = false;  // NormHead: logits = x·ŵᵀ over rows of length 1; the saved rows are not normalised
+  float softcap = 0;            // c > 0: logits = c·tanh(logits/c)
+  float z_loss = 0;             // while training, the loss of a token grows by z_loss·(largest logit)²
+};
+
 class Head {
  public:
-  // `weight` [V,d], possibly the embedding's.
-  explicit Head(Parameter& weight) : weight_(weight) {}
+  // `weight` [V,d], possibly the embedding's (not with normalised rows: the gradient of the embedding would be
+  // projected with that of the head).
+  explicit Head(Parameter& weight, const HeadOptions& options = {});
 
   // (a) Coefficients are known: log-probabilities of the labels and, when training, every gradient in the same pass.
-  //     The gradient is that of −Σ coefficient·logp.
+  //     The gradient is that of −Σ coefficient·logp, where logp is less z_loss·(largest logit)² while training. The
+  //     hook sees logits as the loss does: behind normalised rows and the soft cap.
   void loss(Tape& tape, Value hidden, const Targets& targets, const LossCall& call) const;
 
   // (b) Coefficients come later: logp as a value whose gradient f32 [1,R] drives backward; logits are computed again.
@@ -43,7 +51,19 @@ class Head {
   int64_t chunk_rows(int64_t capacity) const;
 
  private:
+  // One chunk of logits, and what their way back needs.
+  struct Chunk {
+    Tensor logits;
+    Tensor capped;  // a copy, where there is a soft cap and a backward
+  };
+  Tensor inverse_norms(ops::Context& context) const;  // f32 [1,V] on the arena, or undefined
+  Chunk chunk(ops::Context& context, const Tensor& hidden_rows, const Tensor& inverse_norms, bool backward) const;
+  void chunk_gradients(Tape& tape, const Chunk& chunk, const Tensor& inverse_norms, const Tensor& dlogits,
+                       const Tensor& hidden_rows, const Tensor& dhidden) const;
+  void finish_weight_gradient(Tape& tape, const Tensor& inverse_norms) const;
+
   Parameter& weight_;
+  HeadOptions options_;
 };
 
 }  // namespace attune::nn

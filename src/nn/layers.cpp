@@ -4,49 +4,93 @@
 #include "ops/embedding.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
-#include "ops/swiglu.h"
 
 namespace attune::nn {
 
-Value embedding(Tape& tape, const Tensor& ids, Rows rows, Parameter& table, DType dtype) {
-  Value y = tape.make(rows, table.weight.cols, dtype, table.trainable);
-  ops::embedding_forward(tape.context(), {ids, table.weight, y->value});
+Value embedding(Tape& tape, Parameter& table, const EmbeddingCall& call) {
+  Value y = tape.make(call.rows, table.weight.cols, call.dtype, table.trainable);
+  ops::embedding_forward(tape.context(), {call.ids, table.weight, y->value, call.scale});
   if (!table.trainable) return y;
   tape.announce_use(table);
   Parameter* p = &table;
-  tape.record([&tape, ids, p, y] {
+  tape.record([&tape, call, p, y] {
     const GradientTarget target = tape.gradient_of(*p);
     if (!target.accumulate) ops::fill_zero(tape.context(), target.tensor);
-    ops::embedding_backward(tape.context(), {ids, y->gradient, target.tensor, {}});
+    ops::embedding_backward(tape.context(), {call.ids, y->gradient, target.tensor, {}, call.scale});
     tape.complete_use(*p);
   });
   return y;
 }
 
-Value rms_norm(Tape& tape, Value x, Parameter& weight, float eps) {
-  const bool needs = x->needs_gradient || weight.trainable;
-  Value y = tape.make(x->value.rows, x->value.cols, x->value.dtype, needs);
+namespace {
+
+// Gradients of one norm: of its input into `dx`, and of its weight.
+void norm_backward(Tape& tape, const Norm& norm, ops::RmsNormBackward args, const GradientTarget& dx) {
+  args.weight = norm.weight->weight;
+  args.offset = norm.offset;
+  args.dx = dx.tensor;
+  args.accumulate_dx = dx.accumulate;
+  if (norm.weight->trainable) {
+    const GradientTarget dw = tape.gradient_of(*norm.weight);
+    args.dweight = dw.tensor;
+    args.accumulate_dweight = dw.accumulate;
+  }
+  ops::rms_norm_backward(tape.context(), args);
+  if (norm.weight->trainable) tape.complete_use(*norm.weight);
+}
+
+struct Qkv {
+  Tensor q, k, v;
+};
+Qkv split(const Tensor& qkv, const ops::AttentionShape& s) {
+  const int64_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+  return {qkv.columns(0, q), qkv.columns(q, kv), qkv.columns(q + kv, kv)};
+}
+
+}  // namespace
+
+Value rms_norm(Tape& tape, Value x, const Norm& norm, Value into) {
+  const bool needs = x->needs_gradient || norm.weight->trainable;
+  Value y = into ? into : tape.make(x->value.rows, x->value.cols, x->value.dtype, needs);
+  y->needs_gradient = needs && tape.training();
   Value rstd = tape.make(Rows::exactly(1), x->value.rows.capacity, DType::f32, false);
-  ops::rms_norm_forward(tape.context(), {x->value, weight.weight, eps, y->value, rstd->value});
+  ops::rms_norm_forward(tape.context(), {x->value, norm.weight->weight, norm.eps, y->value, rstd->value, norm.offset});
   if (!needs) return y;
-  tape.announce_use(weight);
+  tape.announce_use(*norm.weight);
   tape.keep(x);
   tape.keep(rstd);
-  Parameter* w = &weight;
-  tape.record([&tape, x, y, rstd, w] {
-    ops::RmsNormBackward args{x->value, w->weight, rstd->value, y->gradient, {}, false, {}, false, {}};
-    if (x->needs_gradient) {
-      const GradientTarget dx = tape.gradient_of(x);
-      args.dx = dx.tensor;
-      args.accumulate_dx = dx.accumulate;
-    }
-    if (w->trainable) {
-      const GradientTarget dw = tape.gradient_of(*w);
-      args.dweight = dw.tensor;
-      args.accumulate_dweight = dw.accumulate;
-    }
-    ops::rms_norm_backward(tape.context(), args);
-    if (w->trainable) tape.complete_use(*w);
+  tape.record([&tape, x, y, rstd, norm] {
+    ops::RmsNormBackward args;
+    args.x = x->value, args.rstd = rstd->value, args.dy = y->gradient;
+    norm_backward(tape, norm, args, x->needs_gradient ? tape.gradient_of(x) : GradientTarget{});
+  });
+  return y;
+}
+
+Value qk_norm(Tape& tape, Value qkv, const Norm& q, const Norm& k, const ops::AttentionShape& shape) {
+  const bool needs = qkv->needs_gradient || q.weight->trainable || k.weight->trainable;
+  const Rows rows = qkv->value.rows;
+  Value y = tape.make(rows, qkv->value.cols, qkv->value.dtype, needs);
+  Value rstd_q = tape.make(Rows::exactly(1), rows.capacity * shape.heads, DType::f32, false);
+  Value rstd_k = tape.make(Rows::exactly(1), rows.capacity * shape.kv_heads, DType::f32, false);
+  const Qkv in = split(qkv->value, shape), out = split(y->value, shape);
+  ops::rms_norm_forward(tape.context(), {in.q, q.weight->weight, q.eps, out.q, rstd_q->value, q.offset});
+  ops::rms_norm_forward(tape.context(), {in.k, k.weight->weight, k.eps, out.k, rstd_k->value, k.offset});
+  ops::scale(tape.context(), {in.v, out.v, 1.0f, false});
+  if (!needs) return y;
+  for (const Norm* n : {&q, &k}) tape.announce_use(*n->weight);
+  for (Value kept : {qkv, rstd_q, rstd_k}) tape.keep(kept);
+  qkv->gradient_storage = qkv->value;  // each head is read before its gradient is written
+  tape.record([&tape, qkv, y, rstd_q, rstd_k, q, k, shape] {
+    const Qkv x = split(qkv->value, shape), dy = split(y->gradient, shape);
+    const bool wanted = qkv->needs_gradient;
+    const Qkv dx = wanted ? split(tape.gradient_of(qkv).tensor, shape) : Qkv{};
+    ops::RmsNormBackward of_q, of_k;
+    of_q.x = x.q, of_q.rstd = rstd_q->value, of_q.dy = dy.q;
+    of_k.x = x.k, of_k.rstd = rstd_k->value, of_k.dy = dy.k;
+    norm_backward(tape, q, of_q, {dx.q, false});
+    norm_backward(tape, k, of_k, {dx.k, false});
+    if (wanted) ops::scale(tape.context(), {dy.v, dx.v, 1.0f, false});
   });
   return y;
 }
@@ -63,15 +107,15 @@ Value add(Tape& tape, Value x, Value delta) {
   return y;
 }
 
-Value swiglu(Tape& tape, Value x) {
+Value swiglu(Tape& tape, Value x, ops::GateActivation activation) {
   Value y = tape.make(x->value.rows, x->value.cols / 2, x->value.dtype, x->needs_gradient);
-  ops::swiglu_forward(tape.context(), {x->value, y->value});
+  ops::swiglu_forward(tape.context(), {x->value, y->value, activation});
   if (!x->needs_gradient) return y;
   tape.keep(x);
   x->gradient_storage = x->value;  // nobody else needs gate and up: their gradient takes their place
-  tape.record([&tape, x, y] {
+  tape.record([&tape, x, y, activation] {
     const GradientTarget dx = tape.gradient_of(x);
-    ops::swiglu_backward(tape.context(), {x->value, y->gradient, dx.tensor});
+    ops::swiglu_backward(tape.context(), {x->value, y->gradient, dx.tensor, activation});
   });
   return y;
 }
@@ -100,18 +144,12 @@ Value dropout(Tape& tape, Value x, float p, uint64_t key, const Stream& stream) 
 
 namespace {
 
-struct Qkv {
-  Tensor q, k, v;
-};
-Qkv split(const Tensor& qkv, const ops::AttentionShape& s) {
-  const int64_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-  return {qkv.columns(0, q), qkv.columns(q, kv), qkv.columns(q + kv, kv)};
-}
-
 void rotate(Tape& tape, const Qkv& t, const AttentionCall& call, bool backward) {
   if (!call.rope_table) return;
-  ops::rope(tape.context(), {t.q, call.stream->positions, *call.rope_table, call.shape.heads, backward});
-  ops::rope(tape.context(), {t.k, call.stream->positions, *call.rope_table, call.shape.kv_heads, backward});
+  const Tensor positions = call.rope_by_token ? Tensor{} : call.stream->positions;
+  const Tensor rows = call.rope_by_token ? call.rope_table->slice(call.stream->past, call.stream->rows) : *call.rope_table;
+  ops::rope(tape.context(), {t.q, positions, rows, call.shape.heads, backward});
+  ops::rope(tape.context(), {t.k, positions, rows, call.shape.kv_heads, backward});
 }
 
 }  // namespace

@@ -4,14 +4,31 @@
 #include "nn/linear.h"
 #include "nn/stream.h"
 #include "ops/attention.h"
+#include "ops/swiglu.h"
 
 namespace attune::nn {
 
-Value embedding(Tape& tape, const Tensor& ids, Rows rows, Parameter& table, DType dtype);
-Value rms_norm(Tape& tape, Value x, Parameter& weight, float eps);
+// The ids of a stream and what their rows are multiplied with.
+struct EmbeddingCall {
+  Tensor ids;  // i32 [1,N]
+  Rows rows;
+  DType dtype = DType::f32;
+  float scale = 1;
+};
+Value embedding(Tape& tape, Parameter& table, const EmbeddingCall& call);
+
+struct Norm {
+  Parameter* weight = nullptr;
+  float eps = 0;
+  float offset = 0;  // added to the weight: 1 where a family stores its norms centred on 0
+};
+// Allocates y, or writes into `into` (allocated before a Scope, so that it survives the scope).
+Value rms_norm(Tape& tape, Value x, const Norm& norm, Value into = nullptr);
+// Norms every head of q and of k in q‖k‖v [N, (H + 2·KV)·d]; v is copied.
+Value qk_norm(Tape& tape, Value qkv, const Norm& q, const Norm& k, const ops::AttentionShape& shape);
 // y = x + delta, in delta's memory. The sum takes over the gradient memory that x has reserved.
 Value add(Tape& tape, Value x, Value delta);
-Value swiglu(Tape& tape, Value gate_up);
+Value swiglu(Tape& tape, Value gate_up, ops::GateActivation activation = ops::GateActivation::silu);
 // NEFTune's noise, added to x in place while training; no gradient of its own.
 void embedding_noise(Tape& tape, Value x, float alpha, uint64_t key, const Stream& stream);
 Value dropout(Tape& tape, Value x, float p, uint64_t key, const Stream& stream);
@@ -20,7 +37,10 @@ Value dropout(Tape& tape, Value x, float p, uint64_t key, const Stream& stream);
 struct AttentionCall {
   ops::AttentionShape shape;
   const Stream* stream = nullptr;
-  const Tensor* rope_table = nullptr;  // no rotation where it is missing
+  const Tensor* rope_table = nullptr;  // no rotation where it is missing; read again in backward
+  // The table's rows are the stream's tokens (with a cache: all tokens of the sequence) instead of positions, because
+  // frequencies depend on the sequence's length.
+  bool rope_by_token = false;
   struct KvCacheLayer* cache = nullptr;
 };
 

@@ -3,8 +3,9 @@
 //
 // For each sequence s, q rows cu_q[s]…cu_q[s+1], k/v rows cu_k[s]…cu_k[s+1], head h reading k/v head h·KV/H:
 //
-//   S = scale·Q·Kᵀ + bias,  masked where not visible     P = exp(S − LSE)     O = dropout(P)·V
+//   S = cap(scale·Q·Kᵀ) + bias,  masked where not visible     P = exp(S − LSE)     O = dropout(P)·V
 //   visible: causal ⇒ j ≤ i + (len_k − len_q)   (aligned bottom-right), window w > 0 ⇒ also j > that − w
+//   cap: softcap c > 0 ⇒ cap(s) = c·tanh(s/c), and backward dS is multiplied with 1 − (cap(s)/c)²
 //   bias: alibi slopes m_h ⇒ m_h·(j − i − (len_k − len_q))
 //   backward: dV = Pᵀ·dO;  dP = dO·Vᵀ;  dS = P∘(dP − rowsum(P∘dP));  dQ = scale·dS·K;  dK = scale·dSᵀ·Q
 //
@@ -23,6 +24,7 @@ struct AttentionShape {
   bool causal = true;
   int64_t window = 0;            // 0: unlimited
   const float* alibi = nullptr;  // [heads] slopes, or none
+  float softcap = 0;             // 0: none
   // Longest sequences that capacity allows: workspace is sized by them, whatever a micro-batch holds.
   int64_t max_q = 0, max_k = 0;
   float dropout = 0;

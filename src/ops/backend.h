@@ -8,6 +8,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
+#include "ops/logit_transforms.h"
 #include "ops/optimizer.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -30,6 +31,7 @@ struct Backend {
   void (*rms_norm_forward)(const RmsNormForward&);
   void (*rms_norm_backward)(const RmsNormBackward&);
   void (*rope)(const Rope&);
+  void (*rope_table)(const RopeTable&);
   void (*swiglu_forward)(const SwigluForward&);
   void (*swiglu_backward)(const SwigluBackward&);
   void (*add)(const Add&);
@@ -42,6 +44,11 @@ struct Backend {
   void (*dropout)(const Dropout&);
   void (*token_logprob)(const TokenLogprob&);
   void (*logit_gradient)(const LogitGradient&);
+  void (*inverse_row_norms)(const InverseRowNorms&);
+  void (*scale_columns)(const ScaleColumns&);
+  void (*project_rows)(const ProjectRows&);
+  void (*softcap)(const Softcap&);
+  void (*softcap_backward)(const SoftcapBackward&);
   void (*embedding_noise)(const EmbeddingNoise&);
   void (*adam)(const Adam&);
   void (*sgd)(const Sgd&);

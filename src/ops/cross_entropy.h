@@ -1,7 +1,7 @@
 // Token log-probabilities and their gradient, over a chunk of logits in fp32.
 //
-//   lse = log Σ_v exp(z_v),  logp = z_label − lse
-//   dz_v = coefficient·(exp(z_v − lse) − [v = label])
+//   lse = log Σ_v exp(z_v),  logp = z_label − lse − z_loss·(max_v z)²
+//   dz_v = coefficient·(exp(z_v − lse) − [v = label] + [v = argmax z]·2·z_loss·max z)
 //
 // With label smoothing ε the target is (1−ε) on the label and ε/V on every word (Szegedy et al. 2016, as transformers):
 //   logp = (1−ε)·z_label + ε·mean(z) − lse,  dz_v = coefficient·(exp(z_v − lse) − (1−ε)[v = label] − ε/V)
@@ -21,6 +21,7 @@ struct TokenLogprob {
   Tensor lse;     // f32 [1,R]
   Tensor correct = {};  // f32 [1,R]: 1 where no word is likelier than the label, else 0; may be undefined
   float smoothing = 0;
+  float z_loss = 0;
 };
 void token_logprob(Context& context, const TokenLogprob& args);
 
@@ -31,6 +32,7 @@ struct LogitGradient {
   Tensor coefficient;  // f32 [1,R]
   DType dtype = DType::f32;
   float smoothing = 0;
+  float z_loss = 0;
 };
 // Returns the gradient: a view of the logits' memory.
 Tensor logit_gradient(Context& context, const LogitGradient& args);

@@ -6,7 +6,8 @@ namespace attune::ops {
 
 void rms_norm_forward(Context& context, const RmsNormForward& a) {
   require(a.x.rows.count == a.y.rows.count && a.x.cols == a.y.cols, "rms_norm", "x and y have one shape");
-  require(a.weight.cols == a.x.cols && a.rstd.cols >= a.x.rows.count, "rms_norm", "weight is [d], rstd [N]");
+  require(a.x.cols % a.weight.cols == 0 && a.rstd.cols >= a.x.rows.count * (a.x.cols / a.weight.cols), "rms_norm",
+          "weight is [d], x [N, heads·d], rstd [N·heads]");
   context.count(4.0 * static_cast<double>(a.x.count()), 2.0 * static_cast<double>(a.x.count()) * size_of(a.x.dtype));
   if (!context.dry()) context.backend().rms_norm_forward(a);
 }
@@ -16,7 +17,7 @@ void rms_norm_backward(Context& context, RmsNormBackward a) {
   context.count(8.0 * static_cast<double>(a.x.count()), 3.0 * static_cast<double>(a.x.count()) * size_of(a.x.dtype));
   ArenaScope scope(context.arena());
   if (a.dweight.defined())
-    a.partial = context.arena().matrix(Rows::exactly(context.backend().threads()), a.x.cols, DType::f32);
+    a.partial = context.arena().matrix(Rows::exactly(context.backend().threads()), a.weight.cols, DType::f32);
   if (!context.dry()) context.backend().rms_norm_backward(a);
 }
 

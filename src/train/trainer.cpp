@@ -182,6 +182,8 @@ void Trainer::restore() {
   if (state.contains("loss_scale"))
     engine_->scaler() = {state["loss_scale"].at("scale").get<double>(), state["loss_scale"].at("good_steps").get<int64_t>(),
                          state["loss_scale"].at("skipped").get<int64_t>()};
+  // A kill between a checkpoint and its clean-up leaves one too many.
+  prune_checkpoints(output_, config_.save_total_limit, best_.step());
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
   info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
 }

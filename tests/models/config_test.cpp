@@ -131,14 +131,140 @@ TEST(Config, NumbersThatCannotWorkAreRefused) {
 
 TEST(Config, FeaturesThatWouldChangeResultsAreRefused) {
   EXPECT_NE(refusal([](Json& c) { c["hidden_act"] = "gelu"; }).find("gelu"), std::string::npos);
-  EXPECT_NE(refusal([](Json& c) { c["rope_parameters"] = {{"rope_type", "yarn"}}; }).find("yarn"), std::string::npos);
+  EXPECT_NE(refusal([](Json& c) { c["rope_parameters"] = {{"rope_type", "yarn"}}; }).find("yarn"), std::string::npos) << "without a factor";
+  const std::string unknown = refusal([](Json& c) { c["rope_parameters"] = {{"rope_type", "spiral"}}; });
+  for (const char* name : {"spiral", "default", "linear", "dynamic", "yarn", "longrope", "llama3"})
+    EXPECT_NE(unknown.find(name), std::string::npos) << unknown;
   EXPECT_NE(refusal([](Json& c) { c["rope_parameters"] = {{"rope_type", "llama3"}, {"factor", 0}}; }).find("llama3"), std::string::npos);
   EXPECT_NE(refusal([](Json& c) { c["rope_parameters"] = 3; }).find("rope_parameters"), std::string::npos);
   EXPECT_NE(refusal([](Json& c) { c["quantization_config"] = Json::object(); }).find("quantis"), std::string::npos);
   EXPECT_NE(refusal([](Json& c) {
               c["model_type"] = "qwen2";
-              c["use_sliding_window"] = true;
+              c["layer_types"] = {"full_attention", "sliding_attention"};  // but use_sliding_window is not on
             }).find("sliding"), std::string::npos);
+  EXPECT_NE(refusal([](Json& c) { c["partial_rotary_factor"] = 0.5; }).find("partial_rotary_factor"), std::string::npos);
+  const auto family = [](const char* name) {
+    return [name](Json& c) { c["model_type"] = name, c["head_dim"] = 8, c["num_key_value_heads"] = 2, c.erase("hidden_act"); };
+  };
+  EXPECT_EQ(refusal(family("gemma2")), "");
+  EXPECT_NE(refusal([&](Json& c) { family("gemma2")(c), c["use_bidirectional_attention"] = true; }).find("bidirectional"), std::string::npos);
+  EXPECT_NE(refusal([&](Json& c) { family("gemma2")(c), c["hidden_activation"] = "relu"; }).find("relu"), std::string::npos);
+  EXPECT_NE(refusal([&](Json& c) { family("gemma2")(c), c["query_pre_attn_scalar"] = 0; }).find("query_pre_attn_scalar"), std::string::npos);
+  EXPECT_NE(refusal([&](Json& c) { family("gemma3_text")(c), c["attn_logit_softcapping"] = 50; }).find("attn_logit_softcapping"), std::string::npos);
+  EXPECT_NE(refusal([&](Json& c) { family("gemma3_text")(c), c["sliding_window_pattern"] = 0; }).find("sliding_window_pattern"), std::string::npos);
+  EXPECT_EQ(refusal(family("phi3")), "");
+  EXPECT_NE(refusal([&](Json& c) { family("phi3")(c), c["resid_pdrop"] = 0.1; }).find("resid_pdrop"), std::string::npos);
+  EXPECT_NE(refusal([&](Json& c) { family("phi3")(c), c["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2}}; }).find("phi3"), std::string::npos);
+  EXPECT_NE(refusal([&](Json& c) { family("phi3")(c), c["partial_rotary_factor"] = 0.4; }).find("partial_rotary_factor"), std::string::npos) << "3.2 dimensions";
+  EXPECT_EQ(refusal(family("qwen3")), "");
+  EXPECT_NE(refusal([&](Json& c) { family("qwen3")(c), c.erase("head_dim"); }).find("head_dim"), std::string::npos);
+  EXPECT_EQ(refusal(family("mistral")), "");
+  for (const Json& window : {Json(0), Json(-1), Json("x")})
+    EXPECT_NE(refusal([&](Json& c) { family("mistral")(c), c["sliding_window"] = window; }).find("sliding_window"), std::string::npos);
+}
+
+TEST(Config, LayerTypesMustFitTheLayers) {
+  const auto types = [](const Json& list) {
+    return refusal([&](Json& c) { c["model_type"] = "mistral", c["sliding_window"] = 8, c["layer_types"] = list; });
+  };
+  EXPECT_EQ(types({"sliding_attention", "full_attention"}), "");
+  for (const Json& bad : {Json::array({"full_attention"}), Json::array({"full_attention", "chunked_attention"}), Json("full_attention"), Json::array({1, 2})})
+    EXPECT_NE(types(bad).find("layer_types"), std::string::npos) << bad.dump();
+}
+
+TEST(Config, WindowsAreThoseThatTransformersReads) {
+  const auto windows = [](const char* family, const Json& changes) {
+    Json c = read_json(fixture("models/llama2_tiny/config.json"));
+    c["model_type"] = family;
+    c["num_hidden_layers"] = 4;
+    c.update(changes);
+    const DecoderConfig config = models::parse_config(c, "config.json");
+    std::vector<int64_t> out;
+    for (int64_t i = 0; i < 4; ++i) out.push_back(config.slides(i) ? config.sliding_window : 0);
+    return out;
+  };
+  using Windows = std::vector<int64_t>;
+  EXPECT_EQ(windows("mistral", {{"sliding_window", 9}}), (Windows{9, 9, 9, 9}));
+  EXPECT_EQ(windows("mistral", {{"sliding_window", nullptr}}), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("mistral", Json::object()), (Windows{4096, 4096, 4096, 4096}));
+  EXPECT_EQ(windows("qwen2", {{"sliding_window", 9}, {"max_window_layers", 1}}), (Windows{0, 0, 0, 0})) << "not in use";
+  EXPECT_EQ(windows("qwen2", {{"sliding_window", 9}, {"max_window_layers", 3}, {"use_sliding_window", true}}), (Windows{0, 0, 0, 9}));
+  const Json gemma = {{"sliding_window", 9}, {"head_dim", 8}, {"hidden_act", nullptr}};
+  EXPECT_EQ(windows("gemma2", gemma), (Windows{9, 0, 9, 0}));
+  Json gemma3 = gemma;
+  gemma3["sliding_window_pattern"] = 3;
+  EXPECT_EQ(windows("gemma3_text", gemma3), (Windows{9, 9, 0, 9}));
+  EXPECT_EQ(windows("phi3", {{"sliding_window", 9}}), (Windows{9, 9, 9, 9}));
+  EXPECT_EQ(windows("phi3", Json::object()), (Windows{0, 0, 0, 0}));
+}
+
+TEST(Config, RotaryScalingsMustMakeSense) {
+  const auto rope = [](const Json& settings) {
+    return refusal([&](Json& c) { c["rope_parameters"] = settings; });
+  };
+  for (const char* type : {"linear", "dynamic", "llama3"}) EXPECT_NE(rope({{"rope_type", type}}).find("factor"), std::string::npos) << type;
+  EXPECT_EQ(rope({{"rope_type", "linear"}, {"factor", 2}}), "");
+  EXPECT_NE(rope({{"rope_type", "linear"}, {"factor", -2}}).find("factor"), std::string::npos);
+  EXPECT_NE(rope({{"rope_type", "dynamic"}, {"factor", 0.5}}).find("dynamic"), std::string::npos);
+  const Json yarn = {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 32}};
+  EXPECT_EQ(rope(yarn), "");
+  for (const auto& [key, value] : std::vector<std::pair<const char*, Json>>{
+           {"beta_fast", 0}, {"beta_slow", 64}, {"attention_factor", -1}, {"truncate", 1}, {"original_max_position_embeddings", 0}}) {
+    Json bad = yarn;
+    bad[key] = value;
+    EXPECT_NE(rope(bad).find(std::string(key).substr(0, 5)), std::string::npos) << key;
+  }
+  const Json longrope = {{"rope_type", "longrope"}, {"short_factor", {1, 1, 1, 1}}, {"long_factor", {1, 2, 3, 4}}, {"original_max_position_embeddings", 32}};
+  EXPECT_EQ(rope(longrope), "");
+  for (const char* key : {"short_factor", "long_factor"})
+    for (const Json& bad_value : {Json({1, 2}), Json(1), Json({1, 2, 3, "x"}), Json({1, 2, 3, 0})}) {
+      Json bad = longrope;
+      bad[key] = bad_value;
+      EXPECT_NE(rope(bad).find(key), std::string::npos) << key << bad_value.dump();
+    }
+  EXPECT_NE(rope({{"full_attention", 3}}).find("full_attention"), std::string::npos);
+  EXPECT_NE(rope({{"sliding_attention", {{"rope_type", "spiral"}}}}).find("spiral"), std::string::npos);
+}
+
+TEST(Config, BaichuanTellsItsModelsApartAsTheirFilesDo) {
+  Json config = {{"model_type", "baichuan"}, {"hidden_size", 24}, {"intermediate_size", 32}, {"num_hidden_layers", 2},
+                 {"num_attention_heads", 6}, {"vocab_size", 125696}, {"model_max_length", 64}};
+  DecoderConfig c = models::parse_config(config, "config.json");
+  EXPECT_EQ(c.positions, models::PositionEncoding::alibi);
+  EXPECT_TRUE(c.norm_head);
+  EXPECT_EQ(c.max_position_embeddings, 64);
+  config["max_position_embeddings"] = 128;
+  config["vocab_size"] = 64000;
+  c = models::parse_config(config, "config.json");
+  EXPECT_EQ(c.positions, models::PositionEncoding::rope);
+  EXPECT_FALSE(c.norm_head) << "the first generation";
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 2}};
+  EXPECT_THROW(models::parse_config(config, "config.json"), Error);
+  config.erase("rope_scaling");
+  config["z_loss_weight"] = -1;
+  EXPECT_THROW(models::parse_config(config, "config.json"), Error);
+  for (const char* key : {"max_position_embeddings", "model_max_length", "z_loss_weight"}) config.erase(key);
+  EXPECT_THROW(models::parse_config(config, "config.json"), Error);
+}
+
+TEST(Alibi, SlopesAreThoseOfThePaperAndBetweenThemForOtherCounts) {
+  EXPECT_EQ(models::alibi_slopes(8), (std::vector<float>{0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f}));
+  const auto six = models::alibi_slopes(6);
+  const std::vector<double> expected{0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125};
+  ASSERT_EQ(six.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(six[i], expected[i], 1e-7);
+  EXPECT_EQ(models::alibi_slopes(40).size(), 40u);
+}
+
+// Absurd sizes: each within what config.json allows alone, together beyond any machine.
+TEST(Config, AbsurdSizesAreToldApartFromSmallOnesWithoutTakingMemory) {
+  for (const char* key : {"hidden_size", "intermediate_size", "vocab_size"}) {
+    Json config = read_json(fixture("models/llama2_tiny/config.json"));
+    config[key] = 1 << 24;
+    config["num_hidden_layers"] = 4;
+    const models::Decoder model(models::parse_config(config, "config.json"));
+    for (const auto& p : model.parameters().all()) EXPECT_FALSE(p->weight.defined());
+  }
 }
 
 // Weights that do not belong to the config --------------------------------------------------------------------------------

@@ -36,12 +36,13 @@ class HeadTest : public Toy {
     std::vector<double> dhidden, dweight;
     std::vector<float> logp;
   };
+  nn::HeadOptions options;
   Result loss(nn::Parameter& weight, int64_t rows, const nn::Targets& t, nn::LogitHook* hook = nullptr) {
     store.begin_step();
     ArenaScope scope(arena);
     tape.begin(true);
     nn::Value hidden = input(rows, weight.weight.cols);
-    nn::Head(weight).loss(tape, hidden, t, {Tensor::vector(logp.data(), DType::f32, t.rows.count), {}, 0, hook});
+    nn::Head(weight, options).loss(tape, hidden, t, {Tensor::vector(logp.data(), DType::f32, t.rows.count), {}, 0, hook});
     tape.backward();
     return {doubles(hidden->gradient), doubles(weight.gradient), logp};
   }
@@ -57,10 +58,14 @@ void expect_close(const std::vector<double>& a, const std::vector<double>& b, do
   EXPECT_LT(error / scale, tolerance);
 }
 
-TEST_F(HeadTest, BothUsesGiveTheSameGradients) {
+class HeadOptionsTest : public HeadTest, public ::testing::WithParamInterface<nn::HeadOptions> {};
+
+TEST_P(HeadOptionsTest, BothUsesGiveTheSameGradients) {
   nn::Parameter& weight = store.add("lm_head.weight", {301, 12});
   allocate();
   make_targets(33, 301);
+  options = GetParam();
+  options.z_loss = 0;  // it belongs to the loss, not to a log-probability
   const Result direct = loss(weight, 33, targets);
   store.begin_step();
   ArenaScope scope(arena);
@@ -68,7 +73,7 @@ TEST_F(HeadTest, BothUsesGiveTheSameGradients) {
   nn::Value hidden = input(33, 12);
   std::vector<float> lse(labels.size()), dlogp;
   for (float c : coefficients) dlogp.push_back(-c);
-  nn::Value value = nn::Head(weight).logprob(tape, hidden, targets, Tensor::vector(lse.data(), DType::f32, targets.rows.count));
+  nn::Value value = nn::Head(weight, options).logprob(tape, hidden, targets, Tensor::vector(lse.data(), DType::f32, targets.rows.count));
   for (size_t i = 0; i < labels.size(); ++i) EXPECT_EQ(value->value.as<float>()[i], direct.logp[i]);
   value->gradient = Tensor::vector(dlogp.data(), DType::f32, targets.rows.count);
   value->gradient_written = true;
@@ -78,10 +83,11 @@ TEST_F(HeadTest, BothUsesGiveTheSameGradients) {
   EXPECT_EQ(weight.pending_uses, 0);
 }
 
-TEST_F(HeadTest, LossAgainstADoublePrecisionSoftmax) {
+TEST_P(HeadOptionsTest, LossAgainstADoublePrecisionSoftmax) {
   nn::Parameter& weight = store.add("lm_head.weight", {37, 5});
   allocate();
   make_targets(9, 37);
+  options = GetParam();
   const Result r = loss(weight, 9, targets);
   ArenaScope scope(arena);
   tape.begin(true);
@@ -89,14 +95,18 @@ TEST_F(HeadTest, LossAgainstADoublePrecisionSoftmax) {
   const auto reference = [&] {
     double total = 0;
     for (size_t i = 0; i < labels.size(); ++i) {
-      double sum = 0, chosen = 0;
+      double sum = 0, chosen = 0, top = -INFINITY;
       for (size_t v = 0; v < 37; ++v) {
-        double z = 0;
+        double z = 0, norm = 0;
         for (size_t c = 0; c < 5; ++c) z += h[static_cast<size_t>(label_rows[i]) * 5 + c] * w[v * 5 + c];
+        for (size_t c = 0; c < 5; ++c) norm += w[v * 5 + c] * w[v * 5 + c];
+        if (options.normalise_rows) z /= std::sqrt(norm);
+        if (options.softcap > 0) z = options.softcap * std::tanh(z / options.softcap);
+        top = std::max(top, z);
         sum += std::exp(z);
         if (v == static_cast<size_t>(labels[i])) chosen = z;
       }
-      total -= static_cast<double>(coefficients[i]) * (chosen - std::log(sum));
+      total -= static_cast<double>(coefficients[i]) * (chosen - std::log(sum) - options.z_loss * top * top);
     }
     return total;
   };
@@ -105,6 +115,27 @@ TEST_F(HeadTest, LossAgainstADoublePrecisionSoftmax) {
   expect_differences(Tensor::matrix(dw.data(), DType::f32, 37, 5), w, reference);
 }
 
+INSTANTIATE_TEST_SUITE_P(Options, HeadOptionsTest,
+                         ::testing::Values(nn::HeadOptions{}, nn::HeadOptions{true, 0, 0}, nn::HeadOptions{false, 0.5f, 0},
+                                           nn::HeadOptions{false, 0, 0.25f}, nn::HeadOptions{true, 0.7f, 0.25f}));
+
+TEST_F(HeadTest, ZLossBelongsToTrainingOnly) {
+  nn::Parameter& weight = store.add("lm_head.weight", {37, 5});
+  allocate();
+  make_targets(9, 37);
+  options.z_loss = 0.5f;
+  const Result training = loss(weight, 9, targets);
+  ArenaScope scope(arena);
+  tape.begin(false);
+  nn::Head(weight, options).loss(tape, input(9, 5), targets, {Tensor::vector(logp.data(), DType::f32, targets.rows.count), {}, 0, nullptr});
+  const auto evaluated = logp;
+  tape.begin(false);
+  nn::Head(weight).loss(tape, input(9, 5), targets, {Tensor::vector(logp.data(), DType::f32, targets.rows.count), {}, 0, nullptr});
+  EXPECT_EQ(evaluated, logp);
+  for (size_t i = 0; i < logp.size(); ++i) EXPECT_LT(training.logp[i], logp[i]);
+}
+
+// Doubles the logits that it sees; the head's own transforms lie before it.
 class Doubling : public nn::LogitHook {
  public:
   void forward(ops::Context& context, const Tensor& logits, int64_t) override { ops::scale(context, {logits, logits, 2.0f, false}); }
@@ -123,6 +154,37 @@ TEST_F(HeadTest, AHookThatDoublesLogitsIsADoubledWeight) {
   EXPECT_EQ(hooked.logp, doubled.logp);
   expect_close(hooked.dhidden, doubled.dhidden);
   expect_close(hooked.dweight, doubled.dweight);
+}
+
+TEST_F(HeadTest, AHookSeesLogitsBehindTheSoftCapAndTheNorm) {
+  nn::Parameter& weight = store.add("lm_head.weight", {37, 5});
+  allocate();
+  make_targets(9, 37);
+  options = {true, 0.7f, 0};
+  Doubling hook;
+  const Result r = loss(weight, 9, targets, &hook);
+  ArenaScope scope(arena);
+  tape.begin(true);
+  std::vector<double> h = doubles(input(9, 5)->value), w = doubles(weight.weight);
+  const auto reference = [&] {
+    double total = 0;
+    for (size_t i = 0; i < labels.size(); ++i) {
+      double sum = 0, chosen = 0;
+      for (size_t v = 0; v < 37; ++v) {
+        double z = 0, norm = 0;
+        for (size_t c = 0; c < 5; ++c) z += h[static_cast<size_t>(label_rows[i]) * 5 + c] * w[v * 5 + c];
+        for (size_t c = 0; c < 5; ++c) norm += w[v * 5 + c] * w[v * 5 + c];
+        z = 2 * options.softcap * std::tanh(z / std::sqrt(norm) / options.softcap);
+        sum += std::exp(z);
+        if (v == static_cast<size_t>(labels[i])) chosen = z;
+      }
+      total -= static_cast<double>(coefficients[i]) * (chosen - std::log(sum));
+    }
+    return total;
+  };
+  std::vector<float> dh(r.dhidden.begin(), r.dhidden.end()), dw(r.dweight.begin(), r.dweight.end());
+  expect_differences(Tensor::matrix(dh.data(), DType::f32, 9, 5), h, reference);
+  expect_differences(Tensor::matrix(dw.data(), DType::f32, 37, 5), w, reference);
 }
 
 TEST_F(HeadTest, AFrozenHeadStillPassesTheGradientOn) {

@@ -142,7 +142,7 @@ class MlpMemory : public Toy {
     nn::Value y = tape.make(x->value.rows, kHidden, DType::f32, true);
     {
       nn::Tape::Scope scope(tape);
-      nn::Value n = nn::rms_norm(tape, x, *norm, 1e-5f);
+      nn::Value n = nn::rms_norm(tape, x, {norm, 1e-5f});
       nn::Value gu = nn::linear(tape, n, gate_up);
       nn::Value act = nn::swiglu(tape, gu);
       nn::linear(tape, act, down, y);
@@ -178,7 +178,7 @@ TEST_F(MlpMemory, NothingIsKeptOutsideOfTraining) {
   const uint64_t before = arena.used();
   {
     nn::Tape::Scope scope(tape);
-    nn::Value n = nn::rms_norm(tape, x, *norm, 1e-5f);
+    nn::Value n = nn::rms_norm(tape, x, {norm, 1e-5f});
     nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, y);
   }
   EXPECT_EQ(arena.used(), before);

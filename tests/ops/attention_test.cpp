@@ -14,6 +14,7 @@ struct Case {
   bool causal = true;
   int64_t window = 0;
   std::vector<float> alibi;
+  float softcap = 0;
   float dropout = 0;
   uint64_t key = 1;
   std::vector<int64_t> samples;
@@ -43,6 +44,7 @@ Doubles reference(const Case& t, const Doubles& q, const Doubles& k, const Doubl
           for (int64_t c = 0; c < t.d; ++c)
             score += at(q, q0 + i, t.heads * t.d, h * t.d + c) * at(k, k0 + j, t.kv_heads * t.d, kv * t.d + c);
           score *= t.scale();
+          if (t.softcap > 0) score = t.softcap * std::tanh(score / t.softcap);
           if (!t.alibi.empty()) score += static_cast<double>(t.alibi[static_cast<size_t>(h)]) * static_cast<double>(distance);
           sum += p[static_cast<size_t>(j)] = std::exp(score);
         }
@@ -69,7 +71,7 @@ class Attention : public EveryBackend {
   ops::AttentionShape shape_of(const Case& t) const {
     ops::AttentionShape s;
     s.heads = t.heads, s.kv_heads = t.kv_heads, s.head_dim = t.d, s.scale = static_cast<float>(t.scale());
-    s.causal = t.causal, s.window = t.window, s.alibi = t.alibi.empty() ? nullptr : t.alibi.data();
+    s.causal = t.causal, s.window = t.window, s.alibi = t.alibi.empty() ? nullptr : t.alibi.data(), s.softcap = t.softcap;
     for (size_t i = 0; i + 1 < t.cu_q.size(); ++i) {
       s.max_q = std::max<int64_t>(s.max_q, t.cu_q[i + 1] - t.cu_q[i]);
       s.max_k = std::max<int64_t>(s.max_k, t.cu_k[i + 1] - t.cu_k[i]);
@@ -185,6 +187,14 @@ TEST_P(Attention, AlibiSlopes) {
   t.alibi = {0.5f, 0.125f};
   check(t);
   t.cu_k = {0, 9, 25};
+  check(t);
+}
+
+TEST_P(Attention, SoftCapOfTheScores) {
+  Case t = packed({0, 7, 18}, 4, 2, 4);
+  t.softcap = 0.5f;
+  check(t);
+  t.window = 3, t.alibi = {0.5f, 0.25f, 0.125f, 0.0625f};
   check(t);
 }
 

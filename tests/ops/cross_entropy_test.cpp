@@ -101,6 +101,33 @@ TEST_P(CrossEntropy, ABf16GradientLiesInTheFirstHalfOfEachRow) {
       ASSERT_EQ(to_float(narrow.row<BFloat16>(i)[j]), rounded(wide[static_cast<size_t>(i * v + j)], DType::bf16)) << i << " " << j;
 }
 
+TEST_P(CrossEntropy, ZLossPullsTheLargestLogit) {
+  const int64_t r = 5, v = 129;
+  const Doubles z = rounded(random_doubles(r * v, 1, 4), DType::f32), c = rounded(random_doubles(r, 2), DType::f32);
+  std::vector<int32_t> labels{0, 1, 2, 3, 4};
+  labels[4] = static_cast<int32_t>(std::max_element(z.begin() + 4 * v, z.end()) - (z.begin() + 4 * v));  // label and argmax in one
+  const auto loss = [&](const Doubles& p) {
+    double sum = 0;
+    for (size_t i = 0; i < 5; ++i) {
+      const double top = *std::max_element(p.begin() + static_cast<ptrdiff_t>(i) * v, p.begin() + static_cast<ptrdiff_t>(i + 1) * v);
+      sum -= c[i] * (p[i * 129 + static_cast<size_t>(labels[i])] - lse_of(p, i, 129) - 0.125 * top * top);
+    }
+    return sum;
+  };
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    Owned logits(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), coefficient(DType::f32, 1, r, c);
+    ops::token_logprob(context, {logits, vector_of(labels), logp, lse, {}, 0, 0.125f});
+    double sum = 0;
+    for (size_t i = 0; i < 5; ++i) sum -= c[i] * logp.doubles()[i];
+    EXPECT_NEAR(sum, loss(z), 1e-4);
+    const Tensor g = ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, dtype, 0, 0.125f});
+    Doubles gradient;
+    for (int64_t i = 0; i < r; ++i)
+      for (int64_t j = 0; j < v; ++j) gradient.push_back(dtype == DType::f32 ? g.row<float>(i)[j] : to_float(g.row<BFloat16>(i)[j]));
+    expect_gradient(gradient, z, loss, dtype == DType::f32 ? 1e-5 : 1e-2, r * v);
+  }
+}
+
 TEST_P(CrossEntropy, FarLogitsNeitherOverflowNorHideNaN) {
   const std::vector<int32_t> labels{0, 1, 0};
   Owned z(DType::f32, 3, 3, {3e4, -3e4, 0, 1e4, 1e4, 1e4, 0, NAN, 0}), logp(DType::f32, 1, 3), lse(DType::f32, 1, 3);

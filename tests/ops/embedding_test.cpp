@@ -57,6 +57,15 @@ TEST_P(Embedding, BackwardOnSeveralThreadsIsExactAndTheSameTwice) {
   EXPECT_EQ(once.bytes(), again.bytes());
 }
 
+TEST_P(Embedding, TheScaleIsAppliedBothWays) {
+  const std::vector<int32_t> ids{1, 0, 1};
+  Owned w(DType::f32, 2, 2, {1, 2, 3, 4}), y(DType::f32, 3, 2), dw(DType::f32, 2, 2, {0, 0, 0, 0});
+  ops::embedding_forward(context, {vector_of(ids), w, y, 3.0f});
+  EXPECT_EQ(y.doubles(), (Doubles{9, 12, 3, 6, 9, 12}));
+  ops::embedding_backward(context, {vector_of(ids), y, dw, {}, 0.5f});
+  EXPECT_EQ(dw.doubles(), (Doubles{1.5, 3, 9, 12}));
+}
+
 TEST_P(Embedding, NoTokensChangeNothing) {
   Owned dw(DType::f32, 3, 2, Doubles(6, 1.0)), dy(DType::f32, 0, 2);
   ops::embedding_backward(context, {vector_of(std::vector<int32_t>{}), dy, dw, {}});

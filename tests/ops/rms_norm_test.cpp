@@ -79,6 +79,23 @@ TEST_P(RmsNorm, TheSameBitsTwiceWithManyRows) {
   EXPECT_EQ(a.dx, b.dx);
 }
 
+TEST_P(RmsNorm, HeadsAreNormedOneByOneWithAnOffsetAndInPlace) {
+  // Two tokens of three heads are six rows; the weight is stored less 1.
+  const int64_t n = 2, heads = 3, d = 5;
+  const Doubles x = rounded(random_doubles(n * heads * d, 1), DType::f32), w = rounded(random_doubles(d, 2), DType::f32),
+                dy = rounded(random_doubles(n * heads * d, 3), DType::f32);
+  Doubles shifted = w;
+  for (double& v : shifted) v += 1;
+  Owned tx(DType::f32, n, heads * d, x, heads * d + 4), tw(DType::f32, 1, d, w), ty(DType::f32, n, heads * d), tdy(DType::f32, n, heads * d, dy),
+      rstd(DType::f32, 1, n * heads), dw(DType::f32, 1, d);
+  ops::rms_norm_forward(context, {tx, tw, kEps, ty, rstd, 1.0f});
+  EXPECT_LT(error_of(ty.doubles(), reference(x, shifted, n * heads, d)), 1e-5);
+  ops::RmsNormBackward back{tx, tw, rstd, tdy, tx, false, dw, false, {}, 1.0f};
+  ops::rms_norm_backward(context, back);
+  expect_gradient(tx.doubles(), x, [&](const Doubles& p) { return dot(dy, reference(p, shifted, n * heads, d)); }, 1e-4, 30);
+  expect_gradient(dw.doubles(), shifted, [&](const Doubles& p) { return dot(dy, reference(x, p, n * heads, d)); }, 1e-4, 30);
+}
+
 ATTUNE_EVERY_BACKEND(RmsNorm);
 
 }  // namespace

@@ -60,6 +60,42 @@ TEST_P(Rope, Bf16IsCloseToFp32AndNoRowsAreFine) {
   EXPECT_TRUE(run(DType::f32, {}, {}, 2, 32, false).empty());
 }
 
+TEST_P(Rope, TurnsThePartThatTheTableCoversAndTakesRowsInOrderWithoutPositions) {
+  const Doubles x = rounded(random_doubles(3 * 2 * 12, 1), DType::f32);
+  Owned tx(DType::f32, 3, 24, x), tt(DType::f32, kPositions, 8, table(8));
+  ops::rope(context, {tx, {}, tt, 2, false});
+  Doubles turned, expected_in;
+  for (int64_t i = 0; i < 3 * 2; ++i)
+    for (int64_t j = 0; j < 12; ++j) {
+      const auto at = static_cast<size_t>(i * 12 + j);
+      if (j < 8) {
+        turned.push_back(tx.doubles()[at]);
+        expected_in.push_back(x[at]);
+      } else {
+        EXPECT_EQ(tx.doubles()[at], x[at]);
+      }
+    }
+  EXPECT_LT(error_of(turned, reference(expected_in, {0, 1, 2}, 2, 8)), 1e-5);
+}
+
+TEST_P(Rope, ATableByTokenFollowsTheLengthOfEachSequence) {
+  const std::vector<float> frequency{1.0f, 0.1f, 0.01f}, far{0.5f, 0.05f, 0.001f};
+  const std::vector<int32_t> cu{0, 4, 4, 11};
+  for (bool listed : {false, true}) {
+    Owned out(DType::f32, 11, 6);
+    ops::rope_table(context, {out, vector_of(cu), frequency.data(), listed ? far.data() : nullptr, 5, 100.0, 3.0, 1.5f});
+    const Doubles values = out.doubles();
+    for (size_t n = 0; n < 11; ++n)
+      for (size_t i = 0; i < 3; ++i) {
+        const double position = n < 4 ? static_cast<double>(n) : static_cast<double>(n - 4);
+        const double base = 100.0 * std::pow(3.0 * 7 / 5 - 2, 6.0 / 4);  // seven tokens, made for five
+        const double f = n < 4 ? frequency[i] : listed ? far[i] : std::pow(base, -2.0 * static_cast<double>(i) / 6);
+        EXPECT_NEAR(values[n * 6 + i], 1.5 * std::cos(position * f), 1e-5) << n << " " << i;
+        EXPECT_NEAR(values[n * 6 + 3 + i], 1.5 * std::sin(position * f), 1e-5) << n << " " << i;
+      }
+  }
+}
+
 class Swiglu : public EveryBackend {
  protected:
   static Doubles reference(const Doubles& x, int64_t n, int64_t f) {
@@ -87,6 +123,27 @@ TEST_P(Swiglu, ForwardAndBackwardInPlace) {
       ops::swiglu_backward(context, {tx, tdy, tx});
       EXPECT_EQ(tx.doubles(), dx.doubles());
     }
+}
+
+TEST_P(Swiglu, GeluTanh) {
+  const int64_t n = 7, f = 33;
+  Doubles x = rounded(random_doubles(n * 2 * f, 1, 3), DType::f32);
+  x[0] = -120, x[1] = 120, x[2] = 1e-6, x[3] = 0;
+  const Doubles dy = rounded(random_doubles(n * f, 2), DType::f32);
+  const auto geglu = [&](const Doubles& v) {
+    Doubles y;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < f; ++j) {
+        const double g = v[static_cast<size_t>(i * 2 * f + j)], u = v[static_cast<size_t>(i * 2 * f + f + j)];
+        y.push_back(0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * u);
+      }
+    return y;
+  };
+  Owned tx(DType::f32, n, 2 * f, x), ty(DType::f32, n, f), tdy(DType::f32, n, f, dy);
+  ops::swiglu_forward(context, {tx, ty, ops::GateActivation::gelu_tanh});
+  EXPECT_LT(error_of(ty.doubles(), geglu(x)), 1e-6);
+  ops::swiglu_backward(context, {tx, tdy, tx, ops::GateActivation::gelu_tanh});
+  expect_gradient(tx.doubles(), x, [&](const Doubles& p) { return dot(dy, geglu(p)); }, 1e-4, 40);
 }
 
 TEST_P(Swiglu, Bf16IsCloseToFp32) {

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -14,38 +15,15 @@ namespace {
 using Parser = DecoderConfig (*)(const Json&, const std::string&);
 
 const std::map<std::string, Parser>& registry() {
-  static const std::map<std::string, Parser> families{{"llama", families::llama}, {"qwen2", families::qwen2}};
+  static const std::map<std::string, Parser> families{
+      {"baichuan", families::baichuan}, {"gemma", families::gemma}, {"gemma2", families::gemma2},
+      {"gemma3_text", families::gemma3}, {"llama", families::llama}, {"mistral", families::mistral},
+      {"phi3", families::phi3}, {"qwen2", families::qwen2}, {"qwen3", families::qwen3}};
   return families;
 }
 
-bool present(const Json& config, const std::string& key) { return config.contains(key) && !config[key].is_null(); }
-
 void check_positive(int64_t value, int64_t limit, const char* key, const std::string& where) {
   if (value < 1 || value > limit) refuse("{}: \"{}\" is {}; expected 1 to {}", where, key, value, limit);
-}
-
-RopeConfig parse_rope(const Json& config, double max_positions, const std::string& where) {
-  RopeConfig rope;
-  rope.theta = families::number_or(config, "rope_theta", 10000, where);
-  const bool modern = present(config, "rope_parameters");
-  const char* key = modern ? "rope_parameters" : "rope_scaling";
-  if (!present(config, key)) return rope;
-  const Json& scaling = config[key];
-  if (!scaling.is_object()) refuse("{}: \"{}\" must be an object", where, key);
-  const std::string inside = where + " " + key;
-  rope.theta = families::number_or(scaling, "rope_theta", rope.theta, inside);
-  const std::string type = families::text_or(scaling, "rope_type", families::text_or(scaling, "type", "default", inside), inside);
-  if (type == "default") return rope;
-  if (type != "llama3")
-    refuse("{}: rope_type \"{}\" is not supported; known are \"default\" and \"llama3\"", inside, type);
-  rope.type = RopeConfig::Type::llama3;
-  rope.factor = families::number_or(scaling, "factor", 0, inside);
-  rope.low_freq_factor = families::number_or(scaling, "low_freq_factor", 0, inside);
-  rope.high_freq_factor = families::number_or(scaling, "high_freq_factor", 0, inside);
-  rope.original_max_position_embeddings = families::number_or(scaling, "original_max_position_embeddings", max_positions, inside);
-  if (rope.factor <= 0 || rope.low_freq_factor <= 0 || rope.high_freq_factor <= rope.low_freq_factor)
-    refuse("{}: llama3 scaling needs factor > 0 and 0 < low_freq_factor < high_freq_factor", inside);
-  return rope;
 }
 
 }  // namespace
@@ -69,6 +47,13 @@ DecoderConfig parse_config(const Json& config, const std::string& where) {
 }
 
 namespace families {
+
+bool present(const Json& config, const std::string& key) { return config.contains(key) && !config[key].is_null(); }
+
+void require_keys(const Json& config, const std::vector<std::string>& keys, const std::string& where) {
+  for (const std::string& key : keys)
+    if (!present(config, key)) refuse("{}: \"{}\" is missing", where, key);
+}
 
 int64_t integer(const Json& config, const std::string& key, const std::string& where) {
   if (!present(config, key)) refuse("{}: \"{}\" is missing", where, key);
@@ -98,7 +83,49 @@ std::string text_or(const Json& config, const std::string& key, const std::strin
   return config[key].get<std::string>();
 }
 
-DecoderConfig common(const Json& config, const std::string& where) {
+namespace {
+
+// Gemma's files say hidden_activation or hidden_act, and the oldest mean the tanh form when they say "gelu".
+void read_activation(DecoderConfig& c, const Json& config, ops::GateActivation expected, const std::string& where) {
+  c.activation = expected;
+  const bool gelu = expected == ops::GateActivation::gelu_tanh;
+  const char* usual = gelu ? "gelu_pytorch_tanh" : "silu";
+  const std::string act = text_or(config, "hidden_activation", text_or(config, "hidden_act", usual, where), where);
+  const bool known = gelu ? act == "gelu_pytorch_tanh" || act == "gelu" : act == "silu" || act == "swish";
+  if (!known) refuse("{}: hidden_act \"{}\" is not supported in this family; expected \"{}\"", where, act, usual);
+}
+
+}  // namespace
+
+int64_t window_or(const Json& config, int64_t fallback, const std::string& where) {
+  if (config.contains("sliding_window") && config["sliding_window"].is_null()) return 0;
+  const int64_t window = integer_or(config, "sliding_window", fallback, where);
+  check_positive(window, int64_t{1} << 40, "sliding_window", where);
+  return window;
+}
+
+void read_layer_types(DecoderConfig& c, const Json& config, int64_t window, bool (*slides)(const Json&, int64_t), const std::string& where) {
+  const auto layers = static_cast<size_t>(c.num_hidden_layers);
+  std::vector<bool> sliding(layers, false);
+  if (present(config, "layer_types")) {
+    const Json& types = config["layer_types"];
+    if (!types.is_array() || types.size() != layers)
+      refuse("{}: \"layer_types\" must be a list with one entry for each of the {} layers", where, layers);
+    for (size_t i = 0; i < layers; ++i) {
+      if (types[i] != "full_attention" && types[i] != "sliding_attention")
+        refuse("{}: layer_types[{}] is {}; known are \"full_attention\" and \"sliding_attention\"", where, i, types[i].dump());
+      sliding[i] = types[i] == "sliding_attention";
+      if (sliding[i] && window == 0) refuse("{}: layer_types[{}] slides but there is no sliding_window in force", where, i);
+    }
+  } else if (window > 0) {
+    for (size_t i = 0; i < layers; ++i) sliding[i] = slides(config, static_cast<int64_t>(i));
+  }
+  if (std::find(sliding.begin(), sliding.end(), true) == sliding.end()) return;
+  c.sliding_window = window;
+  c.sliding_layers = std::move(sliding);
+}
+
+DecoderConfig common(const Json& config, const std::string& where, const Defaults& defaults) {
   constexpr int64_t kLimit = int64_t{1} << 24;
   DecoderConfig c;
   c.hidden_size = integer(config, "hidden_size", where);
@@ -123,20 +150,23 @@ DecoderConfig common(const Json& config, const std::string& where) {
   check_positive(c.head_dim, kLimit, "head_dim", where);
   if (c.num_attention_heads * c.head_dim > kLimit)
     refuse("{}: num_attention_heads ({}) · head_dim ({}) is beyond {}", where, c.num_attention_heads, c.head_dim, kLimit);
-  if (c.head_dim % 2 != 0) refuse("{}: head_dim is {}; rotary embeddings need an even number", where, c.head_dim);
+  if (defaults.rotary && c.head_dim % 2 != 0) refuse("{}: head_dim is {}; rotary embeddings need an even number", where, c.head_dim);
   c.max_position_embeddings = integer_or(config, "max_position_embeddings", 2048, where);
   check_positive(c.max_position_embeddings, int64_t{1} << 30, "max_position_embeddings", where);
-  c.rms_norm_eps = static_cast<float>(number_or(config, "rms_norm_eps", 1e-6, where));
+  c.rms_norm_eps = static_cast<float>(number_or(config, "rms_norm_eps", defaults.rms_norm_eps, where));
   if (!(c.rms_norm_eps > 0)) refuse("{}: \"rms_norm_eps\" is {}; expected a number above 0", where, c.rms_norm_eps);
-  c.tie_word_embeddings = flag_or(config, "tie_word_embeddings", false, where);
+  c.tie_word_embeddings = flag_or(config, "tie_word_embeddings", defaults.tie_word_embeddings, where);
   c.attention_dropout = static_cast<float>(number_or(config, "attention_dropout", 0, where));
   if (!(c.attention_dropout >= 0 && c.attention_dropout < 1))
     refuse("{}: \"attention_dropout\" is {}; expected 0 or more and below 1", where, c.attention_dropout);
   c.initializer_range = static_cast<float>(number_or(config, "initializer_range", 0.02, where));
-  c.rope = parse_rope(config, static_cast<double>(c.max_position_embeddings), where);
-  if (!(c.rope.theta > 0)) refuse("{}: \"rope_theta\" is {}; expected a number above 0", where, c.rope.theta);
-  if (const std::string act = text_or(config, "hidden_act", "silu", where); act != "silu" && act != "swish")
-    refuse("{}: hidden_act \"{}\" is not supported in this family; expected \"silu\"", where, act);
+  const double original = number_or(config, "original_max_position_embeddings", 0, where);
+  const double partial = number_or(config, "partial_rotary_factor", 1, where);
+  if (defaults.rotary)
+    read_rope(c, config, {c.head_dim, static_cast<double>(c.max_position_embeddings), original, defaults.rope_theta, defaults.local_rope_theta, partial}, where);
+  if (!defaults.partial_rotary && c.rope.partial_rotary_factor != 1)
+    refuse("{}: partial_rotary_factor {} is not known in this family", where, c.rope.partial_rotary_factor);
+  read_activation(c, config, defaults.activation, where);
   if (present(config, "eos_token_id")) {
     const Json& eos = config["eos_token_id"];
     for (const Json& id : eos.is_array() ? eos : Json::array({eos}))

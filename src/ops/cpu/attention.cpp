@@ -42,9 +42,17 @@ void store(const float* in, int64_t rows, int64_t cols, const Tensor& t, int64_t
   });
 }
 
-// Scales a row of raw scores and adds the bias; only [begin, end) counts.
-void finish_scores(const AttentionShape& s, int64_t head, int64_t i, int64_t lq, int64_t lk, Range r, float* row) {
+// Scales and caps a row of raw scores and adds the bias; only [begin, end) counts. `slope_of_cap` [lk], where
+// there is a cap, receives its derivative; it may be null.
+void finish_scores(const AttentionShape& s, int64_t head, int64_t i, int64_t lq, int64_t lk, Range r, float* row, float* slope_of_cap) {
   for (int64_t j = r.begin; j < r.end; ++j) row[j] *= s.scale;
+  if (s.softcap > 0) {
+    for (int64_t j = r.begin; j < r.end; ++j) {
+      const float t = fast_tanh(row[j] / s.softcap);
+      row[j] = s.softcap * t;
+      if (slope_of_cap) slope_of_cap[j] = 1.0f - t * t;
+    }
+  }
   if (!s.alibi) return;
   const float slope = s.alibi[head];
   for (int64_t j = r.begin; j < r.end; ++j) row[j] += slope * static_cast<float>(j - i - (lk - lq));
@@ -99,7 +107,7 @@ int64_t tile_keys(const AttentionShape& s, int64_t t, int64_t rows, int64_t lq, 
 
 int64_t attention_workspace(const AttentionShape& s, bool backward) {
   const int64_t d = s.head_dim, rows = std::min(kTile, s.max_q);
-  const int64_t per_thread = backward ? 4 * s.max_k * d + 3 * rows * d + 2 * rows * s.max_k
+  const int64_t per_thread = backward ? 4 * s.max_k * d + 3 * rows * d + 2 * rows * s.max_k + (s.softcap > 0 ? s.max_k : 0)
                                       : 2 * s.max_k * d + 2 * rows * d + rows * s.max_k;
   return per_thread * omp_get_max_threads();
 }
@@ -127,7 +135,7 @@ void attention_forward(const AttentionForward& a) {
       for (int64_t i = 0; i < rows; ++i) {
         float* row = scores + i * keys;
         const Range r = visible(s, t + i, q.lq, q.lk);
-        finish_scores(s, head, t + i, q.lq, q.lk, r, row);
+        finish_scores(s, head, t + i, q.lq, q.lk, r, row, nullptr);
         a.lse.row<float>(q.q0 + t + i)[head] = softmax_row(row, r, keys);
         if (s.dropout > 0) drop(s, q.q0 + t + i, head, r, row);
       }
@@ -156,6 +164,7 @@ void attention_backward(const AttentionBackward& a) {
     float* dq = dout + rows_max * d;
     float* p = dq + rows_max * d;
     float* dp = p + rows_max * s.max_k;
+    float* slope_of_cap = s.softcap > 0 ? dp + rows_max * s.max_k : nullptr;
     load(a.k, q.k0, kv * d, q.lk, d, k);
     load(a.v, q.k0, kv * d, q.lk, d, v);
     std::fill(dk, dk + q.lk * d, 0.0f);
@@ -176,7 +185,7 @@ void attention_backward(const AttentionBackward& a) {
           const Range r = visible(s, t + i, q.lq, q.lk);
           float* pr = p + i * keys;
           float* dr = dp + i * keys;
-          finish_scores(s, head, t + i, q.lq, q.lk, r, pr);
+          finish_scores(s, head, t + i, q.lq, q.lk, r, pr, slope_of_cap);
           const float lse = a.lse.row<float>(q.q0 + t + i)[head];
           std::fill(pr, pr + r.begin, 0.0f);
           std::fill(pr + r.end, pr + keys, 0.0f);
@@ -190,6 +199,8 @@ void attention_backward(const AttentionBackward& a) {
 #pragma omp simd reduction(+ : dsum)
           for (int64_t j = r.begin; j < r.end; ++j) dsum += pr[j] * dr[j];
           for (int64_t j = r.begin; j < r.end; ++j) dr[j] = pr[j] * (dr[j] - dsum) * s.scale;
+          if (slope_of_cap)
+            for (int64_t j = r.begin; j < r.end; ++j) dr[j] *= slope_of_cap[j];
           if (s.dropout > 0) drop(s, q.q0 + t + i, head, r, pr);
         }
         onednn::sgemm(true, false, keys, d, rows, p, keys, dout, d, true, dv, d);

@@ -31,7 +31,7 @@ void token_logprob(const TokenLogprob& a) {
       for (int64_t j = 0; j < vocab; ++j) mean += z[j];
       mean /= static_cast<double>(vocab);
     }
-    a.logp.as<float>()[i] = (1.0f - a.smoothing) * label + a.smoothing * static_cast<float>(mean) - lse;
+    a.logp.as<float>()[i] = (1.0f - a.smoothing) * label + a.smoothing * static_cast<float>(mean) - lse - a.z_loss * highest * highest;
   }
 }
 
@@ -46,6 +46,8 @@ void logit_gradient(const LogitGradient& a) {
       auto* out = reinterpret_cast<G*>(a.logits.row<float>(i));
       const float lse = a.lse.as<float>()[i], c = a.coefficient.as<float>()[i];
       const float label_logit = z[labels[i]], everywhere = a.smoothing / static_cast<float>(vocab);
+      const int64_t top = a.z_loss != 0 ? std::max_element(z, z + vocab) - z : 0;
+      const float pull = a.z_loss != 0 ? 2.0f * c * a.z_loss * z[top] : 0.0f, top_logit = z[top];
       constexpr int64_t kBlock = 256;
       float block[kBlock];  // a bf16 result overtakes nothing: it is written behind what was read
       for (int64_t j = 0; j < vocab; j += kBlock) {
@@ -55,6 +57,8 @@ void logit_gradient(const LogitGradient& a) {
         for (int64_t l = 0; l < w; ++l) out[j + l] = from_float<G>(block[l]);
       }
       out[labels[i]] = from_float<G>(c * (fast_exp(label_logit - lse) - everywhere - (1.0f - a.smoothing)));
+      if (a.z_loss != 0)
+        out[top] = from_float<G>(c * (fast_exp(top_logit - lse) - everywhere - (top == labels[i] ? 1.0f - a.smoothing : 0.0f)) + pull);
     }
   });
 }

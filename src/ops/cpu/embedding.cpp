@@ -14,7 +14,7 @@ void embedding_forward(const EmbeddingForward& a) {
       for (int64_t i = 0; i < n; ++i) {
         const W* from = a.weight.row<W>(ids[i]);
         Y* to = a.y.row<Y>(i);
-        for (int64_t j = 0; j < d; ++j) to[j] = from_float<Y>(to_float(from[j]));
+        for (int64_t j = 0; j < d; ++j) to[j] = from_float<Y>(a.scale * to_float(from[j]));
       }
     });
   });
@@ -47,7 +47,7 @@ void embedding_backward(const EmbeddingBackward& a) {
             for (int64_t j = 0; j < w; ++j) sum[j] = to_float(out[c + j]);
             for (int64_t t = i; t < end; ++t) {
               const D* row = a.dy.row<D>(order[t]) + c;
-              for (int64_t j = 0; j < w; ++j) sum[j] += to_float(row[j]);
+              for (int64_t j = 0; j < w; ++j) sum[j] += a.scale * to_float(row[j]);
             }
             for (int64_t j = 0; j < w; ++j) out[c + j] = from_float<G>(sum[j]);
           }

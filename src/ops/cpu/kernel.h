@@ -45,6 +45,14 @@ template <class F>
   return x < -87.3f ? 0.0f : p * scale;
 }
 
+// tanh, to about 3e-7 of its size. Plain arithmetic: loops over it vectorise.
+[[gnu::always_inline]] inline float fast_tanh(float x) {
+  const float squared = x * x;
+  const float small = x * (1.0f + squared * (-1.0f / 3 + squared * (2.0f / 15 + squared * (-17.0f / 315))));
+  const float large = 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f);
+  return squared < 0.04f ? small : large;
+}
+
 // Rows [begin, end) of this thread: fixed ranges, so partial sums are added in one order.
 struct ThreadRange {
   int64_t begin, end;
@@ -68,6 +76,7 @@ void embedding_backward(const EmbeddingBackward&);
 void rms_norm_forward(const RmsNormForward&);
 void rms_norm_backward(const RmsNormBackward&);
 void rope(const Rope&);
+void rope_table(const RopeTable&);
 void swiglu_forward(const SwigluForward&);
 void swiglu_backward(const SwigluBackward&);
 void add(const Add&);
@@ -80,6 +89,11 @@ void scatter_rows(const ScatterRows&);
 void dropout(const Dropout&);
 void token_logprob(const TokenLogprob&);
 void logit_gradient(const LogitGradient&);
+void inverse_row_norms(const InverseRowNorms&);
+void scale_columns(const ScaleColumns&);
+void project_rows(const ProjectRows&);
+void softcap(const Softcap&);
+void softcap_backward(const SoftcapBackward&);
 void embedding_noise(const EmbeddingNoise&);
 void adam(const Adam&);
 void sgd(const Sgd&);

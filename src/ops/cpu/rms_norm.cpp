@@ -3,7 +3,7 @@
 namespace attune::ops::cpu::ATTUNE_ISA {
 
 void rms_norm_forward(const RmsNormForward& a) {
-  const int64_t n = a.x.rows.count, d = a.x.cols;
+  const int64_t d = a.weight.cols, heads = a.x.cols / d, n = a.x.rows.count * heads;
   auto* rstd = a.rstd.as<float>();
   with_type(a.x.dtype, [&](auto x0) {
     using T = decltype(x0);
@@ -12,21 +12,21 @@ void rms_norm_forward(const RmsNormForward& a) {
       const W* w = a.weight.as<W>();
 #pragma omp parallel for schedule(static) if (n * d > kParallelElements)
       for (int64_t i = 0; i < n; ++i) {
-        const T* x = a.x.row<T>(i);
-        T* y = a.y.row<T>(i);
+        const T* x = a.x.row<T>(i / heads) + i % heads * d;
+        T* y = a.y.row<T>(i / heads) + i % heads * d;
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < d; ++j) sum += to_float(x[j]) * to_float(x[j]);
         const float r = 1.0f / std::sqrt(sum / static_cast<float>(d) + a.eps);
         rstd[i] = r;
-        for (int64_t j = 0; j < d; ++j) y[j] = from_float<T>(to_float(x[j]) * r * to_float(w[j]));
+        for (int64_t j = 0; j < d; ++j) y[j] = from_float<T>(to_float(x[j]) * r * (to_float(w[j]) + a.offset));
       }
     });
   });
 }
 
 void rms_norm_backward(const RmsNormBackward& a) {
-  const int64_t n = a.x.rows.count, d = a.x.cols;
+  const int64_t d = a.weight.cols, heads = a.x.cols / d, n = a.x.rows.count * heads;
   const auto* rstd = a.rstd.as<float>();
   const bool wants_dw = a.dweight.defined();
   int used = 1;
@@ -42,25 +42,25 @@ void rms_norm_backward(const RmsNormBackward& a) {
         float* partial = wants_dw ? a.partial.row<float>(range.thread) : nullptr;
         if (wants_dw) std::fill(partial, partial + d, 0.0f);
         for (int64_t i = range.begin; i < range.end; ++i) {
-          const T* x = a.x.row<T>(i);
-          const T* dy = a.dy.row<T>(i);
+          const T* x = a.x.row<T>(i / heads) + i % heads * d;
+          const T* dy = a.dy.row<T>(i / heads) + i % heads * d;
           const float r = rstd[i];
+          if (wants_dw)  // first: dx may overwrite x
+            for (int64_t j = 0; j < d; ++j) partial[j] += to_float(dy[j]) * to_float(x[j]) * r;
           if (a.dx.defined()) {
             float dot = 0;
 #pragma omp simd reduction(+ : dot)
-            for (int64_t j = 0; j < d; ++j) dot += to_float(dy[j]) * to_float(w[j]) * to_float(x[j]);
+            for (int64_t j = 0; j < d; ++j) dot += to_float(dy[j]) * (to_float(w[j]) + a.offset) * to_float(x[j]);
             const float c = dot * r * r * r / static_cast<float>(d);
-            T* dx = a.dx.row<T>(i);
+            T* dx = a.dx.row<T>(i / heads) + i % heads * d;
             if (a.accumulate_dx) {
               for (int64_t j = 0; j < d; ++j)
-                dx[j] = from_float<T>(to_float(dx[j]) + to_float(dy[j]) * to_float(w[j]) * r - to_float(x[j]) * c);
+                dx[j] = from_float<T>(to_float(dx[j]) + to_float(dy[j]) * (to_float(w[j]) + a.offset) * r - to_float(x[j]) * c);
             } else {
               for (int64_t j = 0; j < d; ++j)
-                dx[j] = from_float<T>(to_float(dy[j]) * to_float(w[j]) * r - to_float(x[j]) * c);
+                dx[j] = from_float<T>(to_float(dy[j]) * (to_float(w[j]) + a.offset) * r - to_float(x[j]) * c);
             }
           }
-          if (wants_dw)
-            for (int64_t j = 0; j < d; ++j) partial[j] += to_float(dy[j]) * to_float(x[j]) * r;
         }
       }
     });
