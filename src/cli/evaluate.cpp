@@ -6,7 +6,9 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "data/token_set.h"
 #include "eval/evaluation.h"
+#include "train/evaluate.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -42,6 +44,31 @@ void write_results(const fs::path& output, const eval::Evaluation& evaluation, c
   info("{} and generated_predictions.jsonl are written", results.string());
 }
 
+// Loss, perplexity and token accuracy of what a configuration holds out, or of the answers in files.
+Json losses_of(infer::Generator& generator, const Request& request, const train::Config* config, const data::Records& records) {
+  if (!request.ask.prompt_column.empty()) return Json::object();
+  const int64_t batch = config ? config->per_device_eval_batch_size : 8;
+  if (config && request.files.empty())
+    return train::evaluate_model(generator.model(), *train::held_out_set(*config, request.model), request.compute, batch);
+  const auto chat = text::ChatTemplate::create(request.ask.chat_template, generator.tokenizer());
+  data::DataReport report;
+  data::TokenizeOptions options;
+  options.cutoff_len = generator.model().config().max_position_embeddings;
+  data::TokenSet set = data::tokenize(records, generator.tokenizer(), chat.get(), options, report);
+  for (const std::string& line : report.summary()) warn("{}", line);
+  return set.size() == 0 ? Json::object() : train::evaluate_model(generator.model(), set, request.compute, batch);
+}
+
+// Numbers of answers and of the loss side by side, of each data set and of all.
+void join_losses(eval::Evaluation& evaluation, const Json& losses) {
+  for (const char* name : {"loss", "perplexity", "accuracy"}) {
+    if (losses.contains(fmt::format("eval_{}", name))) evaluation.join("", name, losses[fmt::format("eval_{}", name)].get<double>());
+    for (const std::string& set : evaluation.data_sets)
+      if (const std::string key = fmt::format("eval_{}_{}", train::short_name(set), name); losses.contains(key))
+        evaluation.join(set, name, losses[key].get<double>());
+  }
+}
+
 Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   Request r;
   r.ask = {args.chat_template, args.prompt_column, args.max_new_tokens > 0 ? args.max_new_tokens : 32};
@@ -53,7 +80,6 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
     return r;
   }
   config = read_config(args.arguments);
-  if (!config->predict_with_generate) refuse("predict_with_generate is false: no answers are generated, and there is nothing else to score");
   if (r.model.empty()) r.model = eval::evaluated_model(*config);
   r.compute = config->compute();
   r.output = config->output_dir;
@@ -69,9 +95,15 @@ int evaluate(const EvalArgs& args) {
   std::optional<train::Config> config;
   const Request request = request_of(args, config);
   const double begin = seconds_now();
-  const data::Records records = request.files.empty() ? eval::held_out_records(*config) : eval::read_questions(request.files, args.max_samples);
+  const bool asks = !config || (config->predict_with_generate && !config->pretraining());
+  data::Records records;
+  if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
+  else if (asks) records = eval::held_out_records(*config);
   infer::Generator generator(request.model, request.compute);
-  const eval::Evaluation evaluation = eval::evaluate(generator, records, request.ask);
+  const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
+  eval::Evaluation evaluation;
+  if (asks) evaluation = eval::evaluate(generator, records, request.ask);
+  join_losses(evaluation, losses);
   Json json = evaluation.json();
   if (!args.baseline_from.empty()) {
     if (request.files.empty()) refuse("--baseline-from needs questions from --file");

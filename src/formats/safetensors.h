@@ -28,9 +28,11 @@ class SafetensorsFile : public TensorFile {
 struct TensorSource {
   std::string name;
   std::vector<int64_t> shape;
-  const void* data = nullptr;
+  const void* data = nullptr;  // or, where it is to come out of another file:
   DType from = DType::f32;
   DType to = DType::f32;
+  const TensorFile* file = nullptr;
+  const TensorInfo* info = nullptr;
   uint64_t bytes() const;
 };
 

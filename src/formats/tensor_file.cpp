@@ -52,16 +52,21 @@ const TensorInfo* TensorFile::find(const std::string& name) const {
 }
 
 void TensorFile::read(const TensorInfo& t, DType as, void* into) const {
+  read(t, as, 0, static_cast<uint64_t>(t.count()), into);
+}
+
+void TensorFile::read(const TensorInfo& t, DType as, uint64_t first, uint64_t elements, void* into) const {
   const bool wide = t.dtype == "F64";
   if (!wide && t.dtype != "F32" && t.dtype != "BF16" && t.dtype != "F16")
     fail("{}: tensor \"{}\" is {}; weights must be F32, BF16, F16 or F64", path().string(), t.name, t.dtype);
   const DType from = wide ? DType::f32 : parse_dtype(t.dtype, path().string());
-  if (!wide && from == as) return read_raw(t, into);
   const size_t element = wide ? 8 : size_of(from);
-  std::vector<char> buffer(std::min<uint64_t>(kBuffer, t.bytes));
+  if (!wide && from == as) return reader_.read_at(t.offset + first * element, into, elements * element);
+  std::vector<char> buffer(std::min<uint64_t>(kBuffer, elements * element));
   auto* out = static_cast<char*>(into);
-  for (uint64_t at = 0; at < t.bytes;) {
-    const uint64_t n = std::min<uint64_t>(buffer.size(), t.bytes - at);
+  const uint64_t end = (first + elements) * element;
+  for (uint64_t at = first * element; at < end;) {
+    const uint64_t n = std::min<uint64_t>(buffer.size(), end - at);
     reader_.read_at(t.offset + at, buffer.data(), n);
     const size_t count = n / element;
     if (wide) {

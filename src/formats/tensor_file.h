@@ -29,6 +29,8 @@ class TensorFile {
 
   // Reads a floating-point tensor into `into`, converting from F32, BF16, F16 or F64; streams through a small buffer.
   void read(const TensorInfo& tensor, DType as, void* into) const;
+  // The same of elements [first, first + elements).
+  void read(const TensorInfo& tensor, DType as, uint64_t first, uint64_t elements, void* into) const;
   void read_raw(const TensorInfo& tensor, void* into) const { reader_.read_at(tensor.offset, into, tensor.bytes); }
 
  protected:

@@ -71,11 +71,15 @@ void initialise_weights(Decoder& model, uint64_t seed) {
   }
 }
 
-std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype) {
+std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, formats::ModelDirectory* base) {
   std::vector<formats::TensorSource> sources;
   for (const auto& p : model.parameters().all()) {
     const Tensor& t = p->stepped();
-    sources.push_back({p->name, p->shape, t.data, t.dtype, save_dtype});
+    formats::TensorSource source{p->name, p->shape, t.data, t.dtype, save_dtype};
+    if (base && !p->trainable && t.dtype != DType::f32 && t.dtype != save_dtype)
+      if (const auto it = base->tensors().find(p->name); it != base->tensors().end())
+        source.file = it->second.file, source.info = it->second.info;
+    sources.push_back(source);
   }
   return sources;
 }

@@ -19,7 +19,8 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory);
 // seed and the tensor's name: sharding and order change nothing.
 void initialise_weights(Decoder& model, uint64_t seed);
 
-// What to save, in declaration order: masters where there are any, as `save_dtype`.
-std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype);
+// What to save, in declaration order: masters where there are any, as `save_dtype`. A parameter that is not trained and
+// is held narrower than `save_dtype` comes out of `base`'s files (which must stay open), so that it keeps every bit.
+std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, formats::ModelDirectory* base = nullptr);
 
 }  // namespace attune::models

@@ -73,7 +73,7 @@ void read_exactly(const formats::SafetensorsFile& file, const std::string& name,
 
 void write_checkpoint(const fs::path& output_dir, int64_t step, const CheckpointContent& c) {
   publish_directory(output_dir / fmt::format("checkpoint-{}", step), [&](const fs::path& directory) {
-    formats::save_model(directory, models::tensor_sources(*c.model, c.save_dtype), c.save);
+    formats::save_model(directory, models::tensor_sources(*c.model, c.save_dtype, c.base), c.save);
     if (c.optimizer) write_states(directory / kOptimizer, c);
     write_file(directory / "trainer_state.json", c.trainer_state);
     write_file(directory / kState, c.state);

@@ -17,6 +17,7 @@ namespace attune::train {
 
 struct CheckpointContent {
   const models::Decoder* model = nullptr;
+  formats::ModelDirectory* base = nullptr;
   const optim::Optimizer* optimizer = nullptr;  // null with save_only_model
   DType save_dtype = DType::f32;
   formats::SaveOptions save;

@@ -145,25 +145,36 @@ void Engine::gradient_complete(nn::Parameter& parameter) {
   parameter.gradient_written = false;
 }
 
-Evaluation Engine::evaluate(const MicroBatch& batch) {
+void Engine::evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses) {
   ArenaScope scope(*arena_);
   view_.bind(batch, options_.eval_capacity, 1.0);
   tape_->begin(false);
-  Evaluation result;
-  result.nll = objective_.run(*tape_, model_, view_, options_.compute, {});
-  result.labels = view_.targets().rows.count;
-  result.correct = count_correct(view_);
-  return result;
+  objective_.run(*tape_, model_, view_, options_.compute, {});
+  losses.assign(static_cast<size_t>(batch.sequence_count()), {});
+  for (size_t i = 0; i < losses.size(); ++i) losses[i].sample = batch.sequence_samples[i];
+  const auto* logp = view_.logp().as<float>();
+  const auto* correct = view_.correct().as<float>();
+  size_t sequence = 0;
+  for (size_t i = 0; i < batch.label_rows.size(); ++i) {  // label rows stand in the order of the stream
+    while (batch.label_rows[i] >= batch.cu_seqlens[sequence + 1]) ++sequence;
+    SequenceLoss& s = losses[sequence];
+    s.nll -= static_cast<double>(batch.loss_weights[i]) * logp[i];
+    s.weight += batch.loss_weights[i];
+    s.labels += 1;
+    s.correct += correct[i] != 0;
+  }
 }
 
 void Engine::dry_run() {
   dry_inputs_ = std::make_unique<Arena>(Arena::Kind::dry, kDryBytes);
   model_.parameters().begin_step();
   context_->reset_work();
-  view_.bind_dry(*dry_inputs_, options_.capacity);
-  for (int64_t i = 0; i < options_.micro_batches; ++i) run_micro_batch(view_, i + 1 == options_.micro_batches);
-  if (!options_.optimizer_in_backward) update_all(1.0f);
-  step_work_ = context_->work();
+  if (options_.capacity.tokens > 0) {
+    view_.bind_dry(*dry_inputs_, options_.capacity);
+    for (int64_t i = 0; i < options_.micro_batches; ++i) run_micro_batch(view_, i + 1 == options_.micro_batches);
+    if (!options_.optimizer_in_backward) update_all(1.0f);
+    step_work_ = context_->work();
+  }
   if (options_.eval_capacity.tokens > 0) {
     ArenaScope scope(*arena_);
     view_.bind_dry(*dry_inputs_, options_.eval_capacity);

@@ -44,9 +44,10 @@ struct StepResult {
   bool skipped = false;             // fp16: the gradients overflowed, nothing was updated, the loss scale was halved
 };
 
-// Sums over a micro-batch; its total weight is the batch's own.
-struct Evaluation {
-  double nll = 0;  // Σ weight·nll
+// What evaluation knows of one sequence.
+struct SequenceLoss {
+  int64_t sample = 0;
+  double nll = 0, weight = 0;  // Σ weight·nll, Σ weight
   int64_t labels = 0, correct = 0;
 };
 
@@ -73,9 +74,10 @@ class Engine : public nn::StepHooks {
   // Throws where loss or gradient is not finite, naming tensor or token; parameters are then untouched
   // (with optimizer_in_backward they may not be).
   StepResult step(const Step& step, int64_t number, float learning_rate);
-  Evaluation evaluate(const MicroBatch& batch);
+  // Replaces `losses` by those of the batch's sequences.
+  void evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses);
 
-  // One full step and one evaluation at capacity, without memory behind them.
+  // One full step and one evaluation at capacity, each where it has one, without memory behind them.
   void dry_run();
 
   const ops::Work& step_work() const { return step_work_; }

@@ -34,29 +34,6 @@ std::vector<fs::path> model_files(const fs::path& directory) {
 
 }  // namespace
 
-Json evaluate_set(Engine& engine, const data::Batcher& batches, int64_t samples) {
-  const double begin = seconds_now();
-  Evaluation sum;
-  double weight = 0;
-  int64_t steps = 0;
-  Step step;
-  for (int64_t i = 0; i < batches.steps_in_epoch(0); ++i) {
-    batches.make_step(0, i, step);
-    for (const MicroBatch& b : step.micro_batches) {
-      const Evaluation part = engine.evaluate(b);
-      sum.nll += part.nll;
-      sum.labels += part.labels;
-      sum.correct += part.correct;
-      weight += b.total_weight();
-      ++steps;
-    }
-  }
-  const double seconds = std::max(1e-9, seconds_now() - begin), loss = sum.nll / weight;
-  if (!std::isfinite(loss)) fail("the validation loss is not finite");
-  return {{"eval_loss", loss}, {"eval_perplexity", std::exp(loss)}, {"eval_accuracy", static_cast<double>(sum.correct) / static_cast<double>(std::max<int64_t>(1, sum.labels))}, {"eval_tokens", sum.labels}, {"eval_runtime", seconds},
-          {"eval_samples_per_second", static_cast<double>(samples) / seconds}, {"eval_steps_per_second", static_cast<double>(steps) / seconds}};
-}
-
 formats::SaveOptions save_options(const RunSetup& s) {
   formats::SaveOptions o;
   o.config = s.saved_config.get();
@@ -70,7 +47,7 @@ void save_result(const RunSetup& s, const models::Decoder& model) {
   const fs::path output = s.config.output_dir, temporary = output / ".tmp-model";
   fs::remove_all(temporary);
   fs::create_directory(temporary);
-  formats::save_model(temporary, models::tensor_sources(model, s.save_dtype), save_options(s));
+  formats::save_model(temporary, models::tensor_sources(model, s.save_dtype, s.directory.get()), save_options(s));
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(temporary)) files.push_back(entry.path());
   for (const fs::path& file : files) {
@@ -112,6 +89,7 @@ void clear_previous_run(const fs::path& output) {
     const bool ours = (name.starts_with("checkpoint-") && fs::exists(entry.path() / "attune_checkpoint.json")) ||
                       name.starts_with(".tmp-checkpoint-") || name.starts_with(".old-checkpoint-") || name == ".tmp-model" ||
                       name == "trainer_log.jsonl" || name == "trainer_state.json" || name == "train_results.json" ||
+                      name == "generated_predictions.jsonl" || name == "generated_samples.jsonl" || name == "cross_validation.json" ||
                       name == "eval_results.json" || name == "all_results.json" || name == "training_loss.svg" ||
                       name == "attune_manifest.json" || name == "attune_config.yaml" || name == "data_report.jsonl";
     if (ours) going.push_back(entry.path());

@@ -1,14 +1,10 @@
-// Evaluation over a set, and what a finished run leaves behind.
+// What a finished run leaves behind.
 #pragma once
 
 #include "train/setup.h"
 #include "util/json.h"
 
 namespace attune::train {
-
-// {"eval_loss", "eval_perplexity", "eval_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}:
-// Σ weight·nll / Σ weight over all samples, streamed.
-Json evaluate_set(Engine& engine, const data::Batcher& batches, int64_t samples);
 
 formats::SaveOptions save_options(const RunSetup& setup);
 

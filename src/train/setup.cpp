@@ -9,6 +9,7 @@
 
 #include "models/families/family.h"
 #include "util/error.h"
+#include "util/log.h"
 #include "util/rng.h"
 
 namespace attune::train {
@@ -220,6 +221,22 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
     begin = epoch_ends[e];
   }
   fail("internal error: step {} lies behind the end of the run", step);
+}
+
+std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::string& model) {
+  Config c = config;
+  if (!c.eval_dataset.empty()) {
+    RunSetup s;
+    c.model_name_or_path = model;
+    s.config = c;
+    s.tokenizer = text::Tokenizer::load(model);
+    auto set = std::make_unique<TokenSet>(read_set(s, c.eval_dataset));
+    for (const std::string& line : s.report.summary()) warn("{}", line);
+    if (set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));
+    return set;
+  }
+  if (c.val_size <= 0) refuse("nothing is held out: set eval_dataset or val_size, or name files with --file");
+  return std::move(prepare(c).eval_set);
 }
 
 RunSetup prepare(const Config& config, const Fold& fold) {

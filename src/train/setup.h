@@ -44,6 +44,10 @@ struct Fold {
 // Reads model configuration, tokenizer and data; checks that they belong together.
 RunSetup prepare(const Config& config, const Fold& fold = {});
 
+// What a configuration holds out, as its training sees it: `eval_dataset`, or the samples that `val_size` chose. The
+// tokenizer and template are those of `model`. Refuses where nothing is held out.
+std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::string& model);
+
 // What the data looks like, one line each, for the log.
 std::vector<std::string> describe_data(const RunSetup& setup);
 

@@ -12,6 +12,7 @@
 #include "optim/schedule.h"
 #include "train/best_model.h"
 #include "train/checkpoint.h"
+#include "train/evaluate.h"
 #include "train/result.h"
 #include "train/run_log.h"
 #include "util/error.h"
@@ -245,7 +246,7 @@ void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
 // `candidate`: whether it counts for the best model.
 void Trainer::evaluate(double epoch, bool candidate) {
   const double begin = seconds_now();
-  last_eval_ = evaluate_set(*engine_, *setup_.eval_batches, setup_.eval_set->size());
+  last_eval_ = evaluate_set(*engine_, *setup_.eval_batches, *setup_.eval_set);
   const double elapsed = seconds_now() - start_;
   log_->evaluation(done_, epoch, last_eval_, elapsed, 0, tokens_seen_);
   const int64_t best_before = best_.step();
@@ -279,6 +280,7 @@ void Trainer::save_checkpoint(double epoch) {
   const double begin = seconds_now();
   CheckpointContent c;
   c.model = model_.get();
+  c.base = setup_.directory.get();
   c.optimizer = config_.save_only_model ? nullptr : &engine_->optimizer();
   c.save_dtype = setup_.save_dtype;
   c.save = save_options(setup_);

@@ -229,7 +229,8 @@ TEST(DryRun, CapacitiesDecideNotWhatABatchHolds) {
   auto engine = make_engine(*model, objective, options);
   engine->step(part, 1, 1e-3f);
   EXPECT_EQ(engine->arena().high_water(), engine->arena().capacity());
-  engine->evaluate(split(samples, {{1}}).micro_batches[0]);
+  std::vector<train::SequenceLoss> losses;
+  engine->evaluate(split(samples, {{1}}).micro_batches[0], losses);
   EXPECT_EQ(engine->arena().high_water(), engine->arena().capacity());
 }
 
