@@ -1,6 +1,6 @@
 // Text ↔ token ids, exactly as the model's own tokenizer does it. Reads a Hugging Face directory:
-// `tokenizer.json` (byte-level BPE: GPT-2, Llama 3, Qwen) or SentencePiece `tokenizer.model` (BPE with byte
-// fallback: Llama 2), plus `tokenizer_config.json` where present. An unknown component is an error naming it.
+// `tokenizer.json` (BPE, Unigram, WordPiece), else SentencePiece `tokenizer.model` (BPE, Unigram), else BERT's
+// `vocab.txt`, plus `tokenizer_config.json` where present. An unknown component is an error naming it.
 #pragma once
 
 #include <cstdint>
@@ -57,8 +57,10 @@ class Tokenizer {
   // Highest id + 1 (models may have more embedding rows).
   virtual int64_t vocab_size() const = 0;
 
-  // Whether the space that begins a decoded text is the tokenizer's own and dropped (SentencePiece).
-  virtual bool strips_first_space() const { return false; }
+  // The same for the token that begins a text, where the tokenizer's own first space is dropped.
+  virtual std::string first_token_bytes(TokenId id) const { return token_bytes(id); }
+  // Whether the tokens behind a first one that was nothing but such a space are first ones too.
+  virtual bool drops_all_first_spaces() const { return false; }
   // Bytes that form no UTF-8: one U+FFFD each (SentencePiece) instead of one per ill-formed sequence.
   virtual bool replaces_each_byte() const { return false; }
 
