@@ -65,24 +65,20 @@ template <class Score>
 void UnigramModel::encode_uncached(std::string_view word, std::vector<WordToken>& out) const {
   std::vector<Step<Score>> best(word.size() + 1);
   const Score unknown_score = static_cast<Score>(*lowest_) - static_cast<Score>(kUnknownPenalty);
-  auto offer = [&](size_t begin, size_t end, TokenId id, double score) {
+  auto offer = [&](size_t begin, size_t end, TokenId id, Score score) {
     Step<Score>& step = best[end];
-    if (step.begin != kNone && !(score > static_cast<double>(step.score))) return;
-    step = {static_cast<Score>(score), id, static_cast<uint32_t>(begin)};
+    if (step.begin != kNone && !(score > step.score)) return;
+    step = {score, id, static_cast<uint32_t>(begin)};
   };
   for (size_t at = 0; at < word.size();) {
     const Score so_far = best[at].score;
     const size_t bytes = code_point_at(word, at).bytes;
     bool single = false;
     trie_.prefixes(word.substr(at), [&](size_t length, TokenId id) {
-      const bool exact = user_defined_[static_cast<size_t>(id)];
-      const double score = score_of(id, length);
-      const double total = exact ? score + static_cast<double>(so_far)
-                                 : static_cast<double>(static_cast<Score>(score) + so_far);
-      offer(at, at + length, id, total);
+      offer(at, at + length, id, static_cast<Score>(score_of(id, length)) + so_far);
       single |= length == bytes;
     });
-    if (!single) offer(at, at + bytes, -1, static_cast<double>(unknown_score + so_far));
+    if (!single) offer(at, at + bytes, -1, unknown_score + so_far);
     at += bytes;
   }
   const size_t from = out.size();
