@@ -45,8 +45,10 @@ class ChatTemplate {
   virtual ~ChatTemplate() = default;
 
   // `name`: "" uses the model's own Jinja template (and refuses where it has none), or one of the built-in
-  // templates: alpaca, chatml, qwen, llama3, default. The refusal of an unknown name lists the known ones.
-  static std::unique_ptr<ChatTemplate> create(const std::string& name, const Tokenizer& tokenizer);
+  // templates (docs/templates.md). The refusal of an unknown name lists the known ones, the nearest first.
+  // `tool_format`: how a built-in template writes tools (default, qwen, glm4, llama3, mistral); "" is its own way.
+  static std::unique_ptr<ChatTemplate> create(const std::string& name, const Tokenizer& tokenizer,
+                                              const std::string& tool_format = "");
   // A template from Jinja source text; `source_name` is used in messages.
   static std::unique_ptr<ChatTemplate> from_jinja(const std::string& source, const std::string& source_name,
                                                   const Tokenizer& tokenizer);

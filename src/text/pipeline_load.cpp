@@ -113,6 +113,8 @@ void PipelineTokenizer::name_specials(const TokenizerConfig& config) {
   pad_ = special(config.pad);
   unk_ = special(config.unk);
   for (const std::string& text : config.additional_special) special(text);
+  if (config.user_role) user_role_ = special(token_text(*config.user_role));
+  if (config.assistant_role) assistant_role_ = special(token_text(*config.assistant_role));
   if (!config.add_bos && !config.add_eos) return;
   surround_ = {};  // the configuration's own switches replace the post-processor
   if (config.add_bos.value_or(false) && bos_) surround_.before = {*bos_};

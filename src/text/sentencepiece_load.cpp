@@ -121,6 +121,13 @@ void SentencePieceTokenizer::set_specials(const TokenizerConfig& config) {
   pad_ = special(config.names_pad, config.pad, model_.pad_piece);
   unk_ = special(config.names_unk, config.unk, model_.pieces[static_cast<size_t>(unknown_)].text);
   for (const std::string& text : config.additional_special) special(true, text, "");
+  auto role = [&](const std::optional<TokenId>& given, TokenId usual, const char* text) {
+    const auto found = vocabulary_.find(text);
+    const auto id = given ? given : found == usual ? found : std::nullopt;
+    return id ? special(true, token_text(*id), "") : std::nullopt;
+  };
+  user_role_ = role(config.user_role, 195, "<reserved_106>");
+  assistant_role_ = role(config.assistant_role, 196, "<reserved_107>");
   if (config.add_bos.value_or(true) && bos_) before_ = {*bos_};
   if (config.add_eos.value_or(false) && eos_) behind_ = {*eos_};
 }

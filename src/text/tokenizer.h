@@ -69,11 +69,15 @@ class Tokenizer {
   const std::optional<TokenId>& eos_id() const { return eos_; }
   const std::optional<TokenId>& pad_id() const { return pad_; }
   const std::optional<TokenId>& unk_id() const { return unk_; }
+  // The tokens that open a user's and an answer's turn where the model names them by id (Baichuan 2:
+  // generation_config.json, else <reserved_106> and <reserved_107>). They are special tokens.
+  const std::optional<TokenId>& user_role_id() const { return user_role_; }
+  const std::optional<TokenId>& assistant_role_id() const { return assistant_role_; }
   // The Jinja chat template of the directory (chat_template.jinja wins over tokenizer_config.json); may be empty.
   const std::string& chat_template() const { return chat_template_; }
 
  protected:
-  std::optional<TokenId> bos_, eos_, pad_, unk_;
+  std::optional<TokenId> bos_, eos_, pad_, unk_, user_role_, assistant_role_;
   std::string chat_template_;
 };
 

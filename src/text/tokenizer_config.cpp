@@ -94,6 +94,16 @@ void read_specials(const Json& json, TokenizerConfig& config, const std::string&
         config.additional_special.push_back(*text);
 }
 
+void read_roles(const Json& json, TokenizerConfig& config, const std::string& where) {
+  for (const auto& [key, into] :
+       {std::pair{"user_token_id", &config.user_role}, std::pair{"assistant_token_id", &config.assistant_role}}) {
+    if (!json.contains(key) || json[key].is_null()) continue;
+    if (!json[key].is_number_integer() || json[key].get<int64_t>() < 0 || json[key].get<int64_t>() > INT32_MAX)
+      fail("{}: {}: expected a token id", where, key);
+    *into = json[key].get<TokenId>();
+  }
+}
+
 }  // namespace
 
 TokenizerConfig TokenizerConfig::read(const fs::path& directory) {
@@ -123,6 +133,8 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory) {
         fail("{}: \"{}\": expected a token id", added.string(), text);
       config.added_file.emplace_back(text, id.get<TokenId>());
     }
+  const fs::path generation = directory / "generation_config.json";
+  if (const auto json = read_object(generation)) read_roles(*json, config, generation.string());
   const fs::path jinja = directory / "chat_template.jinja";
   if (fs::exists(jinja)) config.chat_template = read_file(jinja, kLargestFile);
   return config;

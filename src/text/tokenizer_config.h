@@ -24,6 +24,7 @@ struct TokenizerConfig {
   std::vector<AddedToken> added;                            // added_tokens_decoder, in the order of their ids
   std::vector<std::string> additional_special;              // extra special tokens by text
   std::vector<std::pair<std::string, TokenId>> added_file;  // added_tokens.json
+  std::optional<TokenId> user_role, assistant_role;         // generation_config.json
   std::string chat_template;
   std::string where;  // the file, for messages
 };

@@ -42,7 +42,7 @@ void UnigramModel::finish(const std::vector<TokenId>& forbidden) {
     const std::string& piece = vocabulary_.token(static_cast<TokenId>(i));
     if (!user_defined_[i]) {
       lowest = any ? std::min(lowest, scores_[i]) : scores_[i];
-      highest_ = any ? std::max(highest_, scores_[i]) : scores_[i];
+      highest_ = std::max(highest_, scores_[i]);
       any = true;
     }
     if (left_out[i] || piece.empty()) continue;

@@ -50,7 +50,7 @@ class UnigramModel final : public WordModel {
   std::vector<double> scores_;     // by id
   std::vector<bool> in_text_, user_defined_;
   std::optional<double> lowest_;
-  double highest_ = 0;
+  double highest_ = 0;  // 0 even where all scores are negative, as in SentencePiece
   PrefixTrie trie_;
   TokenId of_byte_[256];
   uint64_t instance_ = new_cache_instance();
