@@ -1,6 +1,7 @@
 // Chat templates: texts equal to transformers', origins, answers, built-ins.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "chat_fixture_tokenizer.h"
@@ -18,7 +19,9 @@ using chat_test::all_specials;
 using attune::test::error_of;
 using chat_test::SpecialsOnly;
 
-const std::string kFixtures = std::string(ATTUNE_FIXTURES) + "/chat/";
+// tools/reference/template_differential.py brings its own conversations and renderings.
+const char* const kOtherFixtures = std::getenv("ATTUNE_CHAT_FIXTURES");
+const std::string kFixtures = kOtherFixtures ? kOtherFixtures : std::string(ATTUNE_FIXTURES) + "/chat/";
 
 Conversation conversation_from(const Json& json) {
   Conversation out;
