@@ -78,10 +78,9 @@ std::vector<AddedSpan> AddedTokenFinder::split(const Section& section,
   size_t done = 0;
   for (size_t at = 0; !tokens_.empty() && at < text.size();) {
     size_t end = 0;
-    const AddedToken* token =
-        longest_allowed(text, at, end, [&](const AddedToken& found, ByteRange range) {
-          return user_text.empty() || found.is_plain_text() || !overlaps(user_text, section.to_source(range));
-        });
+    const AddedToken* token = longest_allowed(text, at, end, [&](const AddedToken& found, ByteRange range) {
+      return user_text.empty() || found.is_plain_text() || !overlaps(user_text, section.to_source(range));
+    });
     if (!token) {
       ++at;
       continue;

@@ -38,7 +38,8 @@ class AddedTokenFinder {
   // `content` may differ from the token's own (its normalised form).
   void add(const AddedToken* token, std::string_view content);
   bool empty() const { return tokens_.empty(); }
-  // The longest token that begins at `at`, whoever wrote the text, and where it ends; null where there is none.
+  // The longest token that begins at `at`, whoever wrote the text, and where it ends; null where there is
+  // none.
   const AddedToken* longest(std::string_view text, size_t at, size_t& end) const {
     return longest_allowed(text, at, end, [](const AddedToken&, ByteRange) { return true; });
   }

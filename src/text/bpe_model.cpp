@@ -66,8 +66,8 @@ const BpeModel::Merge* BpeModel::find_merge(TokenId left, TokenId right) const {
   return nullptr;
 }
 
-// Whether cutting before every "▁" that follows something else changes nothing: "▁" is a known symbol (it ends
-// a run of unknown ones), and no merge makes a token with "▁" behind something else.
+// Whether cutting before every "▁" that follows something else changes nothing: "▁" is a known symbol (it
+// ends a run of unknown ones), and no merge makes a token with "▁" behind something else.
 bool BpeModel::finds_words_apart() const {
   if (options_.symbols != BpeSymbols::characters || options_.ignore_merges || !vocabulary_.find(kSpaceMark) ||
       !options_.continuing_prefix.empty() || !options_.word_suffix.empty())

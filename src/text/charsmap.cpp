@@ -27,10 +27,9 @@ size_t grapheme_end(std::string_view text, size_t at) {
   utf8proc_int32_t state = 0;
   while (end < text.size()) {
     const CodePoint next = code_point_at(text, end);
-    const bool breaks =
-        !is_late_mark(next.value) &&
-        utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.value),
-                                         static_cast<utf8proc_int32_t>(next.value), &state);
+    const bool breaks = !is_late_mark(next.value) &&
+                        utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.value),
+                                                         static_cast<utf8proc_int32_t>(next.value), &state);
     if (breaks) break;
     end += next.bytes;
     last = next;

@@ -286,7 +286,8 @@ std::unique_ptr<ChatTemplate> ChatTemplate::create(const std::string& name, cons
                                                    const std::string& tool_format) {
   if (name.empty()) {
     if (!tool_format.empty())
-      refuse("tool_format \"{}\" needs a named template: the model's own has its own way to write tools", tool_format);
+      refuse("tool_format \"{}\" needs a named template: the model's own has its own way to write tools",
+             tool_format);
     if (tokenizer.chat_template().empty())
       refuse("the model has no chat template; choose one with template: (known: {})",
              fmt::join(builtin_names(), ", "));

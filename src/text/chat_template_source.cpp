@@ -47,10 +47,12 @@ std::pair<std::string_view, std::string_view> around(std::string_view text) {
 
 // Texts in <…> or […] that should be single tokens.
 void collect_tokens(std::string_view text, std::vector<std::string>& out) {
-  static constexpr std::string_view openings[] = {"<|", "<\uff5c", "<reserved_", "<start_of_turn>", "<end_of_turn>", "<eo"};
+  static constexpr std::string_view openings[] = {
+      "<|", "<\uff5c", "<reserved_", "<start_of_turn>", "<end_of_turn>", "<eo"};
   for (size_t at = text.find('<'); at != std::string_view::npos; at = text.find('<', at + 1)) {
     const std::string_view rest = text.substr(at);
-    if (std::none_of(std::begin(openings), std::end(openings), [&](auto o) { return rest.starts_with(o); })) continue;
+    if (std::none_of(std::begin(openings), std::end(openings), [&](auto o) { return rest.starts_with(o); }))
+      continue;
     const std::string token(rest.substr(0, rest.find('>') + 1));
     if (!token.empty() && std::find(out.begin(), out.end(), token) == out.end()) out.push_back(token);
   }
@@ -62,24 +64,26 @@ std::string statement(std::string_view indent, const std::string& expression) {
 
 std::string beginning(const TemplateTexts& t) {
   std::string out =
-      std::string("{%- set has_system = messages and messages[0].role == 'system' %}\n"
-                  "{%- set system_text = messages[0].content") + (t.trims ? " | trim" : "") + " if has_system else " + literal(t.default_system) + " %}\n"
+      std::string(
+          "{%- set has_system = messages and messages[0].role == 'system' %}\n"
+          "{%- set system_text = messages[0].content") +
+      (t.trims ? " | trim" : "") + " if has_system else " + literal(t.default_system) +
+      " %}\n"
       "{%- set tools_part = tools_text(tools) if tools else '' %}\n"
       // Some tool texts begin with the empty line that parts them from the system's text.
       "{%- set system_text = system_text ~ tools_part if system_text else tools_part.lstrip('\\n') %}\n";
   const std::string lead =
       fmt::format("({} if has_system or system_text else '')", expression(t.system, "system_text"));
   if (t.begins_with_bos) out += "{{- begin }}\n";
-  return out + (t.system_in_user ? fmt::format("{{%- set ns = namespace(lead={}) %}}\n", lead) : statement("", lead));
+  return out + (t.system_in_user ? fmt::format("{{%- set ns = namespace(lead={}) %}}\n", lead)
+                                 : statement("", lead));
 }
 
 std::string answer_branch(const TemplateTexts& t, const std::string& header) {
   std::string out =
       "    {%- elif message.role == 'assistant' %}\n"
       "        {%- set content = message.content" +
-      std::string(t.trims ? " | trim" : "") +
-      " or '' %}\n" +
-      statement("        ", header);
+      std::string(t.trims ? " | trim" : "") + " or '' %}\n" + statement("        ", header);
   if (t.thinks)
     out +=
         "        {%- if message.reasoning_content %}\n"
@@ -117,8 +121,8 @@ std::string result_branch(const TemplateTexts& t, std::string_view user, std::st
 std::string source_of(const TemplateTexts& t, std::string_view tool_format) {
   const size_t mark = t.user.find("{answer}");
   const std::string_view user = t.user.substr(0, mark);
-  const std::string header =
-      expression(mark == std::string_view::npos ? "" : t.user.substr(mark + std::string_view("{answer}").size()), "");
+  const std::string header = expression(
+      mark == std::string_view::npos ? "" : t.user.substr(mark + std::string_view("{answer}").size()), "");
   std::string out = tool_macros(tool_format) + beginning(t) +
                     "{%- for message in messages %}\n    {%- if message.role == 'user' %}\n";
   const std::string content = t.trims ? "message.content | trim" : "message.content";
@@ -130,10 +134,12 @@ std::string source_of(const TemplateTexts& t, std::string_view tool_format) {
            statement("        ", expression(t.system, content));
   out += fmt::format(
       "    {{%- elif not (message.role == 'system' and loop.first) %}}\n"
-      "        {{{{- raise_exception('the built-in template {} has no text for a message of role \"' ~ message.role ~ "
+      "        {{{{- raise_exception('the built-in template {} has no text for a message of role \"' ~ "
+      "message.role ~ "
       "'\" here') }}}}\n    {{%- endif %}}\n{{%- endfor %}}\n",
       t.name);
-  if (header != "''") out += "{%- if add_generation_prompt %}\n" + statement("    ", header) + "{%- endif %}\n";
+  if (header != "''")
+    out += "{%- if add_generation_prompt %}\n" + statement("    ", header) + "{%- endif %}\n";
   return out;
 }
 
@@ -156,7 +162,8 @@ const BuiltinTemplate* find_builtin(const std::string& name, const std::string& 
     if (!is_called(texts, name)) continue;
     storage.name = texts.name;
     storage.turn_end = texts.turn_end;
-    storage.source = source_of(texts, tool_format.empty() ? texts.tool_format : std::string_view(tool_format));
+    storage.source =
+        source_of(texts, tool_format.empty() ? texts.tool_format : std::string_view(tool_format));
     storage.control_tokens.clear();
     for (std::string_view text : {texts.user, texts.system, texts.result, texts.turn_end})
       collect_tokens(text, storage.control_tokens);

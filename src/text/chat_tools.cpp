@@ -1,5 +1,6 @@
-// Ways to tell a model of tools, as Jinja macros: tools_text(tools) belongs to the system's text, calls_text(calls)
-// to an answer. The texts are those that the models were trained with (LLaMA-Factory's `tool_format`).
+// Ways to tell a model of tools, as Jinja macros: tools_text(tools) belongs to the system's text,
+// calls_text(calls) to an answer. The texts are those that the models were trained with (LLaMA-Factory's
+// `tool_format`).
 #include <fmt/format.h>
 
 #include "text/chat_templates.h"
@@ -8,8 +9,8 @@
 namespace attune::text {
 namespace {
 
-// A tool or call stands there as such or inside of {"type": "function", "function": …}; arguments are an object or
-// its JSON text.
+// A tool or call stands there as such or inside of {"type": "function", "function": …}; arguments are an
+// object or its JSON text.
 constexpr const char* kCommon = R"JINJA({%- macro arguments_text(call) %}
     {{- call.arguments if call.arguments is string else call.arguments | tojson }}
 {%- endmacro %}
@@ -78,7 +79,8 @@ constexpr const char* kGlm4 = R"JINJA({%- macro tools_text(tools) %}
 {%- endmacro %}
 )JINJA";
 
-// The date is the one of the models' own template when it is not told one: a rendering must not depend on today.
+// The date is the one of the models' own template when it is not told one: a rendering must not depend on
+// today.
 constexpr const char* kLlama3 = R"JINJA({%- macro tools_text(tools) %}
     {{- 'Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nYou have access to the following functions. To call a function, please respond with JSON for a function call. Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}. Do not use variables.\n\n' }}
     {%- for item in tools %}

@@ -175,9 +175,9 @@ std::unique_ptr<PipelineTokenizer> PipelineTokenizer::load_bert(const fs::path& 
       fail("{}:{}: \"{}\" stands there twice", file.string(), next + 1, line);
   }
   std::vector<AddedToken> specials;
-  for (const auto& [content, given] : {std::pair{"[PAD]", &config.pad}, std::pair{"[UNK]", &config.unk},
-                                       std::pair{"[CLS]", &config.cls}, std::pair{"[SEP]", &config.sep},
-                                       std::pair{"[MASK]", &config.mask}}) {
+  for (const auto& [content, given] :
+       {std::pair{"[PAD]", &config.pad}, std::pair{"[UNK]", &config.unk}, std::pair{"[CLS]", &config.cls},
+        std::pair{"[SEP]", &config.sep}, std::pair{"[MASK]", &config.mask}}) {
     const auto id = model->vocabulary().find(given->value_or(content));
     if (!id)
       fail("{}: the token {} is missing; is this the vocabulary of a BERT model?", file.string(),

@@ -46,7 +46,7 @@ Encoding PipelineTokenizer::encode(std::string_view text, const EncodeOptions& o
 }
 
 void PipelineTokenizer::encode_section(const Section& section, bool continuation, Sections& sections,
-                                  Encoding& out) const {
+                                       Encoding& out) const {
   std::vector<ByteRange> words;
   const Section& cut = pre_tokenizer_.split(section, continuation, sections, words);
   std::vector<WordToken> tokens;

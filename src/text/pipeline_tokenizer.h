@@ -1,5 +1,6 @@
-// A tokenizer as a Hugging Face tokenizer.json describes it: normalizer → pre-tokenizer → model (BPE, Unigram,
-// WordPiece) → post-processor, and a decoder for the way back. Also BERT's vocab.txt, which means one of these.
+// A tokenizer as a Hugging Face tokenizer.json describes it: normalizer → pre-tokenizer → model (BPE,
+// Unigram, WordPiece) → post-processor, and a decoder for the way back. Also BERT's vocab.txt, which means
+// one of these.
 #pragma once
 
 #include <filesystem>

@@ -71,8 +71,9 @@ void PreTokenizer::add_split(const JsonNode& node) {
 }
 
 MetaspacePrefix metaspace_prefix(const JsonNode& node) {
-  static const std::pair<std::string_view, MetaspacePrefix> known[] = {
-      {"always", MetaspacePrefix::always}, {"first", MetaspacePrefix::first}, {"never", MetaspacePrefix::never}};
+  static const std::pair<std::string_view, MetaspacePrefix> known[] = {{"always", MetaspacePrefix::always},
+                                                                       {"first", MetaspacePrefix::first},
+                                                                       {"never", MetaspacePrefix::never}};
   const bool adds = node.flag("add_prefix_space", true);
   const auto scheme = node.find("prepend_scheme");
   if (!scheme) return adds ? MetaspacePrefix::always : MetaspacePrefix::never;
@@ -97,8 +98,8 @@ void PreTokenizer::add_metaspace(const JsonNode& node) {
 }
 
 void PreTokenizer::add_bert() {
-  for (const auto& [kind, behavior] : {std::pair{Kind::white_space, Behavior::removed},
-                                       std::pair{Kind::punctuation, Behavior::isolated}}) {
+  for (const auto& [kind, behavior] :
+       {std::pair{Kind::white_space, Behavior::removed}, std::pair{Kind::punctuation, Behavior::isolated}}) {
     Step step{.kind = kind, .regex = {}, .literal = {}};
     step.behavior = behavior;
     steps_.push_back(std::move(step));

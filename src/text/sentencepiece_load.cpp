@@ -132,7 +132,8 @@ void SentencePieceTokenizer::set_specials(const TokenizerConfig& config) {
   if (config.add_eos.value_or(false) && eos_) behind_ = {*eos_};
 }
 
-SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::path& file, const TokenizerConfig& config)
+SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::path& file,
+                                               const TokenizerConfig& config)
     : model_(SentencePieceModel::read(file)) {
   add_pieces();
   add_tokens(config);

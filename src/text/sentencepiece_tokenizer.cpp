@@ -77,8 +77,8 @@ TokenId SentencePieceTokenizer::mergeable(std::string_view piece) const {
 
 // A finished symbol: its piece, or (for UNUSED pieces) the two it was made of, or its bytes.
 void SentencePieceTokenizer::emit_symbol(std::string_view word, ByteRange range,
-                                   const std::unordered_map<std::string_view, size_t>& unmerge,
-                                   std::vector<WordToken>& out) const {
+                                         const std::unordered_map<std::string_view, size_t>& unmerge,
+                                         std::vector<WordToken>& out) const {
   std::vector<ByteRange> stack{range};
   while (!stack.empty()) {
     const ByteRange part = stack.back();
@@ -183,8 +183,8 @@ void SentencePieceTokenizer::encode_plain(const Section& section, ByteRange rang
 }
 
 void SentencePieceTokenizer::encode_section(const Section& section, bool with_prefix,
-                                      std::span<const ByteRange> user_text, Sections& sections,
-                                      Encoding& out) const {
+                                            std::span<const ByteRange> user_text, Sections& sections,
+                                            Encoding& out) const {
   const Section& normal = normalized(section, with_prefix, sections);
   const size_t begin = out.ids.size();
   if (unigram_) return encode_plain(normal, {0, normal.text().size()}, begin, out);
@@ -216,8 +216,7 @@ Encoding SentencePieceTokenizer::encode(std::string_view text, const EncodeOptio
     encode_section(sections.emplace_back(whole, span.range), with_prefix, options.user_text, sections, out);
   }
   if (options.add_special_tokens)
-    for (TokenId id : behind_)
-      out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
+    for (TokenId id : behind_) out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
   return out;
 }
 

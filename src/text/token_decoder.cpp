@@ -11,7 +11,8 @@ namespace {
 std::string replace_all(std::string_view text, const std::string& find, const std::string& put) {
   std::string out;
   size_t kept = 0;
-  for (size_t at = text.find(find); !find.empty() && at != std::string_view::npos; at = text.find(find, kept)) {
+  for (size_t at = text.find(find); !find.empty() && at != std::string_view::npos;
+       at = text.find(find, kept)) {
     out.append(text, kept, at - kept).append(put);
     kept = at + find.size();
   }
@@ -21,7 +22,7 @@ std::string replace_all(std::string_view text, const std::string& find, const st
 // English spacing as the reference library repairs it.
 std::string cleaned(std::string text) {
   static const std::pair<std::string, std::string> rules[] = {
-      {" .", "."},    {" ?", "?"},   {" !", "!"},           {" ,", ","},   {" ' ", "'"},  {" n't", "n't"},
+      {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
       {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
   for (const auto& [find, put] : rules) text = replace_all(text, find, put);
   return text;

@@ -28,11 +28,11 @@ class TokenDecoder {
   enum class Kind { byte_level, replace, byte_fallback, fuse, strip, metaspace, word_piece };
   struct Step {
     Kind kind;
-    std::string find, put;         // replace; word_piece: find is the prefix; strip, metaspace: the character
-    std::optional<Regex> regex;    // replace
-    size_t left = 0, right = 0;    // strip: at most so many
-    bool drops_first = false;      // metaspace: no space before the text
-    bool cleanup = false;          // word_piece
+    std::string find, put;       // replace; word_piece: find is the prefix; strip, metaspace: the character
+    std::optional<Regex> regex;  // replace
+    size_t left = 0, right = 0;  // strip: at most so many
+    bool drops_first = false;    // metaspace: no space before the text
+    bool cleanup = false;        // word_piece
   };
   static std::string one(const Step& step, std::string token, bool first);
   static void byte_runs(std::vector<std::string>& tokens);

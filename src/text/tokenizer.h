@@ -1,6 +1,6 @@
 // Text ↔ token ids, exactly as the model's own tokenizer does it. Reads a Hugging Face directory:
-// `tokenizer.json` (BPE, Unigram, WordPiece), else SentencePiece `tokenizer.model` (BPE, Unigram), else BERT's
-// `vocab.txt`, plus `tokenizer_config.json` where present. An unknown component is an error naming it.
+// `tokenizer.json` (BPE, Unigram, WordPiece), else SentencePiece `tokenizer.model` (BPE, Unigram), else
+// BERT's `vocab.txt`, plus `tokenizer_config.json` where present. An unknown component is an error naming it.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,8 @@ class Tokenizer {
   // generation_config.json, else <reserved_106> and <reserved_107>). They are special tokens.
   const std::optional<TokenId>& user_role_id() const { return user_role_; }
   const std::optional<TokenId>& assistant_role_id() const { return assistant_role_; }
-  // The Jinja chat template of the directory (chat_template.jinja wins over tokenizer_config.json); may be empty.
+  // The Jinja chat template of the directory (chat_template.jinja wins over tokenizer_config.json); may be
+  // empty.
   const std::string& chat_template() const { return chat_template_; }
 
  protected:

@@ -85,8 +85,8 @@ void read_specials(const Json& json, TokenizerConfig& config, const std::string&
   read("eos_token", config.eos, config.names_eos);
   read("pad_token", config.pad, config.names_pad);
   read("unk_token", config.unk, config.names_unk);
-  for (const auto& [key, into] :
-       {std::pair{"cls_token", &config.cls}, std::pair{"sep_token", &config.sep}, std::pair{"mask_token", &config.mask}})
+  for (const auto& [key, into] : {std::pair{"cls_token", &config.cls}, std::pair{"sep_token", &config.sep},
+                                  std::pair{"mask_token", &config.mask}})
     if (!*into && json.contains(key)) *into = token_text(json[key], where + ": " + key);
   if (json.contains("additional_special_tokens") && json["additional_special_tokens"].is_array())
     for (const Json& item : json["additional_special_tokens"])
@@ -95,10 +95,11 @@ void read_specials(const Json& json, TokenizerConfig& config, const std::string&
 }
 
 void read_roles(const Json& json, TokenizerConfig& config, const std::string& where) {
-  for (const auto& [key, into] :
-       {std::pair{"user_token_id", &config.user_role}, std::pair{"assistant_token_id", &config.assistant_role}}) {
+  for (const auto& [key, into] : {std::pair{"user_token_id", &config.user_role},
+                                  std::pair{"assistant_token_id", &config.assistant_role}}) {
     if (!json.contains(key) || json[key].is_null()) continue;
-    if (!json[key].is_number_integer() || json[key].get<int64_t>() < 0 || json[key].get<int64_t>() > INT32_MAX)
+    if (!json[key].is_number_integer() || json[key].get<int64_t>() < 0 ||
+        json[key].get<int64_t>() > INT32_MAX)
       fail("{}: {}: expected a token id", where, key);
     *into = json[key].get<TokenId>();
   }

@@ -26,8 +26,9 @@ constexpr CodeRange kWhiteSpace[] = {{0x9, 0xD},       {0x20, 0x20},     {0x85, 
 
 template <size_t N>
 bool contains_sorted(const CodeRange (&ranges)[N], uint32_t c) {
-  const auto* after = std::upper_bound(std::begin(ranges), std::end(ranges), c,
-                                       [](uint32_t point, const CodeRange& range) { return point < range.first; });
+  const auto* after =
+      std::upper_bound(std::begin(ranges), std::end(ranges), c,
+                       [](uint32_t point, const CodeRange& range) { return point < range.first; });
   return after != std::begin(ranges) && c <= (after - 1)->last;
 }
 

@@ -103,10 +103,9 @@ void UnigramModel::emit(std::string_view word, WordToken token, std::vector<Word
     return;
   }
   const std::string_view text = word.substr(token.begin, token.bytes);
-  const bool falls_back =
-      options_.byte_fallback && std::all_of(text.begin(), text.end(), [&](char c) {
-        return of_byte_[static_cast<uint8_t>(c)] >= 0;
-      });
+  const bool falls_back = options_.byte_fallback && std::all_of(text.begin(), text.end(), [&](char c) {
+                            return of_byte_[static_cast<uint8_t>(c)] >= 0;
+                          });
   if (falls_back) {
     for (uint32_t i = 0; i < token.bytes; ++i)
       out.push_back({of_byte_[static_cast<uint8_t>(text[i])], token.begin + i, 1});

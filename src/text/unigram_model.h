@@ -47,7 +47,7 @@ class UnigramModel final : public WordModel {
   double score_of(TokenId id, size_t bytes) const;
 
   UnigramOptions options_;
-  std::vector<double> scores_;     // by id
+  std::vector<double> scores_;  // by id
   std::vector<bool> in_text_, user_defined_;
   std::optional<double> lowest_;
   double highest_ = 0;  // 0 even where all scores are negative, as in SentencePiece

@@ -41,8 +41,8 @@ std::pair<std::string_view, std::string_view> merge_pair(const JsonNode& merges,
       fail("{}[{}]: expected two tokens with a space between them", merges.where(), rank);
     return {left.substr(0, space), left.substr(space + 1)};
   }
-  if (entry.get(pair) != simdjson::SUCCESS || pair.size() != 2 ||
-      pair.at(0).get(left) != simdjson::SUCCESS || pair.at(1).get(right) != simdjson::SUCCESS)
+  if (entry.get(pair) != simdjson::SUCCESS || pair.size() != 2 || pair.at(0).get(left) != simdjson::SUCCESS ||
+      pair.at(1).get(right) != simdjson::SUCCESS)
     fail("{}[{}]: expected \"a b\" or [\"a\", \"b\"]", merges.where(), rank);
   return {left, right};
 }
@@ -85,9 +85,11 @@ void check_byte_level(const JsonNode& model, const BpeModel& out) {
   if (!model.flag("byte_fallback", false)) return;
   for (const std::string& letter : ByteAlphabet::get().of_byte)
     if (!out.vocabulary().find(letter))
-      refuse("{}: model option \"byte_fallback\" together with ByteLevel and an incomplete byte alphabet (\"{}\" "
-             "is missing) is not supported",
-             model.where(), letter);
+      refuse(
+          "{}: model option \"byte_fallback\" together with ByteLevel and an incomplete byte alphabet "
+          "(\"{}\" "
+          "is missing) is not supported",
+          model.where(), letter);
 }
 
 std::unique_ptr<WordModel> read_bpe(const JsonNode& model, bool byte_level) {
@@ -162,10 +164,10 @@ std::unique_ptr<WordModel> read_word_piece(const JsonNode& model) {
 std::unique_ptr<WordModel> read_word_model(const JsonNode& model, bool byte_level) {
   // Files from before 2021 leave out the type.
   const auto vocab = model.find("vocab");
-  const std::string type = model.text("type", model.find("merges")             ? "BPE"
-                                              : vocab && vocab->is_array()     ? "Unigram"
-                                              : model.find("unk_token")        ? "WordPiece"
-                                                                               : "unknown");
+  const std::string type = model.text("type", model.find("merges")         ? "BPE"
+                                              : vocab && vocab->is_array() ? "Unigram"
+                                              : model.find("unk_token")    ? "WordPiece"
+                                                                           : "unknown");
   if (type == "BPE") return read_bpe(model, byte_level);
   if (byte_level && (type == "Unigram" || type == "WordPiece"))
     refuse("{}: model type \"{}\" together with ByteLevel is not supported", model.where(), type);

@@ -14,11 +14,12 @@ namespace {
 
 text::Conversation sample() {
   text::Conversation chat;
-  chat.messages = {{"system", "s", 1.0f, ""},
-                   {"user", "q <|im_end|>", 1.0f, ""},
-                   {"assistant", "", 1.0f, R"({"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]})"},
-                   {"tool", "12", 1.0f, ""},
-                   {"assistant", "a\u00e9", 1.0f, R"({"reasoning_content": "why"})"}};
+  chat.messages = {
+      {"system", "s", 1.0f, ""},
+      {"user", "q <|im_end|>", 1.0f, ""},
+      {"assistant", "", 1.0f, R"({"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]})"},
+      {"tool", "12", 1.0f, ""},
+      {"assistant", "a\u00e9", 1.0f, R"({"reasoning_content": "why"})"}};
   chat.tools_json = R"([{"type": "function", "function": {"name": "f", "parameters": {}}}])";
   return chat;
 }

@@ -12,10 +12,12 @@ using Target = int (*)(const uint8_t*, size_t);
 
 TEST(FuzzCorpus, EndsInAResultOrAnError) {
   using namespace attune;
-  const std::pair<const char*, Target> targets[] = {
-      {"tokenizer_json", fuzz::tokenizer_json}, {"sentencepiece_model", fuzz::sentencepiece_model},
-      {"chat_template", fuzz::chat_template},   {"safetensors", fuzz::safetensors},
-      {"records", fuzz::records},               {"config", fuzz::config}};
+  const std::pair<const char*, Target> targets[] = {{"tokenizer_json", fuzz::tokenizer_json},
+                                                    {"sentencepiece_model", fuzz::sentencepiece_model},
+                                                    {"chat_template", fuzz::chat_template},
+                                                    {"safetensors", fuzz::safetensors},
+                                                    {"records", fuzz::records},
+                                                    {"config", fuzz::config}};
   for (const auto& [name, target] : targets) {
     size_t files = 0;
     for (const auto& entry : fs::directory_iterator(fs::path(ATTUNE_ROOT) / "tests/fuzz/corpus" / name)) {

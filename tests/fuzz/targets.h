@@ -1,5 +1,6 @@
-// The readers of untrusted input, one function each, for libFuzzer (scripts/fuzz.sh) and for the replay of the
-// committed corpus (tests/fuzz/replay_test.cpp). Each swallows attune::Error, the one way in which bad input may end.
+// The readers of untrusted input, one function each, for libFuzzer (scripts/fuzz.sh) and for the replay of
+// the committed corpus (tests/fuzz/replay_test.cpp). Each swallows attune::Error, the one way in which bad
+// input may end.
 #pragma once
 
 #include <cstddef>

@@ -11,9 +11,9 @@ namespace attune::fuzz {
 namespace {
 
 void use(const text::Tokenizer& tokenizer) {
-  for (const std::string& sample :
-       {std::string("Hello  world, it's 12 <s>\n"), std::string("\u4f60\u597d\u2581\u2581a\u0301 \U0001F642 \ufb01"),
-        std::string("\xff\xc0 a\0b", 6), std::string(300, 'a')}) {
+  for (const std::string& sample : {std::string("Hello  world, it's 12 <s>\n"),
+                                    std::string("\u4f60\u597d\u2581\u2581a\u0301 \U0001F642 \ufb01"),
+                                    std::string("\xff\xc0 a\0b", 6), std::string(300, 'a')}) {
     text::EncodeOptions options;
     options.add_special_tokens = true;
     const text::ByteRange user{1, sample.size() / 2};

@@ -15,8 +15,8 @@ namespace {
 
 using namespace attune::text;
 using attune::Json;
-using chat_test::all_specials;
 using attune::test::error_of;
+using chat_test::all_specials;
 using chat_test::SpecialsOnly;
 
 // tools/reference/template_differential.py brings its own conversations and renderings.
@@ -361,19 +361,30 @@ TEST(ChatTemplateBuiltin, StopTexts) {
 
 TEST(ChatTemplateBuiltin, UnknownNamesAndMissingTemplatesAreRefused) {
   SpecialsOnly tokenizer(all_specials());
-  EXPECT_NE(error_of([&] { ChatTemplate::create("", tokenizer); }).find("alpaca, chatml, qwen, llama3, default"),
+  EXPECT_NE(
+      error_of([&] { ChatTemplate::create("", tokenizer); }).find("alpaca, chatml, qwen, llama3, default"),
+      std::string::npos);
+  EXPECT_NE(error_of([&] { ChatTemplate::create("vicunna", tokenizer); }).find("known: vicuna, "),
             std::string::npos);
-  EXPECT_NE(error_of([&] { ChatTemplate::create("vicunna", tokenizer); }).find("known: vicuna, "), std::string::npos);
-  EXPECT_NE(error_of([&] { ChatTemplate::create("qwen", tokenizer, "xml"); }).find("default, qwen, glm4, llama3, mistral"),
+  EXPECT_NE(error_of([&] {
+              ChatTemplate::create("qwen", tokenizer, "xml");
+            }).find("default, qwen, glm4, llama3, mistral"),
             std::string::npos);
-  EXPECT_NE(error_of([&] { ChatTemplate::create("", tokenizer, "qwen"); }).find("tool_format"), std::string::npos);
+  EXPECT_NE(error_of([&] { ChatTemplate::create("", tokenizer, "qwen"); }).find("tool_format"),
+            std::string::npos);
   tokenizer.set_template("{{ messages[0].content }}");
   EXPECT_EQ(ChatTemplate::create("", tokenizer)->render(chat_of({{"user", "q"}})).text, "q");
 }
 
 Conversation tool_chat() {
-  Conversation chat = chat_of({{"system", "sys"}, {"user", "q"}, {"assistant", "wait"}, {"tool", "12"}, {"tool", "13"}, {"assistant", "done"}});
-  chat.messages[2].extra_json = R"({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]})";
+  Conversation chat = chat_of({{"system", "sys"},
+                               {"user", "q"},
+                               {"assistant", "wait"},
+                               {"tool", "12"},
+                               {"tool", "13"},
+                               {"assistant", "done"}});
+  chat.messages[2].extra_json =
+      R"({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]})";
   chat.tools_json = R"([{"type": "function", "function": {"name": "f", "description": "does", "parameters":
       {"type": "object", "properties": {"a": {"type": "integer", "description": "an a", "enum": ["1", "2"]}}, "required": ["a"]}}}])";
   return chat;
@@ -388,24 +399,28 @@ TEST(ChatTemplateNamed, Texts) {
     return ChatTemplate::create(name, tokenizer)->render(chat).text;
   };
   const std::string polite =
-      "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+      "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+      "detailed, "
       "and polite answers to the user's questions.";
   EXPECT_EQ(text("vicuna", plain), "<s>" + polite + "</s>USER: q ASSISTANT:a</s>USER: r ASSISTANT:b</s>");
   EXPECT_EQ(text("vicuna", with_system), "<s>s</s>USER: q ASSISTANT:a</s>");
   EXPECT_EQ(text("ziya", plain), "<s><human>:q\n<bot>:a</s>\n<human>:r\n<bot>:b</s>");
   EXPECT_EQ(text("chatglm2", plain), "<s>问：q\n\n答：a</s>\n\n问：r\n\n答：b</s>");
   EXPECT_EQ(text("belle", with_system), "<s>s\n\nHuman: q\n\nBelle: a</s>");
-  EXPECT_EQ(text("baichuan2", plain), "<s><reserved_106>q<reserved_107>a</s><reserved_106>r<reserved_107>b</s>");
+  EXPECT_EQ(text("baichuan2", plain),
+            "<s><reserved_106>q<reserved_107>a</s><reserved_106>r<reserved_107>b</s>");
   EXPECT_EQ(text("mistral", with_system), "<s>[INST] s\n\nq [/INST]a</s>");
   EXPECT_EQ(text("llama2", with_system), "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nq [/INST]a</s>");
   EXPECT_EQ(text("llama2", plain), "<s>[INST] q [/INST]a</s><s>[INST] r [/INST]b</s>");
   EXPECT_EQ(text("orion", plain), "<s>Human: q\n\nAssistant: </s>a</s>Human: r\n\nAssistant: </s>b</s>");
-  EXPECT_EQ(text("qwen3", with_system),
-            "<s><|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n"
-            "</think>\n\na<|im_end|>\n");
-  EXPECT_EQ(text("qwen3_nothink", plain),
-            "<s><|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n"
-            "<|im_start|>assistant\nb<|im_end|>\n");
+  EXPECT_EQ(
+      text("qwen3", with_system),
+      "<s><|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n"
+      "</think>\n\na<|im_end|>\n");
+  EXPECT_EQ(
+      text("qwen3_nothink", plain),
+      "<s><|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n"
+      "<|im_start|>assistant\nb<|im_end|>\n");
   EXPECT_EQ(text("gemma", with_system),
             "<s><start_of_turn>user\ns\n\nq<end_of_turn>\n<start_of_turn>model\na<end_of_turn>\n");
   EXPECT_EQ(text("phi3", plain), text("phi", plain));
@@ -430,7 +445,9 @@ TEST(ChatTemplateNamed, EachClosesItsAnswersAndItsSourceRendersTheSame) {
         const std::string text = answer(out, i);
         const std::string own = each.messages.size() == 5 ? (i == 0 ? "a1" : "a2") : i == 0 ? "wait" : "done";
         EXPECT_TRUE(text.starts_with(own) || text.starts_with("<think>\n\n</think>\n\n" + own)) << text;
-        EXPECT_TRUE(std::any_of(stops.begin(), stops.end(), [&](const auto& stop) { return text.ends_with(stop); })) << text;
+        EXPECT_TRUE(std::any_of(stops.begin(), stops.end(), [&](const auto& stop) {
+          return text.ends_with(stop);
+        })) << text;
       }
     }
     // What the generation prompt writes is what stands before the answer.
@@ -453,18 +470,26 @@ TEST(ChatTemplateNamed, ToolFormats) {
   EXPECT_EQ(text("belle", ""),
             "sysYou have access to the following tools:\n> Tool Name: f\nTool Description: does\nTool Args:\n"
             "  - a (integer, required): an a, should be one of [1, 2]\n\n"
-            "Use the following format if using a tool:\n```\nAction: tool name (one of [f])\nAction Input: the input to "
-            "the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", \"num_beams\": "
-            "5}```)\n```\n\n\nHuman: q\n\nBelle: wait\nAction: f\nAction Input: {\"a\": 1}</s>\n\nHuman: Observation: "
+            "Use the following format if using a tool:\n```\nAction: tool name (one of [f])\nAction Input: "
+            "the input to "
+            "the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", "
+            "\"num_beams\": "
+            "5}```)\n```\n\n\nHuman: q\n\nBelle: wait\nAction: f\nAction Input: {\"a\": 1}</s>\n\nHuman: "
+            "Observation: "
             "12\n13\n\nBelle: done</s>");
-  EXPECT_NE(text("belle", "mistral").find("[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": 1}}]</s>"), std::string::npos);
-  EXPECT_NE(text("belle", "llama3").find("{\"name\": \"f\", \"parameters\": {\"a\": 1}}</s>"), std::string::npos);
+  EXPECT_NE(text("belle", "mistral").find("[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": 1}}]</s>"),
+            std::string::npos);
+  EXPECT_NE(text("belle", "llama3").find("{\"name\": \"f\", \"parameters\": {\"a\": 1}}</s>"),
+            std::string::npos);
   EXPECT_NE(text("belle", "glm4").find("wait\nf\n{\"a\": 1}</s>"), std::string::npos);
   EXPECT_NE(text("mistral", "").find("[AVAILABLE_TOOLS] [{\"type\": \"function\""), std::string::npos);
-  EXPECT_NE(text("mistral", "").find("[TOOL_RESULTS] {\"content\": 12\n13}[/TOOL_RESULTS]"), std::string::npos);
-  EXPECT_EQ(text("qwen", ""), text("qwen", "qwen"));
-  EXPECT_NE(text("qwen", "").find("<tool_response>\n12\n</tool_response>\n<tool_response>\n13\n</tool_response><|im_end|>"),
+  EXPECT_NE(text("mistral", "").find("[TOOL_RESULTS] {\"content\": 12\n13}[/TOOL_RESULTS]"),
             std::string::npos);
+  EXPECT_EQ(text("qwen", ""), text("qwen", "qwen"));
+  EXPECT_NE(
+      text("qwen", "")
+          .find("<tool_response>\n12\n</tool_response>\n<tool_response>\n13\n</tool_response><|im_end|>"),
+      std::string::npos);
 }
 
 TEST(ChatTemplateNamed, Baichuan2NamesItsTokensById) {

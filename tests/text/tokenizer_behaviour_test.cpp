@@ -205,7 +205,8 @@ TEST(TokenizerLoad, NamesWhatItDoesNotSupport) {
     change(json);
     return error_of([&] { load_json(json); });
   };
-  EXPECT_NE(message([](Json& j) { j["model"]["type"] = "WordLevel"; }).find("\"WordLevel\""), std::string::npos);
+  EXPECT_NE(message([](Json& j) { j["model"]["type"] = "WordLevel"; }).find("\"WordLevel\""),
+            std::string::npos);
   EXPECT_NE(message([](Json& j) {
               j["model"]["byte_fallback"] = true;
               j["model"]["vocab"].erase("!");
@@ -225,7 +226,8 @@ TEST(TokenizerLoad, NamesWhatItDoesNotSupport) {
   const TempDirectory directory;
   directory.write("tokenizer.json", variant_json("base").dump());
   directory.write("tokenizer.model", read_file(kFixtures / "sentencepiece" / "tokenizer.model"));
-  EXPECT_EQ(Tokenizer::load(directory.path())->encode("the").ids, load_json(variant_json("base"))->encode("the").ids);
+  EXPECT_EQ(Tokenizer::load(directory.path())->encode("the").ids,
+            load_json(variant_json("base"))->encode("the").ids);
 }
 
 TEST(TokenizerLoad, EveryTruncatedFileIsAnError) {

@@ -1,5 +1,5 @@
-// tokenizer.json in its many shapes and SentencePiece models with rewriting rules: the reference libraries' ids
-// and texts, streaming, user text, speed, damaged files.
+// tokenizer.json in its many shapes and SentencePiece models with rewriting rules: the reference libraries'
+// ids and texts, streaming, user text, speed, damaged files.
 #include <chrono>
 
 #include "text/charsmap.h"
@@ -16,7 +16,8 @@ const Json& shapes() {
 Json shape_json(const std::string& name) {
   Json json = shapes()["shapes"].at(name).at("json");
   for (const char* key : {"vocab", "merges"})
-    if (json["model"].contains(key)) json["model"][key] = shapes()["shared"].at(json["model"][key].get<std::string>());
+    if (json["model"].contains(key))
+      json["model"][key] = shapes()["shared"].at(json["model"][key].get<std::string>());
   return json;
 }
 
@@ -81,7 +82,8 @@ TEST_P(Shape, StreamsTheSameText) {
 TEST_P(Shape, NeverMakesAControlTokenOfUserText) {
   const auto tokenizer = load_shape(GetParam());
   for (const char* special : {"<s>", "</s>", "[CLS]", "[SEP]", "[MASK]", "<|user|>"})
-    for (const std::string& text : {std::string(special), " " + std::string(special) + "x", special + std::string(special)}) {
+    for (const std::string& text :
+         {std::string(special), " " + std::string(special) + "x", special + std::string(special)}) {
       const ByteRange all{0, text.size()};
       EncodeOptions options;
       options.user_text = {&all, 1};
@@ -106,7 +108,8 @@ INSTANTIATE_TEST_SUITE_P(Tokenizer, Shape, testing::ValuesIn(names()),
                          [](const auto& info) { return info.param; });
 
 TEST(TokenizerShapes, ContinuationPutsNothingBeforeTheText) {
-  for (const char* name : {"llama2", "metaspace_first", "metaspace_always_split", "unigram_nmt_nfkc", "spm_uni_nmt_nfkc"}) {
+  for (const char* name :
+       {"llama2", "metaspace_first", "metaspace_always_split", "unigram_nmt_nfkc", "spm_uni_nmt_nfkc"}) {
     const auto tokenizer = load_shape(name);
     EncodeOptions continued;
     continued.continuation = true;
@@ -135,14 +138,18 @@ TEST(TokenizerShapes, NamesWhatItDoesNotSupport) {
   };
   expect(message("llama2", [](Json& j) { j["decoder"] = {{"type", "CTC"}}; }), "decoder type \"CTC\"");
   expect(message("llama2", [](Json& j) { j["model"]["type"] = "WordLevel"; }), "model type \"WordLevel\"");
-  expect(message("llama2", [](Json& j) { j["pre_tokenizer"] = {{"type", "UnicodeScripts"}}; }), "\"UnicodeScripts\"");
-  expect(message("metaspace_first", [](Json& j) { j["pre_tokenizer"]["prepend_scheme"] = "last"; }), "\"last\"");
+  expect(message("llama2",
+                 [](Json& j) {
+                   j["pre_tokenizer"] = {{"type", "UnicodeScripts"}};
+                 }),
+         "\"UnicodeScripts\"");
+  expect(message("metaspace_first", [](Json& j) { j["pre_tokenizer"]["prepend_scheme"] = "last"; }),
+         "\"last\"");
   expect(message("unigram_nmt_nfkc", [](Json& j) { j["model"]["unk_id"] = nullptr; }), "no unknown token");
   expect(message("unigram_nmt_nfkc", [](Json& j) { j["model"]["unk_id"] = 100000; }), "unk_id");
   expect(message("unigram_nmt_nfkc", [](Json& j) { j["model"]["vocab"][5] = {"x"}; }), "vocab[5]");
-  expect(message("unigram_nmt_nfkc", [](Json& j) {
-           j["normalizer"]["normalizers"][0]["precompiled_charsmap"] = "AAAAAQ==";
-         }),
+  expect(message("unigram_nmt_nfkc",
+                 [](Json& j) { j["normalizer"]["normalizers"][0]["precompiled_charsmap"] = "AAAAAQ=="; }),
          "precompiled_charsmap");
   expect(message("bert_lower", [](Json& j) { j["model"].erase("unk_token"); }), "unk_token");
 }
