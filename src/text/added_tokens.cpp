@@ -71,27 +71,6 @@ void AddedTokenFinder::add(const AddedToken* token, std::string_view content) {
   if (!nodes_[static_cast<size_t>(node)].token) nodes_[static_cast<size_t>(node)].token = token;
 }
 
-const AddedToken* AddedTokenFinder::longest(const Section& section, size_t at,
-                                            std::span<const ByteRange> user_text, size_t& end) const {
-  const std::string_view text = section.text();
-  const AddedToken* best = nullptr;
-  int node = first_[static_cast<uint8_t>(text[at])];
-  for (size_t i = at; node >= 0; ++i) {
-    const Node& here = nodes_[static_cast<size_t>(node)];
-    const bool is_free = here.token && (user_text.empty() || here.token->is_plain_text() ||
-                                        !overlaps(user_text, section.to_source({at, i + 1})));
-    if (is_free) {
-      best = here.token;
-      end = i + 1;
-    }
-    node = -1;
-    if (i + 1 >= text.size()) break;
-    for (const auto& [byte, next] : here.next)
-      if (byte == static_cast<uint8_t>(text[i + 1])) node = next;
-  }
-  return best;
-}
-
 std::vector<AddedSpan> AddedTokenFinder::split(const Section& section,
                                                std::span<const ByteRange> user_text) const {
   const std::string_view text = section.text();
@@ -99,8 +78,9 @@ std::vector<AddedSpan> AddedTokenFinder::split(const Section& section,
   size_t done = 0;
   for (size_t at = 0; !tokens_.empty() && at < text.size();) {
     size_t end = 0;
-    const AddedToken* token =
-        first_[static_cast<uint8_t>(text[at])] < 0 ? nullptr : longest(section, at, user_text, end);
+    const AddedToken* token = longest_allowed(text, at, end, [&](const AddedToken& found, ByteRange range) {
+      return user_text.empty() || found.is_plain_text() || !overlaps(user_text, section.to_source(range));
+    });
     if (!token) {
       ++at;
       continue;

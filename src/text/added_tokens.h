@@ -38,6 +38,11 @@ class AddedTokenFinder {
   // `content` may differ from the token's own (its normalised form).
   void add(const AddedToken* token, std::string_view content);
   bool empty() const { return tokens_.empty(); }
+  // The longest token that begins at `at`, whoever wrote the text, and where it ends; null where there is
+  // none.
+  const AddedToken* longest(std::string_view text, size_t at, size_t& end) const {
+    return longest_allowed(text, at, end, [](const AddedToken&, ByteRange) { return true; });
+  }
   // Tokens whose content overlaps `user_text` (bytes of the original text) are passed over.
   std::vector<AddedSpan> split(const Section& section, std::span<const ByteRange> user_text) const;
 
@@ -46,8 +51,23 @@ class AddedTokenFinder {
     std::vector<std::pair<uint8_t, int>> next;
     const AddedToken* token = nullptr;
   };
-  const AddedToken* longest(const Section& section, size_t at, std::span<const ByteRange> user_text,
-                            size_t& end) const;
+  template <class Allowed>
+  const AddedToken* longest_allowed(std::string_view text, size_t at, size_t& end, Allowed allowed) const {
+    const AddedToken* best = nullptr;
+    int node = first_[static_cast<uint8_t>(text[at])];
+    for (size_t i = at; node >= 0; ++i) {
+      const Node& here = nodes_[static_cast<size_t>(node)];
+      if (here.token && allowed(*here.token, ByteRange{at, i + 1})) {
+        best = here.token;
+        end = i + 1;
+      }
+      node = -1;
+      if (i + 1 >= text.size()) break;
+      for (const auto& [byte, next] : here.next)
+        if (byte == static_cast<uint8_t>(text[i + 1])) node = next;
+    }
+    return best;
+  }
 
   std::vector<Node> nodes_;
   std::vector<int> first_ = std::vector<int>(256, -1);

@@ -6,8 +6,8 @@
 #include <queue>
 
 #include "text/pre_tokenizer.h"
-#include "text/word_cache.h"
-#include "util/hash.h"
+#include "text/space_mark.h"
+#include "text/unicode.h"
 
 namespace attune::text {
 namespace {
@@ -25,51 +25,6 @@ size_t pair_slot(uint64_t key, size_t mask) {
 }
 
 }  // namespace
-
-// --- vocabulary
-
-void Vocabulary::reserve(size_t count) {
-  tokens_.reserve(count);
-  grow(std::bit_ceil(count * 2 + 16));
-}
-
-void Vocabulary::grow(size_t slots) {
-  slots_.assign(slots, -1);
-  for (size_t id = 0; id < tokens_.size(); ++id) {
-    if (!used_[id]) continue;
-    size_t slot = hash64(tokens_[id]) & (slots - 1);
-    while (slots_[slot] >= 0) slot = (slot + 1) & (slots - 1);
-    slots_[slot] = static_cast<TokenId>(id);
-  }
-}
-
-bool Vocabulary::add(std::string_view token, TokenId id) {
-  if (slots_.size() < (count_ + 1) * 2) grow(std::bit_ceil((count_ + 1) * 4 + 16));
-  size_t slot = hash64(token) & (slots_.size() - 1);
-  for (; slots_[slot] >= 0; slot = (slot + 1) & (slots_.size() - 1))
-    if (tokens_[static_cast<size_t>(slots_[slot])] == token) return false;
-  const auto index = static_cast<size_t>(id);
-  if (index >= tokens_.size()) {
-    tokens_.resize(index + 1);
-    used_.resize(index + 1);
-  }
-  if (used_[index]) return false;
-  tokens_[index] = token;
-  used_[index] = true;
-  slots_[slot] = id;
-  ++count_;
-  return true;
-}
-
-std::optional<TokenId> Vocabulary::find(std::string_view token) const {
-  if (slots_.empty()) return std::nullopt;
-  for (size_t slot = hash64(token) & (slots_.size() - 1); slots_[slot] >= 0;
-       slot = (slot + 1) & (slots_.size() - 1))
-    if (tokens_[static_cast<size_t>(slots_[slot])] == token) return slots_[slot];
-  return std::nullopt;
-}
-
-// --- merges
 
 BpeModel::BpeModel() {
   std::fill(std::begin(of_byte_), std::end(of_byte_), -1);
@@ -90,13 +45,17 @@ void BpeModel::add_merge(TokenId left, TokenId right, uint32_t rank, TokenId mer
 void BpeModel::finish(const std::vector<TokenId>& forbidden) {
   if (merges_.empty()) reserve_merges(0);
   const ByteAlphabet& alphabet = ByteAlphabet::get();
-  for (size_t byte = 0; byte < 256; ++byte)
-    of_byte_[byte] = vocabulary_.find(alphabet.of_byte[byte]).value_or(-1);
+  if (options_.symbols == BpeSymbols::characters)
+    find_byte_tokens(vocabulary_, of_byte_);
+  else
+    for (size_t byte = 0; byte < 256; ++byte)
+      of_byte_[byte] = vocabulary_.find(alphabet.of_byte[byte]).value_or(-1);
   forbidden_.assign(static_cast<size_t>(vocabulary_.size()), false);
   for (TokenId id : forbidden)
     if (id >= 0 && id < vocabulary_.size()) forbidden_[static_cast<size_t>(id)] = true;
   for (Merge& merge : merges_)
     if (merge.merged >= 0 && forbidden_[static_cast<size_t>(merge.merged)]) merge.rank = kNoRank;
+  words_apart_ = finds_words_apart();
 }
 
 const BpeModel::Merge* BpeModel::find_merge(TokenId left, TokenId right) const {
@@ -107,8 +66,19 @@ const BpeModel::Merge* BpeModel::find_merge(TokenId left, TokenId right) const {
   return nullptr;
 }
 
+// Whether cutting before every "▁" that follows something else changes nothing: "▁" is a known symbol (it
+// ends a run of unknown ones), and no merge makes a token with "▁" behind something else.
+bool BpeModel::finds_words_apart() const {
+  if (options_.symbols != BpeSymbols::characters || options_.ignore_merges || !vocabulary_.find(kSpaceMark) ||
+      !options_.continuing_prefix.empty() || !options_.word_suffix.empty())
+    return false;
+  return std::none_of(merges_.begin(), merges_.end(), [&](const Merge& merge) {
+    return merge.merged >= 0 && reaches_over_words(vocabulary_.token(merge.merged));
+  });
+}
+
 // A byte without token becomes the unknown token, or vanishes where the model has none.
-void BpeModel::first_symbols(std::string_view word, std::vector<BpeToken>& out) const {
+void BpeModel::byte_symbols(std::string_view word, std::vector<WordToken>& out) const {
   bool last_unknown = false;
   for (uint32_t at = 0; at < word.size(); ++at) {
     const TokenId id = of_byte_[static_cast<uint8_t>(word[at])];
@@ -124,7 +94,52 @@ void BpeModel::first_symbols(std::string_view word, std::vector<BpeToken>& out) 
   }
 }
 
-void BpeModel::merge_short(BpeToken* symbols, size_t& count) const {
+// All bytes of an unknown character as tokens, or false where one of them has none.
+bool BpeModel::fall_back(std::string_view character, uint32_t at, std::vector<WordToken>& out) const {
+  if (!options_.byte_fallback) return false;
+  for (char c : character)
+    if (of_byte_[static_cast<uint8_t>(c)] < 0) return false;
+  for (uint32_t i = 0; i < character.size(); ++i)
+    out.push_back({of_byte_[static_cast<uint8_t>(character[i])], at + i, 1});
+  return true;
+}
+
+// As the reference library: an unknown symbol waits for the next known one, so bytes may overtake it.
+void BpeModel::character_symbols(std::string_view word, std::vector<WordToken>& out) const {
+  std::optional<WordToken> unknown;
+  auto flush = [&] {
+    if (unknown) out.push_back(*unknown);
+    unknown.reset();
+  };
+  const bool decorated = !options_.continuing_prefix.empty() || !options_.word_suffix.empty();
+  std::string symbol;
+  for (uint32_t at = 0; at < word.size();) {
+    const uint32_t bytes = code_point_at(word, at).bytes, begin = at;
+    at += bytes;
+    std::string_view text = word.substr(begin, bytes);
+    if (decorated) {
+      symbol = begin ? options_.continuing_prefix : "";
+      symbol += text;
+      if (at == word.size()) symbol += options_.word_suffix;
+      text = symbol;
+    }
+    const auto id = vocabulary_.find(text);
+    if (id && !forbidden_[static_cast<size_t>(*id)]) {
+      flush();
+      out.push_back({*id, begin, bytes});
+    } else if (!fall_back(text, begin, out) && options_.unknown) {
+      if (unknown && options_.fuse_unknown) {
+        unknown->bytes += bytes;
+      } else {
+        flush();
+        unknown = WordToken{*options_.unknown, begin, bytes};
+      }
+    }
+  }
+  flush();
+}
+
+void BpeModel::merge_short(WordToken* symbols, size_t& count) const {
   const Merge* rules[kShortWord];
   auto rule = [&](size_t i) { return find_merge(symbols[i].id, symbols[i + 1].id); };
   for (size_t i = 0; i < count; ++i) rules[i] = i + 1 < count ? rule(i) : nullptr;
@@ -145,7 +160,7 @@ void BpeModel::merge_short(BpeToken* symbols, size_t& count) const {
 }
 
 // The same by a heap of candidate pairs: n log n for words of any length.
-void BpeModel::merge_long(std::vector<BpeToken>& symbols, size_t from) const {
+void BpeModel::merge_long(std::vector<WordToken>& symbols, size_t from) const {
   struct Candidate {
     uint32_t rank, left;
     TokenId left_id, right_id;
@@ -153,7 +168,7 @@ void BpeModel::merge_long(std::vector<BpeToken>& symbols, size_t from) const {
       return rank != other.rank ? rank > other.rank : left > other.left;
     }
   };
-  BpeToken* part = symbols.data() + from;
+  WordToken* part = symbols.data() + from;
   const auto count = static_cast<uint32_t>(symbols.size() - from);
   constexpr uint32_t none = UINT32_MAX;
   std::vector<uint32_t> next(count), previous(count);
@@ -179,20 +194,24 @@ void BpeModel::merge_long(std::vector<BpeToken>& symbols, size_t from) const {
     push(previous[left]);
   }
   const auto begin = symbols.begin() + static_cast<std::ptrdiff_t>(from);
-  symbols.erase(std::remove_if(begin, symbols.end(), [](const BpeToken& token) { return token.id < 0; }),
+  symbols.erase(std::remove_if(begin, symbols.end(), [](const WordToken& token) { return token.id < 0; }),
                 symbols.end());
 }
 
-void BpeModel::encode_uncached(std::string_view word, std::vector<BpeToken>& out) const {
+void BpeModel::encode_uncached(std::string_view part, std::vector<WordToken>& out) const {
+  const bool in_bytes = options_.symbols == BpeSymbols::bytes;
   if (options_.ignore_merges) {
-    const auto whole = vocabulary_.find(ByteAlphabet::get().encode(word));
+    const auto whole = in_bytes ? vocabulary_.find(ByteAlphabet::get().encode(part)) : vocabulary_.find(part);
     if (whole && !forbidden_[static_cast<size_t>(*whole)]) {
-      out.push_back({*whole, 0, static_cast<uint32_t>(word.size())});
+      out.push_back({*whole, 0, static_cast<uint32_t>(part.size())});
       return;
     }
   }
   const size_t from = out.size();
-  first_symbols(word, out);
+  if (in_bytes)
+    byte_symbols(part, out);
+  else
+    character_symbols(part, out);
   size_t count = out.size() - from;
   if (count > kShortWord) {
     merge_long(out, from);
@@ -202,8 +221,18 @@ void BpeModel::encode_uncached(std::string_view word, std::vector<BpeToken>& out
   }
 }
 
-void BpeModel::encode_word(std::string_view word, std::vector<BpeToken>& out) const {
-  with_word_cache(instance_, word, out, [&] { encode_uncached(word, out); });
+void BpeModel::encode_part(std::string_view part, std::vector<WordToken>& out) const {
+  with_word_cache(instance_, part, out, [&] { encode_uncached(part, out); });
+}
+
+void BpeModel::encode_word(std::string_view word, std::vector<WordToken>& out) const {
+  if (!words_apart_) return encode_part(word, out);
+  for (size_t begin = 0; begin < word.size();) {
+    const size_t end = end_of_marked_word(word, begin), from = out.size();
+    encode_part(word.substr(begin, end - begin), out);
+    for (size_t i = from; i < out.size(); ++i) out[i].begin += static_cast<uint32_t>(begin);
+    begin = end;
+  }
 }
 
 }  // namespace attune::text

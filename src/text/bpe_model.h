@@ -7,54 +7,38 @@
 #include <string_view>
 #include <vector>
 
-#include "text/tokenizer.h"
-#include "text/word_cache.h"
+#include "text/word_model.h"
 
 namespace attune::text {
 
-// Text ↔ id, dense by id. Built once, then read by many threads.
-class Vocabulary {
- public:
-  void reserve(size_t count);
-  // False where the text or the id is taken already.
-  bool add(std::string_view token, TokenId id);
-  std::optional<TokenId> find(std::string_view token) const;
-  // Empty where the id has no token.
-  const std::string& token(TokenId id) const { return tokens_[static_cast<size_t>(id)]; }
-  bool has(TokenId id) const {
-    return id >= 0 && static_cast<size_t>(id) < tokens_.size() && used_[static_cast<size_t>(id)];
-  }
-  int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
-
- private:
-  void grow(size_t slots);
-  std::vector<std::string> tokens_;
-  std::vector<bool> used_;
-  std::vector<TokenId> slots_;
-  size_t count_ = 0;
+// What a word consists of before merging.
+enum class BpeSymbols {
+  bytes,       // byte-level: the vocabulary writes bytes in the byte alphabet, words are raw bytes
+  characters,  // the vocabulary holds the characters themselves
 };
 
 struct BpeOptions {
+  BpeSymbols symbols = BpeSymbols::bytes;
   std::optional<TokenId> unknown;
   bool fuse_unknown = false;
   bool ignore_merges = false;
+  // Of `characters` only: an unknown character becomes its bytes, <0x00> to <0xFF>.
+  bool byte_fallback = false;
+  std::string continuing_prefix, word_suffix;
 };
 
-class BpeModel {
+class BpeModel final : public WordModel {
  public:
   BpeModel();
-  Vocabulary& vocabulary() { return vocabulary_; }
-  const Vocabulary& vocabulary() const { return vocabulary_; }
   BpeOptions& options() { return options_; }
 
   void reserve_merges(size_t count);
   // A later rule for the same pair replaces the earlier one.
   void add_merge(TokenId left, TokenId right, uint32_t rank, TokenId merged);
-  // To be called once the vocabulary is complete. `forbidden` ids are never made by merging.
-  void finish(const std::vector<TokenId>& forbidden);
+  void finish(const std::vector<TokenId>& forbidden) override;
 
-  // Appends the tokens of one word (raw bytes).
-  void encode_word(std::string_view word, std::vector<BpeToken>& out) const;
+  // The word is raw bytes (symbols: bytes) or valid UTF-8 (characters).
+  void encode_word(std::string_view word, std::vector<WordToken>& out) const override;
 
  private:
   struct Merge {
@@ -63,17 +47,21 @@ class BpeModel {
     TokenId merged = -1;
   };
   const Merge* find_merge(TokenId left, TokenId right) const;
-  void first_symbols(std::string_view word, std::vector<BpeToken>& out) const;
-  void merge_short(BpeToken* symbols, size_t& count) const;
-  void merge_long(std::vector<BpeToken>& symbols, size_t from) const;
-  void encode_uncached(std::string_view word, std::vector<BpeToken>& out) const;
+  bool finds_words_apart() const;
+  void byte_symbols(std::string_view word, std::vector<WordToken>& out) const;
+  void character_symbols(std::string_view word, std::vector<WordToken>& out) const;
+  bool fall_back(std::string_view character, uint32_t at, std::vector<WordToken>& out) const;
+  void merge_short(WordToken* symbols, size_t& count) const;
+  void merge_long(std::vector<WordToken>& symbols, size_t from) const;
+  void encode_part(std::string_view part, std::vector<WordToken>& out) const;
+  void encode_uncached(std::string_view part, std::vector<WordToken>& out) const;
 
-  Vocabulary vocabulary_;
   BpeOptions options_;
   std::vector<Merge> merges_;
-  size_t merge_count_ = 0;
   TokenId of_byte_[256];
   std::vector<bool> forbidden_;
+  // No token reaches over the "▁" between two words, so a text may be cut there: the words are found again.
+  bool words_apart_ = false;
   uint64_t instance_ = new_cache_instance();
 };
 

@@ -243,19 +243,63 @@ std::string builtin_source(const BuiltinTemplate& builtin, const Tokenizer& toke
          " %}\n{%- set begin = " + (adds_bos(tokenizer) ? "bos_token" : "''") + " %}\n" + builtin.source;
 }
 
+// Baichuan 2 says by id which tokens open a turn, and some copies of its tokenizer call them otherwise.
+void name_role_tokens(BuiltinTemplate& builtin, const Tokenizer& tokenizer) {
+  const std::pair<std::string, std::optional<TokenId>> roles[] = {
+      {"<reserved_106>", tokenizer.user_role_id()}, {"<reserved_107>", tokenizer.assistant_role_id()}};
+  for (const auto& [text, id] : roles) {
+    if (!id) continue;
+    const std::string piece = tokenizer.id_to_token(*id);
+    if (piece.find_first_of("'\\\n") != std::string::npos)
+      refuse("template baichuan2: the token {} (\"{}\") cannot open a turn", *id, piece);
+    for (std::string* where : {&builtin.source, &builtin.control_tokens[0], &builtin.control_tokens[1]})
+      for (size_t at = where->find(text); at != std::string::npos; at = where->find(text, at + piece.size()))
+        where->replace(at, text.size(), piece);
+  }
+}
+
+// The known names, those most like `name` first.
+std::vector<std::string> nearest_first(const std::string& name) {
+  auto distance = [&](const std::string& other) {
+    std::vector<size_t> row(other.size() + 1);
+    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= name.size(); ++i) {
+      size_t diagonal = row[0];
+      row[0] = i;
+      for (size_t j = 1; j < row.size(); ++j) {
+        const size_t above = row[j];
+        row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (name[i - 1] != other[j - 1])});
+        diagonal = above;
+      }
+    }
+    return row.back();
+  };
+  std::vector<std::string> names = ChatTemplate::builtin_names();
+  std::stable_sort(names.begin(), names.end(),
+                   [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
+  return names;
+}
+
 }  // namespace
 
-std::unique_ptr<ChatTemplate> ChatTemplate::create(const std::string& name, const Tokenizer& tokenizer) {
+std::unique_ptr<ChatTemplate> ChatTemplate::create(const std::string& name, const Tokenizer& tokenizer,
+                                                   const std::string& tool_format) {
   if (name.empty()) {
+    if (!tool_format.empty())
+      refuse("tool_format \"{}\" needs a named template: the model's own has its own way to write tools",
+             tool_format);
     if (tokenizer.chat_template().empty())
       refuse("the model has no chat template; choose one with template: (known: {})",
              fmt::join(builtin_names(), ", "));
     return from_jinja(tokenizer.chat_template(), "of the model", tokenizer);
   }
-  for (const BuiltinTemplate& builtin : builtin_templates())
-    if (builtin.name == name) return from_jinja(builtin_source(builtin, tokenizer), name, tokenizer);
-  refuse("unknown template \"{}\"; known: {} (leave it out to use the model's own)", name,
-         fmt::join(builtin_names(), ", "));
+  BuiltinTemplate builtin;
+  if (find_builtin(name, tool_format, builtin)) {
+    if (builtin.name == "baichuan2") name_role_tokens(builtin, tokenizer);
+    return from_jinja(builtin_source(builtin, tokenizer), name, tokenizer);
+  }
+  refuse("unknown template \"{}\"; known: {} (leave it out to use the model's own)", name.substr(0, 100),
+         fmt::join(nearest_first(name.substr(0, 100)), ", "));
 }
 
 std::unique_ptr<ChatTemplate> ChatTemplate::from_jinja(const std::string& source,
@@ -267,7 +311,7 @@ std::unique_ptr<ChatTemplate> ChatTemplate::from_jinja(const std::string& source
 const std::vector<std::string>& ChatTemplate::builtin_names() {
   static const std::vector<std::string> kNames = [] {
     std::vector<std::string> names;
-    for (const BuiltinTemplate& builtin : builtin_templates()) names.push_back(builtin.name);
+    for (const TemplateTexts& texts : template_texts()) names.emplace_back(texts.name);
     return names;
   }();
   return kNames;

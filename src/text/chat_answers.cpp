@@ -97,6 +97,9 @@ class AnswerFinder {
     std::vector<Value> made{c_.stand_in};
     if (has_system && message_ > 0) made.insert(made.begin(), all[0]);
     out.push_back(std::move(made));
+    // Templates that write the first question outside of their loop show a prompt only behind a later one.
+    out.emplace_back(all.begin(), all.begin() + message_ + 1);
+    out.back().push_back(c_.stand_in);
     return out;
   }
 

@@ -152,6 +152,44 @@ Value sort(R r, V value, A args) {
   return Value::list(std::move(items), ListKind::list, value.origin());
 }
 
+// [(key, items), …], sorted by key; what differs in case only is one group under the first item's key.
+Value groupby(R r, V value, A args) {
+  const Value* path = argument(args, 0, "attribute");
+  if (!path) value_error("groupby needs an attribute");
+  const Value* other = argument(args, 1, "default");
+  const bool exact = flag(args, 2, "case_sensitive");
+  std::vector<Value> items = elements(r, value), keys;
+  const auto key_of = [&](V item) {
+    Value key = by_path(r, item, *path);
+    return key.is_undefined() && other ? *other : key;
+  };
+  for (const Value& item : items) keys.push_back(exact ? key_of(item) : folded(key_of(item)));
+  sort_values(r, items, std::move(keys), false);
+  std::vector<Value> groups, members;
+  const auto finish = [&] {
+    if (members.empty()) return;
+    const Value key = key_of(members.front());
+    groups.push_back(Value::list({key, Value::list(std::move(members), ListKind::list, value.origin())},
+                                 ListKind::tuple, value.origin()));
+    members.clear();
+  };
+  for (const Value& item : items) {
+    const Value key = key_of(item);
+    if (!members.empty()) {
+      const Value last = key_of(members.back());
+      if (!(exact ? equal(last, key) : equal(folded(last), folded(key)))) finish();
+    }
+    members.push_back(item);
+  }
+  finish();
+  return Value::list(std::move(groups), ListKind::list, value.origin());
+}
+
+Value format(R r, V value, A args) {
+  if (!args.named.empty()) value_error("the filter format with named values is not supported");
+  return format_percent(r, to_text(value), Value::list(args.positional, ListKind::tuple, value.origin()));
+}
+
 Value dictsort(R r, V value, A args) {
   if (!value.is(Kind::dict)) value_error("dictsort needs a mapping, not " + type_name(value));
   const bool exact = flag(args, 0, "case_sensitive");
@@ -444,6 +482,8 @@ const std::map<std::string, Filter, std::less<>>& filters() {
       {"escape", escape},
       {"first", first},
       {"float", to_real},
+      {"format", format},
+      {"groupby", groupby},
       {"indent", indent},
       {"int", to_integer},
       {"items", items},

@@ -45,6 +45,10 @@ bool joins_backward(uint32_t c) {
   return property->comb_index != UINT16_MAX && (property->comb_index & 0x8000) != 0;
 }
 
+bool is_late(utf8proc_int32_t c) {
+  return is_late_decomposition(static_cast<uint32_t>(c));
+}
+
 std::string normalize_run(const std::vector<utf8proc_int32_t>& run, NormalForm form) {
   int options = UTF8PROC_STABLE | (is_composing(form) ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE);
   if (is_compatible(form)) options |= UTF8PROC_COMPAT;
@@ -53,7 +57,7 @@ std::string normalize_run(const std::vector<utf8proc_int32_t>& run, NormalForm f
   for (utf8proc_int32_t c : run) {
     utf8proc_int32_t parts[32];
     int boundary = 0;
-    const auto count = utf8proc_decompose_char(c, parts, 32, flags, &boundary);
+    const auto count = is_late(c) ? -1 : utf8proc_decompose_char(c, parts, 32, flags, &boundary);
     if (count < 0 || count > 32)
       points.push_back(c);
     else
@@ -71,9 +75,18 @@ std::string normalize_run(const std::vector<utf8proc_int32_t>& run, NormalForm f
     std::stable_sort(at, end, [&](auto a, auto b) { return class_of(a) < class_of(b); });
     at = end;
   }
+  const bool had_late = std::any_of(run.begin(), run.end(), is_late);
   auto length = utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), flags);
   std::string out;
-  for (utf8proc_ssize_t i = 0; i < length; ++i) append_utf8(out, static_cast<uint32_t>(points[i]));
+  for (utf8proc_ssize_t i = 0; i < length; ++i) {
+    utf8proc_int32_t parts[32];
+    int boundary = 0;
+    utf8proc_ssize_t count = 0;
+    if (!had_late && is_late(points[i]))  // composed here, but not by the library
+      count = utf8proc_decompose_char(points[i], parts, 32, UTF8PROC_DECOMPOSE, &boundary);
+    for (utf8proc_ssize_t k = 0; k < count; ++k) append_utf8(out, static_cast<uint32_t>(parts[k]));
+    if (count <= 0) append_utf8(out, static_cast<uint32_t>(points[i]));
+  }
   return out;
 }
 

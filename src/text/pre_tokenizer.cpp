@@ -70,6 +70,42 @@ void PreTokenizer::add_split(const JsonNode& node) {
   steps_.push_back(std::move(step));
 }
 
+MetaspacePrefix metaspace_prefix(const JsonNode& node) {
+  static const std::pair<std::string_view, MetaspacePrefix> known[] = {{"always", MetaspacePrefix::always},
+                                                                       {"first", MetaspacePrefix::first},
+                                                                       {"never", MetaspacePrefix::never}};
+  const bool adds = node.flag("add_prefix_space", true);
+  const auto scheme = node.find("prepend_scheme");
+  if (!scheme) return adds ? MetaspacePrefix::always : MetaspacePrefix::never;
+  for (const auto& [name, prefix] : known) {
+    if (scheme->string() != name) continue;
+    if (!adds && prefix != MetaspacePrefix::never)
+      fail("{}: \"{}\" contradicts add_prefix_space: false", scheme->where(), name);
+    return prefix;
+  }
+  refuse("{}: \"{}\" is not supported, expected always, first or never", scheme->where(), scheme->string());
+}
+
+void PreTokenizer::add_metaspace(const JsonNode& node) {
+  if (has_byte_level_) refuse("{}: Metaspace behind ByteLevel is not supported", node.where());
+  Step step{.kind = Kind::metaspace, .regex = {}, .literal = {}};
+  step.literal = node.text("replacement", "\u2581");
+  if (step.literal.empty()) fail("{}: replacement: expected one character", node.where());
+  step.prefix = metaspace_prefix(node);
+  step.cuts = node.flag("split", true);
+  step.behavior = Behavior::merged_with_next;
+  steps_.push_back(std::move(step));
+}
+
+void PreTokenizer::add_bert() {
+  for (const auto& [kind, behavior] :
+       {std::pair{Kind::white_space, Behavior::removed}, std::pair{Kind::punctuation, Behavior::isolated}}) {
+    Step step{.kind = kind, .regex = {}, .literal = {}};
+    step.behavior = behavior;
+    steps_.push_back(std::move(step));
+  }
+}
+
 void PreTokenizer::add(const JsonNode& node) {
   const std::string_view type = node.type();
   if (type == "Sequence") {
@@ -77,6 +113,11 @@ void PreTokenizer::add(const JsonNode& node) {
     return;
   }
   if (type == "Split") return add_split(node);
+  if (type == "Metaspace") return add_metaspace(node);
+  if (type == "BertPreTokenizer") {
+    if (has_byte_level_) refuse("{}: BertPreTokenizer behind ByteLevel is not supported", node.where());
+    return add_bert();
+  }
   Step step{.kind = Kind::regex, .regex = {}, .literal = {}};
   step.in_alphabet = has_byte_level_;
   if (type == "ByteLevel") {
@@ -123,7 +164,7 @@ void PreTokenizer::word_runs(std::string_view text, std::vector<ByteRange>& out)
 // What the step's pattern finds; each matching character by itself for the kinds that look at characters.
 void PreTokenizer::matches(const Step& step, std::string_view text, std::vector<ByteRange>& out) {
   if (step.regex) return step.regex->find_all(text, out);
-  if (step.kind == Kind::literal) {
+  if (step.kind == Kind::literal || step.kind == Kind::metaspace) {
     for (size_t at = text.find(step.literal); !step.literal.empty() && at != std::string_view::npos;
          at = text.find(step.literal, at + step.literal.size()))
       out.push_back({at, at + step.literal.size()});
@@ -224,6 +265,40 @@ const Section& with_spaces(const Section& section, bool continuation, Sections& 
 
 }  // namespace
 
+// Writes every space of the words as the mark, and one more before the words that want it.
+const Section& PreTokenizer::with_marks(const Step& step, const Section& section, bool continuation,
+                                        Sections& sections, std::vector<ByteRange>& words) {
+  const std::string_view text = section.text();
+  const std::string& mark = step.literal;
+  std::string out;
+  Alignment alignment;
+  size_t kept = 0;
+  auto put = [&](ByteRange source) {
+    alignment.add({out.size(), out.size() + mark.size()}, source);
+    out += mark;
+  };
+  for (ByteRange& word : words) {
+    out.append(text, kept, word.begin - kept);
+    const size_t begin = out.size();
+    const bool has_mark = text[word.begin] == ' ' || text.substr(word.begin).starts_with(mark);
+    const bool wanted = step.prefix == MetaspacePrefix::always ||
+                        (step.prefix == MetaspacePrefix::first && section.to_source(word).begin == 0);
+    if (wanted && !has_mark && !(continuation && word.begin == 0)) put({word.begin, word.begin});
+    kept = word.begin;
+    for (size_t at = text.find(' ', kept); at < word.end; at = text.find(' ', kept)) {
+      out.append(text, kept, at - kept);
+      put({at, at + 1});
+      kept = at + 1;
+    }
+    out.append(text, kept, word.end - kept);
+    kept = word.end;
+    word = {begin, out.size()};
+  }
+  if (alignment.empty()) return section;
+  out.append(text, kept, text.size() - kept);
+  return sections.emplace_back(section, std::move(out), std::move(alignment));
+}
+
 const Section& PreTokenizer::split(const Section& section, bool continuation, Sections& sections,
                                    std::vector<ByteRange>& words) const {
   const Section* current = &section;
@@ -235,6 +310,10 @@ const Section& PreTokenizer::split(const Section& section, bool continuation, Se
     if (step.kind == Kind::byte_level) {
       if (step.prefix_space) current = &with_spaces(*current, continuation, sections, words);
       if (!step.regex) continue;
+    }
+    if (step.kind == Kind::metaspace) {
+      current = &with_marks(step, *current, continuation, sections, words);
+      if (!step.cuts) continue;
     }
     next.clear();
     for (const ByteRange& word : words) cut_word(step, current->text(), word, next);

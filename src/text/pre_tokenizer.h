@@ -29,17 +29,24 @@ struct ByteAlphabet {
 // The pattern of GPT-2, which the component ByteLevel applies.
 extern const char* const kGpt2Pattern;
 
+// When Metaspace puts "▁" before a word: always, only before what begins the text, or never.
+enum class MetaspacePrefix { always, first, never };
+// Of a component of type Metaspace (pre-tokenizer or decoder); understands the older `add_prefix_space`.
+MetaspacePrefix metaspace_prefix(const JsonNode& node);
+
 class PreTokenizer {
  public:
   // Refuses unknown types by name.
   void add(const JsonNode& node);
+  // BERT's: words and single punctuation characters.
+  void add_bert();
   bool has_byte_level() const { return has_byte_level_; }
   // Cuts the section; the words are ranges of the returned section, which may have got spaces put in.
   const Section& split(const Section& section, bool continuation, Sections& sections,
                        std::vector<ByteRange>& words) const;
 
  private:
-  enum class Kind { regex, literal, numeric, white_space, punctuation, word_runs, byte_level };
+  enum class Kind { regex, literal, numeric, white_space, punctuation, word_runs, byte_level, metaspace };
   enum class Behavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
   struct Step {
     Kind kind;
@@ -48,8 +55,13 @@ class PreTokenizer {
     bool in_alphabet = false;  // comes behind ByteLevel: sees the bytes written in its alphabet
     bool prefix_space = false;
     std::optional<Regex> regex;
-    std::string literal;
+    std::string literal;  // metaspace: what is written for a space
+    MetaspacePrefix prefix = MetaspacePrefix::never;
+    bool cuts = true;  // metaspace: cut before every mark
   };
+  static const Section& with_marks(const Step& step, const Section& section, bool continuation,
+                                   Sections& sections, std::vector<ByteRange>& words);
+  void add_metaspace(const JsonNode& node);
   void add_split(const JsonNode& node);
   static Behavior behavior(const JsonNode& node);
   static void word_runs(std::string_view text, std::vector<ByteRange>& out);

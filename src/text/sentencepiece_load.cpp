@@ -1,33 +1,14 @@
-// Setting up a SentencePieceBpe from tokenizer.model and the files beside it.
+// Setting up a SentencePieceTokenizer from tokenizer.model and the files beside it.
 #include <algorithm>
-#include <cctype>
 
-#include "text/sentencepiece_bpe.h"
+#include "text/pipeline_tokenizer.h"
+#include "text/sentencepiece_tokenizer.h"
+#include "text/space_mark.h"
 #include "text/tokenizer_config.h"
 #include "util/error.h"
 
 namespace attune::text {
-namespace {
-
-constexpr std::string_view kSpace = "\u2581";
-
-// The byte of "<0x0A>", or -1.
-int byte_of(const std::string& piece) {
-  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
-  if (!std::isxdigit(static_cast<uint8_t>(piece[3])) || !std::isxdigit(static_cast<uint8_t>(piece[4])))
-    return -1;
-  return std::stoi(piece.substr(3, 2), nullptr, 16);
-}
-
-bool reaches_over_words(const std::string& piece) {
-  size_t at = 0;
-  while (std::string_view(piece).substr(at).starts_with(kSpace)) at += kSpace.size();
-  return at < piece.size() && piece.find(kSpace, at) != std::string::npos;
-}
-
-}  // namespace
-
-void SentencePieceBpe::add_pieces() {
+void SentencePieceTokenizer::add_pieces() {
   vocabulary_.reserve(model_.pieces.size());
   std::fill(std::begin(of_byte_), std::end(of_byte_), -1);
   for (size_t i = 0; i < model_.pieces.size(); ++i) {
@@ -37,7 +18,7 @@ void SentencePieceBpe::add_pieces() {
       fail("{}: pieces[{}]: \"{}\" stands there twice", model_.where, i, piece.text);
     if (piece.type == PieceType::unknown) unknown_ = id;
     if (piece.type == PieceType::byte) {
-      const int byte = byte_of(piece.text);
+      const int byte = byte_of_token(piece.text);
       if (byte < 0)
         fail("{}: pieces[{}]: \"{}\" is no byte, expected <0x00> to <0xFF>", model_.where, i, piece.text);
       of_byte_[byte] = id;
@@ -49,10 +30,31 @@ void SentencePieceBpe::add_pieces() {
   if (model_.byte_fallback && std::count(std::begin(of_byte_), std::end(of_byte_), -1))
     fail("{}: some of the pieces <0x00> to <0xFF> are missing", model_.where);
   vocab_size_ = static_cast<int64_t>(model_.pieces.size());
+  if (model_.is_unigram) make_unigram();
+}
+
+// Pieces of the types UNKNOWN, CONTROL, UNUSED and BYTE are not made out of text.
+void SentencePieceTokenizer::make_unigram() {
+  unigram_.emplace();
+  words_are_separate_ = false;  // the sums of scores run over the whole text
+  UnigramOptions& options = unigram_->options();
+  options.unknown = unknown_;
+  options.byte_fallback = model_.byte_fallback;
+  options.as_sentencepiece = true;
+  options.where = model_.where;
+  unigram_->vocabulary().reserve(model_.pieces.size());
+  for (size_t i = 0; i < model_.pieces.size(); ++i) {
+    const auto id = static_cast<TokenId>(i);
+    unigram_->vocabulary().add(model_.pieces[i].text, id);
+    if (model_.pieces[i].type == PieceType::normal)
+      unigram_->set_score(id, static_cast<double>(model_.pieces[i].score));
+    else if (model_.pieces[i].type == PieceType::user_defined)
+      unigram_->set_user_defined(id);
+  }
 }
 
 // Control pieces are looked for in the text as the Hugging Face library does; then what the other files add.
-void SentencePieceBpe::add_tokens(const TokenizerConfig& config, const SentencePieceHints& hints) {
+void SentencePieceTokenizer::add_tokens(const TokenizerConfig& config) {
   for (size_t i = 0; i < model_.pieces.size(); ++i) {
     const PieceType type = model_.pieces[i].type;
     if (type != PieceType::control && type != PieceType::unknown) continue;
@@ -69,7 +71,6 @@ void SentencePieceBpe::add_tokens(const TokenizerConfig& config, const SentenceP
     token.content = text;
     tokens.push_back(token);
   }
-  tokens.insert(tokens.end(), hints.added.begin(), hints.added.end());
   tokens.insert(tokens.end(), config.added.begin(), config.added.end());
   for (AddedToken& token : tokens) {
     check_token_id(token.id, model_.pieces.size() + tokens.size(), config.where);
@@ -85,22 +86,19 @@ void SentencePieceBpe::add_tokens(const TokenizerConfig& config, const SentenceP
   }
 }
 
-void SentencePieceBpe::set_prefix(const TokenizerConfig& config, const SentencePieceHints& hints) {
-  using Prefix = SentencePieceHints::Prefix;
-  prefix_ = hints.prefix;
-  prefix_only_if_missing_ = hints.metaspace;
-  if (prefix_ == Prefix::unknown) {
-    prefix_ = model_.add_dummy_prefix ? Prefix::always : Prefix::never;
-    if (config.legacy == false && prefix_ == Prefix::always) {
-      prefix_ = Prefix::first;
-      prefix_only_if_missing_ = true;
-    }
+void SentencePieceTokenizer::set_prefix(const TokenizerConfig& config) {
+  prefix_ = model_.add_dummy_prefix ? Prefix::always : Prefix::never;
+  if (config.legacy == false && prefix_ == Prefix::always) {
+    prefix_ = Prefix::first;
+    prefix_only_if_missing_ = true;
   }
-  if (config.add_prefix_space == false) prefix_ = Prefix::never;
-  strips_first_space_ = prefix_ != Prefix::never;
+  strips_first_space_ = model_.add_dummy_prefix || model_.remove_extra_whitespaces;
+  if (config.add_prefix_space != false) return;
+  prefix_ = Prefix::never;
+  strips_first_space_ = false;
 }
 
-void SentencePieceBpe::set_specials(const TokenizerConfig& config, const SentencePieceHints& hints) {
+void SentencePieceTokenizer::set_specials(const TokenizerConfig& config) {
   auto special = [&](bool named, const std::optional<std::string>& text,
                      const std::string& piece) -> std::optional<TokenId> {
     if (!named) {
@@ -123,27 +121,30 @@ void SentencePieceBpe::set_specials(const TokenizerConfig& config, const Sentenc
   pad_ = special(config.names_pad, config.pad, model_.pad_piece);
   unk_ = special(config.names_unk, config.unk, model_.pieces[static_cast<size_t>(unknown_)].text);
   for (const std::string& text : config.additional_special) special(true, text, "");
-  if (hints.has_surround && !config.add_bos && !config.add_eos) {
-    surround_ = hints.surround;
-    for (const std::vector<TokenId>* ids : {&surround_.before, &surround_.after})
-      for (TokenId id : *ids) token_text(id);
-    return;
-  }
-  if (config.add_bos.value_or(true) && bos_) surround_.before = {*bos_};
-  if (config.add_eos.value_or(false) && eos_) surround_.after = {*eos_};
+  auto role = [&](const std::optional<TokenId>& given, TokenId usual, const char* text) {
+    const auto found = vocabulary_.find(text);
+    const auto id = given ? given : found == usual ? found : std::nullopt;
+    return id ? special(true, token_text(*id), "") : std::nullopt;
+  };
+  user_role_ = role(config.user_role, 195, "<reserved_106>");
+  assistant_role_ = role(config.assistant_role, 196, "<reserved_107>");
+  if (config.add_bos.value_or(true) && bos_) before_ = {*bos_};
+  if (config.add_eos.value_or(false) && eos_) behind_ = {*eos_};
 }
 
-SentencePieceBpe::SentencePieceBpe(const std::filesystem::path& file, const TokenizerConfig& config,
-                                   const SentencePieceHints& hints)
+SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::path& file,
+                                               const TokenizerConfig& config)
     : model_(SentencePieceModel::read(file)) {
   add_pieces();
-  add_tokens(config, hints);
-  set_prefix(config, hints);
-  set_specials(config, hints);
+  add_tokens(config);
+  set_prefix(config);
+  set_specials(config);
   added_.finish([](const std::string& content) { return content; });
   // User-defined pieces stay whole. Those that a file beside the model made added tokens are found before.
+  std::vector<TokenId> control;
   for (size_t i = 0; i < model_.pieces.size(); ++i) {
     const auto id = static_cast<TokenId>(i);
+    if (added_.is_special(id)) control.push_back(id);
     if (model_.pieces[i].type != PieceType::user_defined || added_.is_special(id)) continue;
     AddedToken& token = user_defined_.emplace_back();
     token.id = id;
@@ -151,6 +152,7 @@ SentencePieceBpe::SentencePieceBpe(const std::filesystem::path& file, const Toke
     token.in_user_text = true;
     find_user_defined_.add(&token, token.content);
   }
+  if (unigram_) unigram_->finish(control);
   chat_template_ = config.chat_template;
 }
 

@@ -124,27 +124,21 @@ void read_trainer(std::string_view bytes, SentencePieceModel& model) {
     if (field.number == 47 && field.wire == 2) model.eos_piece = field.bytes;
     if (field.number == 48 && field.wire == 2) model.pad_piece = field.bytes;
   });
-  if (kind != 2)
-    refuse("{}: a SentencePiece model of type \"{}\" is not supported, only BPE is", model.where,
+  model.is_unigram = kind == 1;
+  if (kind != 1 && kind != 2)
+    refuse("{}: a SentencePiece model of type \"{}\" is not supported, only BPE and Unigram are", model.where,
            kind < std::size(kinds) && kind ? kinds[kind] : std::to_string(kind));
 }
 
 void read_normalizer(std::string_view bytes, SentencePieceModel& model) {
-  std::string name;
-  bool has_charsmap = false;
   WireReader(bytes, model.where + ": normalizer_spec").for_each([&](const Field& field) {
-    if (field.number == 1 && field.wire == 2) name = field.bytes;
-    if (field.number == 2 && field.wire == 2) has_charsmap = !field.bytes.empty();
+    if (field.number == 2 && field.wire == 2 && !field.bytes.empty())
+      model.charsmap.emplace(field.bytes, model.where + ": normalizer_spec.precompiled_charsmap");
     if (field.number == 3 && field.wire == 0) model.add_dummy_prefix = field.number_value != 0;
     if (field.number == 4 && field.wire == 0) model.remove_extra_whitespaces = field.number_value != 0;
     if (field.number == 5 && field.wire == 0 && !field.number_value)
       refuse("{}: normalizer_spec.escape_whitespaces = false is not supported", model.where);
   });
-  if (has_charsmap)
-    refuse(
-        "{}: the SentencePiece normalizer \"{}\" (precompiled_charsmap) is not supported, only \"identity\" "
-        "is",
-        model.where, to_valid_utf8(name));
 }
 
 void check_pieces(const SentencePieceModel& model) {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "text/charsmap.h"
 
 namespace attune::text {
 
@@ -16,11 +19,13 @@ struct Piece {
 };
 
 struct SentencePieceModel {
-  // Refuses models other than BPE by name; checks that the pieces are usable.
+  // Refuses models other than BPE and Unigram by name; checks that the pieces are usable.
   static SentencePieceModel read(const std::filesystem::path& file);
 
   std::vector<Piece> pieces;
+  bool is_unigram = false;
   bool byte_fallback = false;
+  std::optional<Charsmap> charsmap;
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
   std::string bos_piece = "<s>", eos_piece = "</s>", pad_piece = "<pad>";

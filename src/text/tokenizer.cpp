@@ -1,7 +1,7 @@
 #include "text/tokenizer.h"
 
-#include "text/byte_level_bpe.h"
-#include "text/sentencepiece_bpe.h"
+#include "text/pipeline_tokenizer.h"
+#include "text/sentencepiece_tokenizer.h"
 #include "text/tokenizer_config.h"
 #include "text/unicode.h"
 #include "util/error.h"
@@ -12,20 +12,13 @@ namespace attune::text {
 std::unique_ptr<Tokenizer> Tokenizer::load(const fs::path& directory) {
   if (!fs::is_directory(directory)) refuse("{}: is not a directory with a tokenizer", directory.string());
   const TokenizerConfig config = TokenizerConfig::read(directory);
-  const fs::path json = directory / "tokenizer.json", model = directory / "tokenizer.model";
-  SentencePieceHints hints;
-  if (fs::exists(json)) {
-    std::string reason;
-    if (auto tokenizer = ByteLevelBpe::load(json, config, reason, hints)) return tokenizer;
-    if (!fs::exists(model))
-      refuse(
-          "{}: {} is not supported: only byte-level BPE is read from this file, and there is no "
-          "tokenizer.model "
-          "(SentencePiece BPE) beside it",
-          json.string(), reason);
-  }
-  if (fs::exists(model)) return std::make_unique<SentencePieceBpe>(model, config, hints);
-  refuse("{}: no tokenizer found, expected tokenizer.json or tokenizer.model", directory.string());
+  const fs::path json = directory / "tokenizer.json", model = directory / "tokenizer.model",
+                 vocab = directory / "vocab.txt";
+  if (fs::exists(json)) return PipelineTokenizer::load_json(json, config);
+  if (fs::exists(model)) return std::make_unique<SentencePieceTokenizer>(model, config);
+  if (fs::exists(vocab)) return PipelineTokenizer::load_bert(vocab, config);
+  refuse("{}: no tokenizer found, expected tokenizer.json, tokenizer.model or vocab.txt (BERT)",
+         directory.string());
 }
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)
@@ -35,8 +28,8 @@ std::string StreamDecoder::push(TokenId id) {
   std::string bytes = tokenizer_.token_bytes(id);  // also refuses unknown ids
   if (skip_special_ && tokenizer_.is_special(id)) return "";
   if (first_ && !bytes.empty()) {
-    first_ = false;
-    if (tokenizer_.strips_first_space() && bytes[0] == ' ') bytes.erase(0, 1);
+    bytes = tokenizer_.first_token_bytes(id);
+    first_ = bytes.empty() && tokenizer_.drops_all_first_spaces();
   }
   pending_ += bytes;
   const size_t ready = pending_.size() - unfinished_tail(pending_);

@@ -1,6 +1,6 @@
 // Text ↔ token ids, exactly as the model's own tokenizer does it. Reads a Hugging Face directory:
-// `tokenizer.json` (byte-level BPE: GPT-2, Llama 3, Qwen) or SentencePiece `tokenizer.model` (BPE with byte
-// fallback: Llama 2), plus `tokenizer_config.json` where present. An unknown component is an error naming it.
+// `tokenizer.json` (BPE, Unigram, WordPiece), else SentencePiece `tokenizer.model` (BPE, Unigram), else
+// BERT's `vocab.txt`, plus `tokenizer_config.json` where present. An unknown component is an error naming it.
 #pragma once
 
 #include <cstdint>
@@ -57,8 +57,10 @@ class Tokenizer {
   // Highest id + 1 (models may have more embedding rows).
   virtual int64_t vocab_size() const = 0;
 
-  // Whether the space that begins a decoded text is the tokenizer's own and dropped (SentencePiece).
-  virtual bool strips_first_space() const { return false; }
+  // The same for the token that begins a text, where the tokenizer's own first space is dropped.
+  virtual std::string first_token_bytes(TokenId id) const { return token_bytes(id); }
+  // Whether the tokens behind a first one that was nothing but such a space are first ones too.
+  virtual bool drops_all_first_spaces() const { return false; }
   // Bytes that form no UTF-8: one U+FFFD each (SentencePiece) instead of one per ill-formed sequence.
   virtual bool replaces_each_byte() const { return false; }
 
@@ -67,11 +69,16 @@ class Tokenizer {
   const std::optional<TokenId>& eos_id() const { return eos_; }
   const std::optional<TokenId>& pad_id() const { return pad_; }
   const std::optional<TokenId>& unk_id() const { return unk_; }
-  // The Jinja chat template of the directory (chat_template.jinja wins over tokenizer_config.json); may be empty.
+  // The tokens that open a user's and an answer's turn where the model names them by id (Baichuan 2:
+  // generation_config.json, else <reserved_106> and <reserved_107>). They are special tokens.
+  const std::optional<TokenId>& user_role_id() const { return user_role_; }
+  const std::optional<TokenId>& assistant_role_id() const { return assistant_role_; }
+  // The Jinja chat template of the directory (chat_template.jinja wins over tokenizer_config.json); may be
+  // empty.
   const std::string& chat_template() const { return chat_template_; }
 
  protected:
-  std::optional<TokenId> bos_, eos_, pad_, unk_;
+  std::optional<TokenId> bos_, eos_, pad_, unk_, user_role_, assistant_role_;
   std::string chat_template_;
 };
 

@@ -85,10 +85,24 @@ void read_specials(const Json& json, TokenizerConfig& config, const std::string&
   read("eos_token", config.eos, config.names_eos);
   read("pad_token", config.pad, config.names_pad);
   read("unk_token", config.unk, config.names_unk);
+  for (const auto& [key, into] : {std::pair{"cls_token", &config.cls}, std::pair{"sep_token", &config.sep},
+                                  std::pair{"mask_token", &config.mask}})
+    if (!*into && json.contains(key)) *into = token_text(json[key], where + ": " + key);
   if (json.contains("additional_special_tokens") && json["additional_special_tokens"].is_array())
     for (const Json& item : json["additional_special_tokens"])
       if (auto text = token_text(item, where + ": additional_special_tokens"))
         config.additional_special.push_back(*text);
+}
+
+void read_roles(const Json& json, TokenizerConfig& config, const std::string& where) {
+  for (const auto& [key, into] : {std::pair{"user_token_id", &config.user_role},
+                                  std::pair{"assistant_token_id", &config.assistant_role}}) {
+    if (!json.contains(key) || json[key].is_null()) continue;
+    if (!json[key].is_number_integer() || json[key].get<int64_t>() < 0 ||
+        json[key].get<int64_t>() > INT32_MAX)
+      fail("{}: {}: expected a token id", where, key);
+    *into = json[key].get<TokenId>();
+  }
 }
 
 }  // namespace
@@ -103,6 +117,9 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory) {
     config.add_eos = flag(*json, "add_eos_token", file.string());
     config.add_prefix_space = flag(*json, "add_prefix_space", file.string());
     config.legacy = flag(*json, "legacy", file.string());
+    config.do_lower_case = flag(*json, "do_lower_case", file.string());
+    config.strip_accents = flag(*json, "strip_accents", file.string());
+    config.tokenize_chinese_chars = flag(*json, "tokenize_chinese_chars", file.string());
     if (json->contains("added_tokens_decoder"))
       read_added((*json)["added_tokens_decoder"], config, file.string() + ": added_tokens_decoder");
     if (json->contains("chat_template"))
@@ -117,6 +134,8 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory) {
         fail("{}: \"{}\": expected a token id", added.string(), text);
       config.added_file.emplace_back(text, id.get<TokenId>());
     }
+  const fs::path generation = directory / "generation_config.json";
+  if (const auto json = read_object(generation)) read_roles(*json, config, generation.string());
   const fs::path jinja = directory / "chat_template.jinja";
   if (fs::exists(jinja)) config.chat_template = read_file(jinja, kLargestFile);
   return config;

@@ -17,11 +17,20 @@ struct NewCharacters {
   char category[3];
 };
 
+#include "text/unicode_components.inc"
 #include "text/unicode_table.inc"
 
 constexpr CodeRange kWhiteSpace[] = {{0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},
                                      {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F},
                                      {0x205F, 0x205F}, {0x3000, 0x3000}};
+
+template <size_t N>
+bool contains_sorted(const CodeRange (&ranges)[N], uint32_t c) {
+  const auto* after =
+      std::upper_bound(std::begin(ranges), std::end(ranges), c,
+                       [](uint32_t point, const CodeRange& range) { return point < range.first; });
+  return after != std::begin(ranges) && c <= (after - 1)->last;
+}
 
 template <size_t N>
 bool contains(const CodeRange (&ranges)[N], uint32_t c) {
@@ -141,7 +150,7 @@ bool is_white_space(uint32_t c) {
 
 bool is_numeric(uint32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
-  return general_category(c)[0] == 'N';
+  return contains_sorted(kNumeric, c);
 }
 
 bool is_word(uint32_t c) {
@@ -153,11 +162,27 @@ bool is_word(uint32_t c) {
 
 bool is_punctuation(uint32_t c) {
   if (c < 0x80) return std::ispunct(static_cast<int>(c)) != 0;
-  return general_category(c)[0] == 'P';
+  return contains_sorted(kPunctuation, c);
+}
+
+bool is_combining_mark(uint32_t c) {
+  return c >= 0x300 && contains_sorted(kCombiningMarks, c);
+}
+
+bool is_nonspacing_mark(uint32_t c) {
+  return c >= 0x300 && contains_sorted(kNonspacingMarks, c);
+}
+
+bool is_bert_control(uint32_t c) {
+  return contains_sorted(kBertControls, c);
 }
 
 bool is_late_mark(uint32_t c) {
   return c >= kLateMarks[0].first && contains(kLateMarks, c);
+}
+
+bool is_late_decomposition(uint32_t c) {
+  return c >= kLateDecompositions[0].first && contains_sorted(kLateDecompositions, c);
 }
 
 std::string new_characters_class(std::string_view category) {

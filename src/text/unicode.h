@@ -38,10 +38,14 @@ std::string to_valid_utf8(std::string_view bytes, Replacement replacement = Repl
 // Two letters, e.g. "Lo".
 const char* general_category(uint32_t code_point);
 bool is_white_space(uint32_t code_point);
-bool is_numeric(uint32_t code_point);      // Nd, Nl, No
-bool is_word(uint32_t code_point);         // \w of the Rust regex crate
-bool is_punctuation(uint32_t code_point);  // P* and the ASCII symbols
-bool is_late_mark(uint32_t code_point);    // a combining mark that the library's normaliser does not know
+bool is_numeric(uint32_t code_point);          // N*, as the library's Digits knows them
+bool is_word(uint32_t code_point);             // \w of the Rust regex crate
+bool is_punctuation(uint32_t code_point);      // P* and the ASCII symbols, as the library knows them
+bool is_combining_mark(uint32_t code_point);   // M*, as the library's StripAccents knows them
+bool is_nonspacing_mark(uint32_t code_point);  // Mn, as the library's BertNormalizer knows them
+bool is_bert_control(uint32_t code_point);     // C*, as the library's BertNormalizer knows them
+bool is_late_mark(uint32_t code_point);        // a combining mark that the library's normaliser does not know
+bool is_late_decomposition(uint32_t code_point);  // decomposes, but not for the library's normaliser
 // Characters younger than Unicode 14 of a category ("L", "Lo") as "\x{…}-\x{…}" for use inside a PCRE2 class.
 std::string new_characters_class(std::string_view category);
 std::string further_word_class();

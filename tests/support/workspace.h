@@ -12,7 +12,7 @@
 
 #include "models/families/family.h"
 #include "models/load.h"
-#include "util/error.h"
+#include "support/errors.h"
 #include "util/files.h"
 #include "util/json.h"
 
@@ -42,17 +42,6 @@ class Workspace {
  private:
   fs::path path_;
 };
-
-// The message of the error that `action` throws; empty where it throws none.
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 // The 512-piece SentencePiece tokenizer of the fixtures.
 inline void copy_small_tokenizer(const fs::path& directory) {

@@ -1,9 +1,11 @@
 // Chat templates: texts equal to transformers', origins, answers, built-ins.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "chat_fixture_tokenizer.h"
+#include "support/errors.h"
 #include "text/chat.h"
 #include "util/error.h"
 #include "util/files.h"
@@ -13,10 +15,13 @@ namespace {
 
 using namespace attune::text;
 using attune::Json;
+using attune::test::error_of;
 using chat_test::all_specials;
 using chat_test::SpecialsOnly;
 
-const std::string kFixtures = std::string(ATTUNE_FIXTURES) + "/chat/";
+// tools/reference/template_differential.py brings its own conversations and renderings.
+const char* const kOtherFixtures = std::getenv("ATTUNE_CHAT_FIXTURES");
+const std::string kFixtures = kOtherFixtures ? kOtherFixtures : std::string(ATTUNE_FIXTURES) + "/chat/";
 
 Conversation conversation_from(const Json& json) {
   Conversation out;
@@ -356,16 +361,145 @@ TEST(ChatTemplateBuiltin, StopTexts) {
 
 TEST(ChatTemplateBuiltin, UnknownNamesAndMissingTemplatesAreRefused) {
   SpecialsOnly tokenizer(all_specials());
-  for (const char* name : {"", "vicuna"}) {
-    try {
-      ChatTemplate::create(name, tokenizer);
-      FAIL();
-    } catch (const attune::Error& error) {
-      EXPECT_NE(std::string(error.what()).find("alpaca, chatml, qwen, llama3, default"), std::string::npos);
-    }
-  }
+  EXPECT_NE(
+      error_of([&] { ChatTemplate::create("", tokenizer); }).find("alpaca, chatml, qwen, llama3, default"),
+      std::string::npos);
+  EXPECT_NE(error_of([&] { ChatTemplate::create("vicunna", tokenizer); }).find("known: vicuna, "),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              ChatTemplate::create("qwen", tokenizer, "xml");
+            }).find("default, qwen, glm4, llama3, mistral"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { ChatTemplate::create("", tokenizer, "qwen"); }).find("tool_format"),
+            std::string::npos);
   tokenizer.set_template("{{ messages[0].content }}");
   EXPECT_EQ(ChatTemplate::create("", tokenizer)->render(chat_of({{"user", "q"}})).text, "q");
+}
+
+Conversation tool_chat() {
+  Conversation chat = chat_of({{"system", "sys"},
+                               {"user", "q"},
+                               {"assistant", "wait"},
+                               {"tool", "12"},
+                               {"tool", "13"},
+                               {"assistant", "done"}});
+  chat.messages[2].extra_json =
+      R"({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]})";
+  chat.tools_json = R"([{"type": "function", "function": {"name": "f", "description": "does", "parameters":
+      {"type": "object", "properties": {"a": {"type": "integer", "description": "an a", "enum": ["1", "2"]}}, "required": ["a"]}}}])";
+  return chat;
+}
+
+// The exact texts of some names: system, question, answer, question, answer.
+TEST(ChatTemplateNamed, Texts) {
+  const SpecialsOnly tokenizer(all_specials(), true);
+  const Conversation plain = chat_of({{"user", "q"}, {"assistant", "a"}, {"user", "r"}, {"assistant", "b"}});
+  const Conversation with_system = chat_of({{"system", "s"}, {"user", "q"}, {"assistant", "a"}});
+  auto text = [&](const char* name, const Conversation& chat) {
+    return ChatTemplate::create(name, tokenizer)->render(chat).text;
+  };
+  const std::string polite =
+      "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+      "detailed, "
+      "and polite answers to the user's questions.";
+  EXPECT_EQ(text("vicuna", plain), "<s>" + polite + "</s>USER: q ASSISTANT:a</s>USER: r ASSISTANT:b</s>");
+  EXPECT_EQ(text("vicuna", with_system), "<s>s</s>USER: q ASSISTANT:a</s>");
+  EXPECT_EQ(text("ziya", plain), "<s><human>:q\n<bot>:a</s>\n<human>:r\n<bot>:b</s>");
+  EXPECT_EQ(text("chatglm2", plain), "<s>问：q\n\n答：a</s>\n\n问：r\n\n答：b</s>");
+  EXPECT_EQ(text("belle", with_system), "<s>s\n\nHuman: q\n\nBelle: a</s>");
+  EXPECT_EQ(text("baichuan2", plain),
+            "<s><reserved_106>q<reserved_107>a</s><reserved_106>r<reserved_107>b</s>");
+  EXPECT_EQ(text("mistral", with_system), "<s>[INST] s\n\nq [/INST]a</s>");
+  EXPECT_EQ(text("llama2", with_system), "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nq [/INST]a</s>");
+  EXPECT_EQ(text("llama2", plain), "<s>[INST] q [/INST]a</s><s>[INST] r [/INST]b</s>");
+  EXPECT_EQ(text("orion", plain), "<s>Human: q\n\nAssistant: </s>a</s>Human: r\n\nAssistant: </s>b</s>");
+  EXPECT_EQ(
+      text("qwen3", with_system),
+      "<s><|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n"
+      "</think>\n\na<|im_end|>\n");
+  EXPECT_EQ(
+      text("qwen3_nothink", plain),
+      "<s><|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n"
+      "<|im_start|>assistant\nb<|im_end|>\n");
+  EXPECT_EQ(text("gemma", with_system),
+            "<s><start_of_turn>user\ns\n\nq<end_of_turn>\n<start_of_turn>model\na<end_of_turn>\n");
+  EXPECT_EQ(text("phi3", plain), text("phi", plain));
+}
+
+TEST(ChatTemplateNamed, EachClosesItsAnswersAndItsSourceRendersTheSame) {
+  const SpecialsOnly tokenizer(all_specials(), true);
+  const Conversation chat =
+      chat_of({{"system", "s"}, {"user", "q</s>"}, {"assistant", "a1"}, {"user", "r"}, {"assistant", "a2"}});
+  for (const std::string& name : ChatTemplate::builtin_names()) {
+    SCOPED_TRACE(name);
+    const auto chat_template = ChatTemplate::create(name, tokenizer);
+    const auto stops = chat_template->stop_texts();
+    const auto saved = ChatTemplate::from_jinja(chat_template->jinja_source(), "saved", tokenizer);
+    for (const Conversation& each : {chat, tool_chat()}) {
+      const RenderedChat out = chat_template->render(each), again = saved->render(each);
+      EXPECT_EQ(out.text, again.text);
+      ASSERT_EQ(out.answers.size(), 2u);
+      for (size_t i = 0; i < 2; ++i) {
+        EXPECT_TRUE(out.answers[i].closed);
+        EXPECT_EQ(out.answers[i].range.begin, again.answers[i].range.begin);
+        const std::string text = answer(out, i);
+        const std::string own = each.messages.size() == 5 ? (i == 0 ? "a1" : "a2") : i == 0 ? "wait" : "done";
+        EXPECT_TRUE(text.starts_with(own) || text.starts_with("<think>\n\n</think>\n\n" + own)) << text;
+        EXPECT_TRUE(std::any_of(stops.begin(), stops.end(), [&](const auto& stop) {
+          return text.ends_with(stop);
+        })) << text;
+      }
+    }
+    // What the generation prompt writes is what stands before the answer.
+    const std::string prompt = chat_template->render(chat_of({{"user", "q"}}), true).text;
+    EXPECT_TRUE(chat_template->render(chat_of({{"user", "q"}, {"assistant", "x"}})).text.starts_with(prompt));
+  }
+}
+
+TEST(ChatTemplateNamed, TheDocumentationKnowsThemAll) {
+  const std::string page = attune::read_file(std::string(ATTUNE_ROOT) + "/docs/templates.md");
+  for (const std::string& name : ChatTemplate::builtin_names())
+    EXPECT_NE(page.find("| `" + name + "`"), std::string::npos) << name;
+}
+
+TEST(ChatTemplateNamed, ToolFormats) {
+  const SpecialsOnly tokenizer(all_specials());
+  auto text = [&](const char* name, const char* format) {
+    return ChatTemplate::create(name, tokenizer, format)->render(tool_chat()).text;
+  };
+  EXPECT_EQ(text("belle", ""),
+            "sysYou have access to the following tools:\n> Tool Name: f\nTool Description: does\nTool Args:\n"
+            "  - a (integer, required): an a, should be one of [1, 2]\n\n"
+            "Use the following format if using a tool:\n```\nAction: tool name (one of [f])\nAction Input: "
+            "the input to "
+            "the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", "
+            "\"num_beams\": "
+            "5}```)\n```\n\n\nHuman: q\n\nBelle: wait\nAction: f\nAction Input: {\"a\": 1}</s>\n\nHuman: "
+            "Observation: "
+            "12\n13\n\nBelle: done</s>");
+  EXPECT_NE(text("belle", "mistral").find("[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": 1}}]</s>"),
+            std::string::npos);
+  EXPECT_NE(text("belle", "llama3").find("{\"name\": \"f\", \"parameters\": {\"a\": 1}}</s>"),
+            std::string::npos);
+  EXPECT_NE(text("belle", "glm4").find("wait\nf\n{\"a\": 1}</s>"), std::string::npos);
+  EXPECT_NE(text("mistral", "").find("[AVAILABLE_TOOLS] [{\"type\": \"function\""), std::string::npos);
+  EXPECT_NE(text("mistral", "").find("[TOOL_RESULTS] {\"content\": 12\n13}[/TOOL_RESULTS]"),
+            std::string::npos);
+  EXPECT_EQ(text("qwen", ""), text("qwen", "qwen"));
+  EXPECT_NE(
+      text("qwen", "")
+          .find("<tool_response>\n12\n</tool_response>\n<tool_response>\n13\n</tool_response><|im_end|>"),
+      std::string::npos);
+}
+
+TEST(ChatTemplateNamed, Baichuan2NamesItsTokensById) {
+  class Roles : public SpecialsOnly {
+   public:
+    Roles() : SpecialsOnly({"<s>", "</s>", "<user>", "<bot>"}, true) { user_role_ = 2, assistant_role_ = 3; }
+  };
+  const Roles tokenizer;
+  const auto chat_template = ChatTemplate::create("baichuan2", tokenizer);
+  EXPECT_EQ(chat_template->render(chat_of({{"user", "q"}, {"assistant", "a"}})).text, "<s><user>q<bot>a</s>");
 }
 
 }  // namespace

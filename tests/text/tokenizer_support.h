@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "support/errors.h"
 #include "text/tokenizer.h"
 #include "util/error.h"
 #include "util/files.h"
@@ -68,15 +69,6 @@ inline std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& config =
   return Tokenizer::load(directory.path());
 }
 
-// The message of the error that `action` throws; empty where it throws none.
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
+using test::error_of;
 
 }  // namespace attune::text

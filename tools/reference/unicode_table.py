@@ -1,5 +1,6 @@
 """Writes src/text/unicode_table.inc: what the Hugging Face tokenizers library (Oniguruma, Unicode 16) knows
 about characters and PCRE2 10.42 (Unicode 14) does not. Run: python tools/reference/unicode_table.py"""
+import ctypes
 import pathlib
 import subprocess
 import tempfile
@@ -51,6 +52,12 @@ def pcre(patterns):
         return found
 
 
+def utf8proc_nfkd(text):
+    library = ctypes.CDLL("libutf8proc.so.2")
+    library.utf8proc_NFKD.restype = ctypes.c_char_p
+    return (library.utf8proc_NFKD(text.encode()) or b"").decode()
+
+
 def ranges(points):
     out = []
     for c in sorted(points):
@@ -92,4 +99,9 @@ with open(target, "w") as out:
     out.writelines(f"  {{0x{a:X}, 0x{b:X}}},\n" for a, b in ranges(han - theirs[r"\p{sc:Han}"]))
     out.write("};\nconstexpr CodeRange kLateMarks[] = {  // combine, but not for the library's normaliser\n")
     out.writelines(f"  {{0x{a:X}, 0x{b:X}}},\n" for a, b in ranges(late))
+    out.write("};\n")
+    nfkd = normalizers.NFKD().normalize_str
+    out.write("constexpr CodeRange kLateDecompositions[] = {  // the library's normaliser leaves them as they are\n")
+    lost = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000 and nfkd(chr(c)) == chr(c) and {unicodedata.normalize("NFKD", chr(c)), utf8proc_nfkd(chr(c))} != {chr(c)}]
+    out.writelines(f"  {{0x{a:X}, 0x{b:X}}},\n" for a, b in ranges(lost))
     out.write("};\n")

@@ -1,52 +1,74 @@
-#include "text/sentencepiece_bpe.h"
+#include "text/sentencepiece_tokenizer.h"
 
 #include <algorithm>
 #include <queue>
 
-#include "text/tokenizer_config.h"
+#include "text/space_mark.h"
 #include "util/error.h"
 
 namespace attune::text {
-namespace {
-
-constexpr std::string_view kSpace = "\u2581";  // "▁" stands for a space
-
-}  // namespace
-
-// Spaces become "▁"; one is put before the text where the model wants it.
-const Section& SentencePieceBpe::normalized(const Section& section, bool with_prefix,
-                                            Sections& sections) const {
-  const std::string_view text = section.text();
-  std::string out;
-  out.reserve(text.size() + text.size() / 2);
-  Alignment alignment;
-  const bool squeeze = model_.remove_extra_whitespaces;
-  size_t at = 0;
-  while (squeeze && at < text.size() && text[at] == ' ') ++at;
-  if (at > 0) alignment.add({0, 0}, {0, at});
-  const bool has_space = text.substr(at).starts_with(' ') || text.substr(at).starts_with(kSpace);
-  if (with_prefix && at < text.size() && !(prefix_only_if_missing_ && has_space)) {
-    alignment.add({0, kSpace.size()}, {at, at});
-    out += kSpace;
-  }
+// One pass over a text: rewriting rules, spaces become "▁".
+struct SentencePieceTokenizer::Rewriter {
+  const SentencePieceTokenizer& tokenizer;
+  std::string_view text;
+  std::string out = {};
+  Alignment alignment = {};
   bool after_space = false;
-  for (; at < text.size(); ++at) {
-    if (text[at] != ' ') {
-      out += text[at];
-      after_space = false;
-      continue;
+
+  // What the next characters become; `bytes` of the text are used up.
+  std::string_view next(size_t at, size_t& bytes) const {
+    const auto& charsmap = tokenizer.model_.charsmap;
+    bytes = code_point_at(text, at).bytes;
+    if (!charsmap) return text.substr(at, bytes);
+    size_t end = 0;
+    if (tokenizer.find_user_defined_.longest(text, at, end)) {
+      bytes = end - at;
+      return text.substr(at, bytes);
     }
-    const size_t begin = out.size();
-    if (!(squeeze && after_space)) out += kSpace;
-    alignment.add({begin, out.size()}, {at, at + 1});
-    after_space = true;
+    const Charsmap::Rule rule = charsmap->longest(text.substr(at));
+    if (rule.bytes == 0) return text.substr(at, bytes);
+    bytes = rule.bytes;
+    return rule.replacement;
   }
-  while (squeeze && out.ends_with(kSpace)) out.resize(out.size() - kSpace.size());
-  return sections.emplace_back(section, std::move(out), std::move(alignment));
+
+  void put(std::string_view changed, ByteRange source) {
+    const bool squeeze = tokenizer.model_.remove_extra_whitespaces;
+    while (squeeze && after_space && changed.starts_with(' ')) changed.remove_prefix(1);
+    const size_t begin = out.size();
+    for (char c : changed) c == ' ' ? out += kSpaceMark : out += c;
+    if (std::string_view(out).substr(begin) != text.substr(source.begin, source.end - source.begin))
+      alignment.add({begin, out.size()}, source);
+    if (!changed.empty()) after_space = changed.ends_with(' ');
+  }
+};
+
+// One "▁" is put before the text where the model wants it.
+const Section& SentencePieceTokenizer::normalized(const Section& section, bool with_prefix,
+                                                  Sections& sections) const {
+  const std::string_view text = section.text();
+  const bool squeeze = model_.remove_extra_whitespaces;
+  Rewriter rewriter{*this, text};
+  rewriter.out.reserve(text.size() + text.size() / 2);
+  size_t at = 0, bytes = 0;
+  while (squeeze && at < text.size() && rewriter.next(at, bytes) == " ") at += bytes;
+  if (at > 0) rewriter.alignment.add({0, 0}, {0, at});
+  const bool has_space = text.substr(at).starts_with(' ') || text.substr(at).starts_with(kSpaceMark);
+  if (with_prefix && at < text.size() && !(prefix_only_if_missing_ && has_space)) {
+    rewriter.alignment.add({0, kSpaceMark.size()}, {at, at});
+    rewriter.out += kSpaceMark;
+  }
+  rewriter.after_space = squeeze;
+  for (; at < text.size(); at += bytes) {
+    const std::string_view changed = rewriter.next(at, bytes);
+    rewriter.put(changed, {at, at + bytes});
+  }
+  std::string& out = rewriter.out;
+  while (squeeze && out.ends_with(kSpaceMark)) out.resize(out.size() - kSpaceMark.size());
+  return sections.emplace_back(section, std::move(out), std::move(rewriter.alignment));
 }
 
 // The id of a piece that merging may make, or -1.
-TokenId SentencePieceBpe::mergeable(std::string_view piece) const {
+TokenId SentencePieceTokenizer::mergeable(std::string_view piece) const {
   const auto id = vocabulary_.find(piece);
   if (!id) return -1;
   const PieceType type = model_.pieces[static_cast<size_t>(*id)].type;
@@ -54,9 +76,9 @@ TokenId SentencePieceBpe::mergeable(std::string_view piece) const {
 }
 
 // A finished symbol: its piece, or (for UNUSED pieces) the two it was made of, or its bytes.
-void SentencePieceBpe::emit_symbol(std::string_view word, ByteRange range,
-                                   const std::unordered_map<std::string_view, size_t>& unmerge,
-                                   std::vector<BpeToken>& out) const {
+void SentencePieceTokenizer::emit_symbol(std::string_view word, ByteRange range,
+                                         const std::unordered_map<std::string_view, size_t>& unmerge,
+                                         std::vector<WordToken>& out) const {
   std::vector<ByteRange> stack{range};
   while (!stack.empty()) {
     const ByteRange part = stack.back();
@@ -82,7 +104,7 @@ void SentencePieceBpe::emit_symbol(std::string_view word, ByteRange range,
   }
 }
 
-void SentencePieceBpe::encode_word(std::string_view word, std::vector<BpeToken>& out) const {
+void SentencePieceTokenizer::encode_word(std::string_view word, std::vector<WordToken>& out) const {
   struct Symbol {
     uint32_t begin, bytes, previous, next;
   };
@@ -132,25 +154,25 @@ void SentencePieceBpe::encode_word(std::string_view word, std::vector<BpeToken>&
     emit_symbol(word, {symbols[i].begin, symbols[i].begin + symbols[i].bytes}, unmerge, out);
 }
 
-void SentencePieceBpe::encode_plain(const Section& section, ByteRange range, Encoding& out) const {
+// `section_begin`: how many tokens there were before the section.
+void SentencePieceTokenizer::encode_plain(const Section& section, ByteRange range, size_t section_begin,
+                                          Encoding& out) const {
   const std::string_view text = section.text();
-  std::vector<BpeToken> tokens;
+  std::vector<WordToken> tokens;
   for (size_t begin = range.begin; begin < range.end;) {
     size_t end = range.end;
-    if (words_are_separate_) {  // up to a space that follows something else
-      end = begin;
-      while (text.substr(end, range.end - end).starts_with(kSpace)) end += kSpace.size();
-      end = std::min(range.end, text.find(kSpace, end));
-    }
+    if (words_are_separate_) end = begin + end_of_marked_word(text.substr(begin, range.end - begin), 0);
     const std::string_view word = text.substr(begin, end - begin);
     tokens.clear();
-    with_word_cache(instance_, word, tokens, [&] { encode_word(word, tokens); });
-    for (const BpeToken& token : tokens) {
+    if (unigram_)
+      unigram_->encode_word(word, tokens);
+    else
+      with_word_cache(instance_, word, tokens, [&] { encode_word(word, tokens); });
+    for (const WordToken& token : tokens) {
       const ByteRange source = section.to_source({begin + token.begin, begin + token.begin + token.bytes});
       // A run of unknown characters is one unknown token.
-      if (token.id == unknown_ && !out.ids.empty() && out.ids.back() == unknown_ &&
-          out.offsets.back().end == source.begin) {
-        out.offsets.back().end = source.end;
+      if (token.id == unknown_ && out.ids.size() > section_begin && out.ids.back() == unknown_) {
+        out.offsets.back().end = std::max(out.offsets.back().end, source.end);
         continue;
       }
       out.ids.push_back(token.id);
@@ -160,13 +182,15 @@ void SentencePieceBpe::encode_plain(const Section& section, ByteRange range, Enc
   }
 }
 
-void SentencePieceBpe::encode_section(const Section& section, bool with_prefix,
-                                      std::span<const ByteRange> user_text, Sections& sections,
-                                      Encoding& out) const {
+void SentencePieceTokenizer::encode_section(const Section& section, bool with_prefix,
+                                            std::span<const ByteRange> user_text, Sections& sections,
+                                            Encoding& out) const {
   const Section& normal = normalized(section, with_prefix, sections);
+  const size_t begin = out.ids.size();
+  if (unigram_) return encode_plain(normal, {0, normal.text().size()}, begin, out);
   for (const AddedSpan& span : find_user_defined_.split(normal, user_text)) {
     if (!span.token) {
-      encode_plain(normal, span.range, out);
+      encode_plain(normal, span.range, begin, out);
       continue;
     }
     out.ids.push_back(span.token->id);
@@ -174,11 +198,10 @@ void SentencePieceBpe::encode_section(const Section& section, bool with_prefix,
   }
 }
 
-Encoding SentencePieceBpe::encode(std::string_view text, const EncodeOptions& options) const {
-  using Prefix = SentencePieceHints::Prefix;
+Encoding SentencePieceTokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   Encoding out;
   if (options.add_special_tokens)
-    for (TokenId id : surround_.before) out.ids.push_back(id), out.offsets.push_back({0, 0});
+    for (TokenId id : before_) out.ids.push_back(id), out.offsets.push_back({0, 0});
   Sections sections;
   const Section& whole = valid_section(text, sections, Replacement::per_byte);
   for (const AddedSpan& span : added_.in_raw().split(whole, options.user_text)) {
@@ -193,49 +216,54 @@ Encoding SentencePieceBpe::encode(std::string_view text, const EncodeOptions& op
     encode_section(sections.emplace_back(whole, span.range), with_prefix, options.user_text, sections, out);
   }
   if (options.add_special_tokens)
-    for (TokenId id : surround_.after)
-      out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
+    for (TokenId id : behind_) out.ids.push_back(id), out.offsets.push_back({text.size(), text.size()});
   return out;
 }
 
-bool SentencePieceBpe::is_byte(TokenId id) const {
+bool SentencePieceTokenizer::is_byte(TokenId id) const {
   return static_cast<size_t>(id) < model_.pieces.size() &&
          model_.pieces[static_cast<size_t>(id)].type == PieceType::byte;
 }
 
-const std::string& SentencePieceBpe::token_text(TokenId id) const {
+const std::string& SentencePieceTokenizer::token_text(TokenId id) const {
   if (const AddedToken* token = added_.find(id)) return token->content;
   if (!vocabulary_.has(id))
     fail("{}: token id {} is not in the vocabulary of {} tokens", model_.where, id, vocab_size_);
   return vocabulary_.token(id);
 }
 
-std::string SentencePieceBpe::token_bytes(TokenId id) const {
+std::string SentencePieceTokenizer::token_bytes(TokenId id) const {
   const std::string& token = token_text(id);
-  if (is_byte(id)) return {static_cast<char>(std::stoi(token.substr(3, 2), nullptr, 16))};
+  if (is_byte(id)) return {static_cast<char>(byte_of_token(token))};
   if (added_.find(id)) return token;
   std::string out;
   for (size_t at = 0; at < token.size();) {
-    const bool is_space = std::string_view(token).substr(at).starts_with(kSpace);
+    const bool is_space = std::string_view(token).substr(at).starts_with(kSpaceMark);
     out += is_space ? ' ' : token[at];
-    at += is_space ? kSpace.size() : 1;
+    at += is_space ? kSpaceMark.size() : 1;
   }
   return out;
 }
 
-std::string SentencePieceBpe::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
+std::string SentencePieceTokenizer::first_token_bytes(TokenId id) const {
+  std::string bytes = token_bytes(id);
+  if (strips_first_space_ && !added_.find(id) && token_text(id).starts_with(kSpaceMark)) bytes.erase(0, 1);
+  return bytes;
+}
+
+std::string SentencePieceTokenizer::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
   StreamDecoder decoder(*this, skip_special_tokens);
   std::string out;
   for (TokenId id : ids) out += decoder.push(id);
   return out + decoder.finish();
 }
 
-std::optional<TokenId> SentencePieceBpe::token_to_id(std::string_view token) const {
+std::optional<TokenId> SentencePieceTokenizer::token_to_id(std::string_view token) const {
   if (const AddedToken* added = added_.find(token)) return added->id;
   return vocabulary_.find(token);
 }
 
-std::string SentencePieceBpe::id_to_token(TokenId id) const {
+std::string SentencePieceTokenizer::id_to_token(TokenId id) const {
   return token_text(id);
 }
 

@@ -1,14 +1,12 @@
-#include "text/byte_level_bpe.h"
+#include "text/pipeline_tokenizer.h"
 
 #include <algorithm>
 
-#include "text/json_node.h"
-#include "text/tokenizer_config.h"
-#include "util/files.h"
+#include "util/error.h"
 
 namespace attune::text {
 
-Encoding ByteLevelBpe::encode(std::string_view text, const EncodeOptions& options) const {
+Encoding PipelineTokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   Encoding out;
   if (options.add_special_tokens)
     for (TokenId id : surround_.before) out.ids.push_back(id), out.offsets.push_back({0, 0});
@@ -47,15 +45,15 @@ Encoding ByteLevelBpe::encode(std::string_view text, const EncodeOptions& option
   return out;
 }
 
-void ByteLevelBpe::encode_section(const Section& section, bool continuation, Sections& sections,
-                                  Encoding& out) const {
+void PipelineTokenizer::encode_section(const Section& section, bool continuation, Sections& sections,
+                                       Encoding& out) const {
   std::vector<ByteRange> words;
   const Section& cut = pre_tokenizer_.split(section, continuation, sections, words);
-  std::vector<BpeToken> tokens;
+  std::vector<WordToken> tokens;
   for (const ByteRange& word : words) {
     tokens.clear();
-    model_.encode_word(cut.text().substr(word.begin, word.end - word.begin), tokens);
-    for (const BpeToken& token : tokens) {
+    model_->encode_word(cut.text().substr(word.begin, word.end - word.begin), tokens);
+    for (const WordToken& token : tokens) {
       out.ids.push_back(token.id);
       const size_t begin = word.begin + token.begin;
       out.offsets.push_back(cut.to_source({begin, begin + token.bytes}));
@@ -63,32 +61,36 @@ void ByteLevelBpe::encode_section(const Section& section, bool continuation, Sec
   }
 }
 
-const std::string& ByteLevelBpe::token_text(TokenId id) const {
+const std::string& PipelineTokenizer::token_text(TokenId id) const {
   if (const AddedToken* token = added_.find(id)) return token->content;
-  if (!model_.vocabulary().has(id))
+  if (!model_->vocabulary().has(id))
     fail("{}: token id {} is not in the vocabulary of {} tokens", where_, id, vocab_size_);
-  return model_.vocabulary().token(id);
+  return model_->vocabulary().token(id);
 }
 
-std::string ByteLevelBpe::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
-  std::string bytes;
+std::string PipelineTokenizer::decode(std::span<const TokenId> ids, bool skip_special_tokens) const {
+  std::vector<std::string> tokens;
   for (TokenId id : ids) {
-    std::string token = token_bytes(id);
-    if (!skip_special_tokens || !is_special(id)) bytes += token;
+    const std::string& token = token_text(id);
+    if (!skip_special_tokens || !is_special(id)) tokens.push_back(token);
   }
-  return to_valid_utf8(bytes);
+  return decoder_.decode(std::move(tokens));
 }
 
-std::string ByteLevelBpe::token_bytes(TokenId id) const {
-  return ByteAlphabet::get().decode(token_text(id));
+std::string PipelineTokenizer::token_bytes(TokenId id) const {
+  return decoder_.token_bytes(token_text(id), false);
 }
 
-std::optional<TokenId> ByteLevelBpe::token_to_id(std::string_view token) const {
+std::string PipelineTokenizer::first_token_bytes(TokenId id) const {
+  return decoder_.token_bytes(token_text(id), true);
+}
+
+std::optional<TokenId> PipelineTokenizer::token_to_id(std::string_view token) const {
   if (const AddedToken* added = added_.find(token)) return added->id;
-  return model_.vocabulary().find(token);
+  return model_->vocabulary().find(token);
 }
 
-std::string ByteLevelBpe::id_to_token(TokenId id) const {
+std::string PipelineTokenizer::id_to_token(TokenId id) const {
   return token_text(id);
 }
 
