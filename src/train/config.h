@@ -26,6 +26,7 @@ struct Config {
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
   std::string chat_template;  // key `template`
+  std::string tool_format;
   int64_t cutoff_len = 2048;
   bool packing = false;
   bool train_on_prompt = false;

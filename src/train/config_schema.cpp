@@ -43,7 +43,8 @@ class Schema {
     choices("mix_strategy", &Config::mix_strategy, {"concat", "interleave_under", "interleave_over", "interleave_once"}, "How several data sets form an epoch. `concat`: all samples; `interleave_…`: in turns until the first is at its end (`under`), until all have been (`over`, repeating), or each sample once (`once`).");
     numbers("interleave_probs", &Config::interleave_probs, "With `interleave_…`: how likely each data set's turn is; empty: strictly in turns.");
     numbers("dataset_weights", &Config::dataset_weights, "With `concat`: how many times an epoch goes through each data set, e.g. `2,0.5`; empty: once each.");
-    string("template", &Config::chat_template, "Chat template: `alpaca`, `chatml`, `qwen`, `llama3`, `default`; empty: the model's own.");
+    string("template", &Config::chat_template, "Chat template: a name of [templates.md](templates.md) (`alpaca`, `qwen`, `llama3`, `baichuan2`, `mistral` …); empty: the model's own.");
+    string("tool_format", &Config::tool_format, "How a named template writes tools and tool calls: `default`, `qwen`, `glm4`, `llama3`, `mistral`; empty: the template's own way.");
     integer("cutoff_len", &Config::cutoff_len, 2, 1 << 24, "Longest sequence in tokens. What is cut is reported with file and line; the token that closes a kept answer is never cut.");
     flag("packing", &Config::packing, "Put several samples into one sequence of `cutoff_len` tokens. Attention and positions keep them apart.");
     add({"neat_packing", "", "true or false", "The same as `packing`, under LLaMA-Factory's name for packing that keeps samples apart.",

@@ -23,7 +23,7 @@ TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
   setup.rows_read += records.rows_read;
   bool conversations = false;
   for (const auto& r : records.rows) conversations |= r.is_conversation();
-  if (conversations && !setup.chat) setup.chat = text::ChatTemplate::create(setup.config.chat_template, *setup.tokenizer);
+  if (conversations && !setup.chat) setup.chat = text::ChatTemplate::create(setup.config.chat_template, *setup.tokenizer, setup.config.tool_format);
   return data::tokenize(records, *setup.tokenizer, setup.chat.get(),
                         {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining(), setup.config.mask_history}, setup.report);
 }

@@ -3,6 +3,7 @@
 
 #include "data/readers.h"
 #include "formats/safetensors.h"
+#include "formats/torch_file.h"
 #include "fuzz/input.h"
 #include "fuzz/targets.h"
 #include "train/config.h"
@@ -21,9 +22,21 @@ int safetensors(const uint8_t* data, size_t size) {
   });
 }
 
+int torch_bin(const uint8_t* data, size_t size) {
+  static const InputDirectory directory;
+  const auto file = directory.write("pytorch_model.bin", data, size);
+  return guarded([&] {
+    const formats::TorchFile opened(file);
+    for (const formats::TensorInfo& tensor : opened.tensors()) {
+      std::vector<char> raw(tensor.bytes);
+      opened.read_raw(tensor, raw.data());
+    }
+  });
+}
+
 int records(const uint8_t* data, size_t size) {
   static const InputDirectory directory;
-  for (const char* name : {"x.jsonl", "x.txt"}) {
+  for (const char* name : {"x.jsonl", "x.txt", "x.csv"}) {
     const auto file = directory.write(name, data, size);
     for (bool pretraining : {false, true})
       guarded([&] {

@@ -16,6 +16,7 @@ TEST(FuzzCorpus, EndsInAResultOrAnError) {
                                                     {"sentencepiece_model", fuzz::sentencepiece_model},
                                                     {"chat_template", fuzz::chat_template},
                                                     {"safetensors", fuzz::safetensors},
+                                                    {"torch_bin", fuzz::torch_bin},
                                                     {"records", fuzz::records},
                                                     {"config", fuzz::config}};
   for (const auto& [name, target] : targets) {

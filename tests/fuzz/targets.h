@@ -12,6 +12,7 @@ int tokenizer_json(const uint8_t* data, size_t size);
 int sentencepiece_model(const uint8_t* data, size_t size);
 int chat_template(const uint8_t* data, size_t size);
 int safetensors(const uint8_t* data, size_t size);
+int torch_bin(const uint8_t* data, size_t size);
 int records(const uint8_t* data, size_t size);
 int config(const uint8_t* data, size_t size);
 
