@@ -106,7 +106,17 @@ INSTANTIATE_TEST_SUITE_P(Ways, Resume,
                                            List{"per_device_train_batch_size=2", "gradient_accumulation_steps=2", "packing=true"},
                                            List{"per_device_train_batch_size=4", "bf16=true"},
                                            List{"per_device_train_batch_size=1", "gradient_accumulation_steps=3", "packing=true", "bf16=true", "gradient_checkpointing=block"},
-                                           List{"per_device_train_batch_size=4", "optim=sgd"}));
+                                           List{"per_device_train_batch_size=4", "optim=sgd"},
+                                           List{"per_device_train_batch_size=4", "pure_bf16=true"},
+                                           List{"per_device_train_batch_size=4", "pure_bf16=true", "save_dtype=float32", "optim=lion"},
+                                           List{"per_device_train_batch_size=4", "fp16=true"},
+                                           List{"per_device_train_batch_size=4", "optim=adamw_torch", "optim_args=amsgrad=true", "bf16=true", "l2_to_base=0.1"},
+                                           List{"per_device_train_batch_size=4", "optim=adafactor", "optim_args=scale_parameter=true"},
+                                           List{"per_device_train_batch_size=4", "optim=sgd", "optim_args=momentum=0.9,nesterov=true", "group_by_length=true"},
+                                           List{"per_device_train_batch_size=4", "attention_dropout=0.1", "hidden_dropout=0.1", "embedding_dropout=0.1",
+                                                "neftune_noise_alpha=5", "label_smoothing_factor=0.1", "dataloader_drop_last=true"},
+                                           List{"per_device_train_batch_size=4", "bf16=true", "finetuning_type=freeze", "freeze_trainable_layers=1",
+                                                "learning_rate_groups=mlp=0.1x", "load_best_model_at_end=true"}));
 
 // One finished run whose checkpoints the tests below take apart.
 class Checkpoints : public ::testing::Test {
