@@ -12,6 +12,7 @@
 #include "infer/generator.h"
 #include "models/families/family.h"
 #include "models/load.h"
+#include "text/chat.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -80,12 +81,15 @@ int generate(const GenerateArgs& args) {
   text::StreamDecoder decoder(tokenizer);
   // The decoder needs the end of the prompt to know whether a leading space belongs to the text.
   const double begin = seconds_now();
-  const auto result = generator.generate(prompt, options, [&](int32_t id) {
-    if (args.json) return;
+  infer::Listener listener;
+  listener.on_token = [&](size_t, int32_t id) {
+    if (args.json) return true;
     const std::string piece = decoder.push(id);
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
-  });
+    return true;
+  };
+  const auto result = generator.generate(prompt, options, listener);
   const double seconds = seconds_now() - begin;
   if (args.json) {
     fmt::print("{}\n", dump_json({{"text", tokenizer.decode(result.ids, true)}, {"ids", result.ids}, {"prompt_ids", prompt},
