@@ -85,6 +85,7 @@ Tensor Session::forward(std::span<Slot> slots, models::KvCache& cache) {
     stream.past = std::max(stream.past, s.length);
     s.length = longer;
   }
+  tokens_run_ += static_cast<int64_t>(tokens.size());
   ensure_positions(1 + *std::max_element(positions.begin(), positions.end()));
   stream.rows = Rows::exactly(static_cast<int64_t>(tokens.size()));
   stream.tokens = over(tokens);
@@ -124,7 +125,8 @@ std::vector<Generation> Session::generate_batch(std::span<const Prompt> prompts,
   const auto most = static_cast<int64_t>(prompts.size());
   const int64_t slots = model_.rotates_by_length() ? 1 : std::clamp<int64_t>(options.batch_size, 1, std::max<int64_t>(1, most));
   const uint64_t bytes = model_.cache_bytes(slots * capacity, compute_);
-  check_memory(bytes, fmt::format("{} sequence{} of {} tokens", slots, slots == 1 ? "" : "s", capacity));
+  // One text takes pages as it grows, and seldom grows to the most that is allowed.
+  if (slots > 1) check_memory(bytes, fmt::format("{} sequences of {} tokens", slots, capacity));
   Arena memory(Arena::Kind::real, bytes);
   models::KvCache cache = model_.make_cache(memory, slots * capacity, compute_);
 
@@ -176,17 +178,17 @@ KeptText Session::keep(int64_t capacity) const {
   KeptText kept;
   kept.capacity = capacity;
   const uint64_t bytes = model_.cache_bytes(capacity, compute_);
-  check_memory(bytes, fmt::format("a text of {} tokens", capacity));
   kept.memory = std::make_unique<Arena>(Arena::Kind::real, bytes);
   kept.cache = model_.make_cache(*kept.memory, capacity, compute_);
   return kept;
 }
 
-Generation Session::generate(KeptText& kept, const std::vector<int32_t>& prompt, const GenerateOptions& options, const Listener& listener) {
+Generation Session::generate(KeptText& kept, const Prompt& request, const GenerateOptions& options, const Listener& listener) {
+  const std::vector<int32_t>& prompt = request.ids;
   check_prompt(prompt);
   GenerateOptions bounded = options;
   bounded.max_length = options.max_length > 0 ? std::min(options.max_length, kept.capacity) : kept.capacity;
-  Slot s{0, 0, prompt, room(prompt, bounded), 0, 0, {}};
+  Slot s{0, request.sample, prompt, room(prompt, bounded), 0, 0, {}};
   if (s.room == 0) return {};
   // At least the last token runs: its logits are wanted.
   const size_t most = std::min(kept.ids.size(), prompt.size() - 1);

@@ -56,18 +56,21 @@ class Session {
 
   models::Decoder& model() { return model_; }
 
-  // Refuses empty prompts, ids that do not exist, and what does not fit into memory: the cache takes batch_size times the
-  // longest prompt plus max_new_tokens.
+  // Refuses empty prompts, ids that do not exist, and several at a time that do not fit into memory: the cache takes
+  // batch_size times the longest prompt plus max_new_tokens.
   std::vector<Generation> generate_batch(std::span<const Prompt> prompts, const GenerateOptions& options, const Listener& listener = {});
   Generation generate(const std::vector<int32_t>& prompt, const GenerateOptions& options, const Listener& listener = {});
 
   // Room for a text of `capacity` tokens; pages are taken as it grows.
   KeptText keep(int64_t capacity) const;
   // As generate; runs only what `kept` does not hold from its beginning, and leaves prompt and answer there.
-  Generation generate(KeptText& kept, const std::vector<int32_t>& prompt, const GenerateOptions& options, const Listener& listener = {});
+  Generation generate(KeptText& kept, const Prompt& prompt, const GenerateOptions& options, const Listener& listener = {});
 
   // −log p of each token given those before: one fewer than `ids`.
   std::vector<float> score(const std::vector<int32_t>& ids);
+
+  // Tokens that generation has put through the model.
+  int64_t tokens_run() const { return tokens_run_; }
 
  private:
   struct Slot;
@@ -84,6 +87,7 @@ class Session {
   std::unique_ptr<ops::Context> context_;
   std::unique_ptr<nn::StepHooks> hooks_;
   std::unique_ptr<nn::Tape> tape_;
+  int64_t tokens_run_ = 0;
 };
 
 // What generate_batch takes at most, in bytes: cache and workspace of `sequences` at a time, of prompts up to `prompt` tokens.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "infer/text_stream.h"
 #include "support/workspace.h"
 
 namespace attune {
@@ -174,15 +175,56 @@ TEST(KeptText, ContinuesAsIfAllOfItWereRunAgain) {
     infer::KeptText kept = generator.session().keep(64);
     std::vector<int32_t> text{1, 40, 41, 300};
     for (int turn = 0; turn < 4; ++turn) {
-      const auto answer = generator.session().generate(kept, text, options);
+      const auto answer = generator.session().generate(kept, {text, 0}, options);
       EXPECT_EQ(answer.ids, generator.generate(text, options).ids) << "turn " << turn;
       EXPECT_EQ(kept.ids.size(), text.size() + 4);  // the last token has not run
       text.insert(text.end(), answer.ids.begin(), answer.ids.end());
       if (turn == 2) text.resize(8);  // the conversation is cut back and goes on differently
       text.insert(text.end(), {7 + turn, 90, 91});
     }
-    EXPECT_TRUE(generator.session().generate(kept, std::vector<int32_t>(64, 5), options).ids.empty());
+    EXPECT_TRUE(generator.session().generate(kept, {std::vector<int32_t>(64, 5), 0}, options).ids.empty());
   }
+}
+
+TEST_F(SmallSession, AKeptTextRunsOnlyWhatIsNew) {
+  options.max_new_tokens = 5;
+  infer::KeptText kept = generator.session().keep(64);
+  std::vector<int32_t> text{1, 40, 41, 300};
+  const auto run = [&] {
+    const int64_t before = generator.session().tokens_run();
+    const auto ids = generator.session().generate(kept, {text, 0}, options).ids;
+    text.insert(text.end(), ids.begin(), ids.end());
+    return generator.session().tokens_run() - before;
+  };
+  EXPECT_EQ(run(), 4 + 4);
+  text.insert(text.end(), {7, 90, 91});
+  EXPECT_EQ(run(), 1 + 3 + 4);  // the last token of the answer, what is new, and the answer but its last
+  text.resize(6);
+  EXPECT_EQ(run(), 1 + 4);
+}
+
+TEST(TextStream, HoldsBackWhatMayEndTheAnswer) {
+  const Workspace work;
+  copy_small_tokenizer(work / "t");
+  const auto tokenizer = text::Tokenizer::load(work / "t");
+  const auto stream = [&](const std::string& text, const std::vector<std::string>& stops) {
+    infer::TextStream out(*tokenizer, stops);
+    std::string shown;
+    for (int32_t id : tokenizer->encode(text).ids) {
+      if (out.stopped()) break;
+      shown += out.push(id);
+      EXPECT_EQ(text.find(shown), shown.empty() ? 0 : text.find(shown[0]));  // never more than is sure
+    }
+    shown += out.finish();
+    EXPECT_EQ(shown, out.text());
+    return shown;
+  };
+  const std::string story = "Once upon a time there was a cat\nUser: who?";
+  EXPECT_EQ(stream(story, {}), story);
+  EXPECT_EQ(stream(story, {"\nUser:"}), "Once upon a time there was a cat");
+  EXPECT_EQ(stream(story, {"nothing", "there w"}), "Once upon a time ");
+  EXPECT_EQ(stream(story, {"who?!"}), story);  // begins, but is not there
+  EXPECT_EQ(infer::before_stop(story, {"cat", "was"}), "Once upon a time there ");
 }
 
 TEST(Sampler, PenaltyAndMinPTakeTokensAway) {
