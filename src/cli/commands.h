@@ -41,7 +41,7 @@ struct EvalArgs {
   std::string model, chat_template, prompt_column, predictions;
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
-  int64_t max_new_tokens = 0, max_samples = 0;  // 0: 32, or what the configuration says; all
+  int64_t max_new_tokens = 0, max_samples = 0, batch_size = 0;  // 0: 32, or what the configuration says; all; 8, or the configuration
   bool json = false;
 };
 int evaluate(const EvalArgs& args);

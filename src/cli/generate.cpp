@@ -97,6 +97,8 @@ class FileJob {
     generator_.generate_batch(prompts_, options, listener);
   }
 
+  int64_t tokens() const { return tokens_; }  // generated
+
  private:
   void take(size_t p, const infer::Generation& answer) {
     texts_.erase(p);
@@ -158,10 +160,13 @@ int generate_file(const GenerateArgs& args, infer::GenerateOptions options) {
   const double begin = seconds_now();
   const int64_t before = answers.done();
   if (before > 0) info("{} of {} answers are there already", before, answers.total());
-  FileJob(args, generator, rows, answers).run(options);
+  FileJob job(args, generator, rows, answers);
+  job.run(options);
   answers.publish(rows);
   report_errors(rows);
-  info("{} answers in {}{}", answers.done() - before, format_seconds(seconds_now() - begin), args.out.empty() ? "" : ": " + args.out);
+  const double seconds = seconds_now() - begin;
+  info("{} answers in {}, {:.1f} tokens/s{}", answers.done() - before, format_seconds(seconds), static_cast<double>(job.tokens()) / std::max(1e-9, seconds),
+       args.out.empty() ? "" : ": " + args.out);
   return answers.failed() ? 1 : 0;
 }
 

@@ -94,6 +94,7 @@ void add_models(CLI::App& app, Action& action) {
   c->add_option("--baseline-from", e.baseline_from, "Training files: also report what always giving their most frequent answer reaches");
   c->add_option("--predictions", e.predictions, "Write {prompt, predict, label} lines to this file");
   c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer (default 32, or max_new_tokens of the configuration)")->check(CLI::Range(1, 1 << 24));
+  c->add_option("--batch-size", e.batch_size, "Questions at a time (default 8, or per_device_eval_batch_size of the configuration)")->check(CLI::Range(1, 4096));
   c->add_option("--max-samples", e.max_samples, "Questions of each --file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
   c->add_flag("--json", e.json, "Print the result as JSON");
   c->callback([&action] { action = [] { return evaluate(e); }; });

@@ -68,6 +68,9 @@ Asked from_pair(Json row) {
   static const char* const answers[] = {"output", "response", "answer", "completion", "solution"};
   const auto answer = std::find_if(std::begin(answers), std::end(answers), [&](const char* key) { return has(row, key) && row[key] != ""; });
   const bool missing = answer == std::end(answers);
+  static const char* const questions[] = {"instruction", "input", "question", "query", "problem", "prompt"};
+  if (missing && std::none_of(std::begin(questions), std::end(questions), [&](const char* key) { return has(row, key); }))
+    throw BadRow{"nothing to answer: expected \"prompt\", \"instruction\", \"question\", \"messages\" or \"conversations\""};
   if (missing) {
     for (const char* key : answers) row.erase(key);
     row["output"] = "?";  // stands in for the answer, and is taken away again below
