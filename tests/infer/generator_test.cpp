@@ -203,6 +203,17 @@ TEST_F(SmallSession, AKeptTextRunsOnlyWhatIsNew) {
   EXPECT_EQ(run(), 1 + 4);
 }
 
+TEST_F(SmallSession, WhatGenerationTakesIsKnownBefore) {
+  const auto bytes = [&](int64_t sequences, int64_t prompt, int64_t answer) {
+    return infer::generation_bytes(generator.model(), DType::f32, sequences, prompt, answer);
+  };
+  const auto cache = [&](int64_t tokens) { return generator.model().cache_bytes(tokens, DType::f32); };
+  EXPECT_EQ(cache(10), 2u * 2 * (10 * 2 * 8 * 4 + 64));
+  EXPECT_GE(bytes(4, 10, 100), cache(4 * 110));
+  EXPECT_GE(bytes(4, 10, 200), bytes(4, 10, 100) + 4 * (cache(100) - cache(0)));
+  EXPECT_GT(bytes(4, 500, 10), bytes(4, 10, 10));
+}
+
 TEST(TextStream, HoldsBackWhatMayEndTheAnswer) {
   const Workspace work;
   copy_small_tokenizer(work / "t");
