@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,7 @@ struct EvalArgs {
   std::string model, chat_template, prompt_column, predictions;
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
-  int64_t max_new_tokens = 0, max_samples = 0;  // 0: 32, or what the configuration says; all
+  int64_t max_new_tokens = 0, max_samples = 0, batch_size = 0;  // 0: 32, or what the configuration says; all; 8, or the configuration
   bool json = false;
 };
 int evaluate(const EvalArgs& args);
@@ -51,13 +52,32 @@ struct InitArgs {
 };
 int init(const InitArgs& args);
 
+// What generate and chat have in common. Empty: not given.
+struct SamplingArgs {
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k, max_new_tokens;
+  int64_t seed = 42, num_beams = 1;
+  std::vector<std::string> stop;
+  bool generation_config = false;
+};
+
 struct GenerateArgs {
-  std::string model, prompt, chat_template, system, compute = "float32";
+  std::string model, chat_template, system, compute = "float32";
+  std::optional<std::string> prompt;
+  SamplingArgs sampling;
   bool chat = false, json = false;
-  int64_t max_new_tokens = 128, top_k = 0, seed = 42;
-  double temperature = 0, top_p = 1;
+  // Of many prompts.
+  std::string file, out;
+  int64_t batch_size = 8, samples = 1;
+  bool resume = false;
 };
 int generate(const GenerateArgs& args);
+
+struct ChatArgs {
+  std::string model, chat_template, system, compute = "float32";
+  SamplingArgs sampling;
+};
+int chat(const ChatArgs& args);
 
 struct ScoreArgs {
   std::string model, file, compute = "float32";

@@ -71,7 +71,7 @@ void join_losses(eval::Evaluation& evaluation, const Json& losses) {
 
 Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   Request r;
-  r.ask = {args.chat_template, args.prompt_column, args.max_new_tokens > 0 ? args.max_new_tokens : 32};
+  r.ask = {args.chat_template, args.prompt_column, args.max_new_tokens > 0 ? args.max_new_tokens : 32, args.batch_size > 0 ? args.batch_size : 8};
   r.files.assign(args.files.begin(), args.files.end());
   r.model = args.model;
   if (args.arguments.empty()) {
@@ -84,6 +84,7 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   r.compute = config->compute();
   r.output = config->output_dir;
   if (r.ask.chat_template.empty()) r.ask.chat_template = config->chat_template;
+  if (args.batch_size == 0) r.ask.batch_size = config->per_device_eval_batch_size;
   if (args.max_new_tokens == 0) r.ask.max_new_tokens = config->max_new_tokens;
   info("model: {}{}", r.model, r.model == config->output_dir ? " (the result in output_dir)" : "");
   return r;

@@ -76,22 +76,6 @@ void add_models(CLI::App& app, Action& action) {
   c->add_option("--tokenizer", i.tokenizer, "Directory whose tokenizer files are copied along");
   c->callback([&action] { action = [] { return init(i); }; });
 
-  static GenerateArgs g;
-  c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat");
-  c->add_option("--model", g.model, "Model directory")->required();
-  c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat")->required();
-  c->add_flag("--chat", g.chat, "Put the prompt into the model's chat template as a user message");
-  c->add_option("--template", g.chat_template, "Chat template instead of the model's own (implies --chat)");
-  c->add_option("--system", g.system, "System message (with --chat)");
-  c->add_option("--max-new-tokens", g.max_new_tokens, "Most tokens to generate")->capture_default_str()->check(CLI::Range(1, 1 << 24));
-  c->add_option("--temperature", g.temperature, "0: always the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
-  c->add_option("--top-k", g.top_k, "Sample among this many likeliest tokens; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
-  c->add_option("--top-p", g.top_p, "Sample among the likeliest tokens that reach this probability")->capture_default_str()->check(CLI::Range(0.0, 1.0));
-  c->add_option("--seed", g.seed, "Seed of sampling")->capture_default_str();
-  c->add_option("--compute", g.compute, "float32 or bf16")->capture_default_str();
-  c->add_flag("--json", g.json, "Print text, ids and rate as JSON");
-  c->callback([&action] { action = [] { return generate(g); }; });
-
   static ScoreArgs s;
   c = app.add_subcommand("score", "Negative log-likelihood of each token of each line, as JSON lines");
   c->add_option("--model", s.model, "Model directory")->required();
@@ -110,9 +94,51 @@ void add_models(CLI::App& app, Action& action) {
   c->add_option("--baseline-from", e.baseline_from, "Training files: also report what always giving their most frequent answer reaches");
   c->add_option("--predictions", e.predictions, "Write {prompt, predict, label} lines to this file");
   c->add_option("--max-new-tokens", e.max_new_tokens, "Longest answer (default 32, or max_new_tokens of the configuration)")->check(CLI::Range(1, 1 << 24));
+  c->add_option("--batch-size", e.batch_size, "Questions at a time (default 8, or per_device_eval_batch_size of the configuration)")->check(CLI::Range(1, 4096));
   c->add_option("--max-samples", e.max_samples, "Questions of each --file; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
   c->add_flag("--json", e.json, "Print the result as JSON");
   c->callback([&action] { action = [] { return evaluate(e); }; });
+}
+
+void add_sampling(CLI::App& c, SamplingArgs& s) {
+  c.add_option("--max-new-tokens", s.max_new_tokens, "Most tokens of an answer (default: generate 128, chat 1024)")->check(CLI::Range(1, 1 << 24));
+  c.add_option("--temperature", s.temperature, "0: always the likeliest token (default 0)")->check(CLI::Range(0.0, 100.0));
+  c.add_option("--top-k", s.top_k, "Sample among this many likeliest tokens; 0: all (default 0)")->check(CLI::NonNegativeNumber);
+  c.add_option("--top-p", s.top_p, "Sample among the likeliest tokens that reach this probability (default 1)")->check(CLI::Range(0.0, 1.0));
+  c.add_option("--min-p", s.min_p, "Sample among tokens with this share of the likeliest one's probability (default 0)")->check(CLI::Range(0.0, 1.0));
+  c.add_option("--repetition-penalty", s.repetition_penalty, "Above 1: tokens that are in the text become less likely (default 1)")->check(CLI::Range(0.01, 100.0));
+  c.add_option("--stop", s.stop, "Text that ends an answer and is no part of it; may be given several times")->allow_extra_args(false);
+  c.add_option("--seed", s.seed, "Seed of sampling")->capture_default_str();
+  c.add_flag("--generation-config", s.generation_config, "Take what is not given here from the model's generation_config.json");
+  c.add_option("--num-beams", s.num_beams, "Only 1: there is no beam search")->capture_default_str();
+}
+
+void add_generation(CLI::App& app, Action& action) {
+  static GenerateArgs g;
+  CLI::App* c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat; a file of prompts with --file");
+  c->add_option("--model", g.model, "Model directory")->required();
+  c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat");
+  c->add_option("--file", g.file, "Many prompts: JSONL, JSON, a table, or plain text, one a line");
+  c->add_option("--out", g.out, "With --file: write {prompt, predict, label} lines here (default: stdout)");
+  c->add_flag("--resume", g.resume, "With --out: continue where an earlier call was ended");
+  c->add_option("--batch-size", g.batch_size, "With --file: prompts at a time")->capture_default_str()->check(CLI::Range(1, 4096));
+  c->add_option("--samples", g.samples, "With --file: answers to each prompt")->capture_default_str()->check(CLI::Range(1, 1 << 16));
+  c->add_flag("--chat", g.chat, "Put the prompt into the model's chat template as a user message");
+  c->add_option("--template", g.chat_template, "Chat template instead of the model's own (implies --chat)");
+  c->add_option("--system", g.system, "System message (with --chat)");
+  add_sampling(*c, g.sampling);
+  c->add_option("--compute", g.compute, "float32 or bf16")->capture_default_str();
+  c->add_flag("--json", g.json, "Print text, ids and rate as JSON");
+  c->callback([&action] { action = [] { return generate(g); }; });
+
+  static ChatArgs h;
+  c = app.add_subcommand("chat", "Talk to a model; without a terminal, one user turn a line of stdin");
+  c->add_option("--model", h.model, "Model directory")->required();
+  c->add_option("--template", h.chat_template, "Chat template instead of the model's own");
+  c->add_option("--system", h.system, "System message");
+  add_sampling(*c, h.sampling);
+  c->add_option("--compute", h.compute, "float32 or bf16")->capture_default_str();
+  c->callback([&action] { action = [] { return chat(h); }; });
 }
 
 void add_text(CLI::App& app, Action& action) {
@@ -162,6 +188,7 @@ int main(int argc, char** argv) {
   add_training(app, action);
   add_data(app, action);
   add_models(app, action);
+  add_generation(app, action);
   add_text(app, action);
   static bool doctor_json = false;
   CLI::App* d = app.add_subcommand("doctor", "What this machine offers, and what is missing");

@@ -1,4 +1,4 @@
-// init, generate, score.
+// init, score.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -8,7 +8,6 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
-#include "data/token_set.h"
 #include "infer/generator.h"
 #include "models/families/family.h"
 #include "models/load.h"
@@ -48,51 +47,6 @@ int init(const InitArgs& args) {
   save.companions_from = args.tokenizer;
   formats::save_model(args.out, models::tensor_sources(model, dtype), save);
   info("{}: {} parameters, {}", args.out, model.parameters().count(), name_of(dtype));
-  return 0;
-}
-
-int generate(const GenerateArgs& args) {
-  if (!std::isfinite(args.temperature) || !std::isfinite(args.top_p)) refuse("--temperature and --top-p must be numbers");
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"));
-  const text::Tokenizer& tokenizer = generator.tokenizer();
-  std::vector<int32_t> prompt;
-  std::unique_ptr<text::ChatTemplate> chat;
-  if (args.chat || !args.chat_template.empty()) {
-    chat = text::ChatTemplate::create(args.chat_template, tokenizer);
-    text::Conversation conversation;
-    if (!args.system.empty()) conversation.messages.push_back({"system", args.system, 1, ""});
-    conversation.messages.push_back({"user", args.prompt, 1, ""});
-    prompt = data::tokenize_prompt(conversation, tokenizer, *chat);
-  } else {
-    text::EncodeOptions encode;
-    encode.add_special_tokens = true;
-    prompt = tokenizer.encode(args.prompt, encode).ids;
-    // A tokenizer that adds EOS would end the text before it is continued.
-    if (prompt.size() > 1 && tokenizer.eos_id() && prompt.back() == *tokenizer.eos_id()) prompt.pop_back();
-  }
-  infer::GenerateOptions options;
-  options.max_new_tokens = args.max_new_tokens;
-  options.temperature = args.temperature;
-  options.top_k = args.top_k;
-  options.top_p = args.top_p;
-  options.seed = static_cast<uint64_t>(args.seed);
-  options.stop_ids = generator.stop_ids(chat ? chat->stop_texts() : std::vector<std::string>{});
-  text::StreamDecoder decoder(tokenizer);
-  // The decoder needs the end of the prompt to know whether a leading space belongs to the text.
-  const double begin = seconds_now();
-  const auto result = generator.generate(prompt, options, [&](int32_t id) {
-    if (args.json) return;
-    const std::string piece = decoder.push(id);
-    std::fwrite(piece.data(), 1, piece.size(), stdout);
-    std::fflush(stdout);
-  });
-  const double seconds = seconds_now() - begin;
-  if (args.json) {
-    fmt::print("{}\n", dump_json({{"text", tokenizer.decode(result.ids, true)}, {"ids", result.ids}, {"prompt_ids", prompt},
-                                  {"stopped", result.stopped}, {"tokens_per_second", static_cast<double>(result.ids.size()) / seconds}}));
-  } else {
-    fmt::print("{}\n", decoder.finish());
-  }
   return 0;
 }
 

@@ -183,25 +183,31 @@ Evaluation evaluate(infer::Generator& generator, const data::Records& records, c
   evaluation.questions = ask(records, tokenizer, chat.get(), options.prompt_column);
   infer::GenerateOptions generate;
   generate.max_new_tokens = options.max_new_tokens;
+  generate.batch_size = options.batch_size;
   generate.stop_ids = generator.stop_ids(chat ? chat->stop_texts() : std::vector<std::string>{});
   const auto total = static_cast<int64_t>(evaluation.questions.size());
   Progress progress("eval", total);
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
   int64_t done = 0, tokens = 0, matches = 0;
   double said = progress.elapsed();
-  for (Question& q : evaluation.questions) {
-    const auto ids = generator.generate(q.prompt, generate).ids;
-    std::string prediction = tokenizer.decode(ids, true);
+  const auto take = [&](size_t i, const infer::Generation& answer) {
+    Question& q = evaluation.questions[i];
+    std::string prediction = tokenizer.decode(answer.ids, true);
     if (!chat) prediction = first_sentence(prediction);
     q.prediction = trimmed(prediction);
-    tokens += static_cast<int64_t>(ids.size());
+    tokens += static_cast<int64_t>(answer.ids.size());
     matches += exact_match(q.prediction, q.label);
     const double seconds = std::max(1e-9, progress.elapsed());
     const std::string note = fmt::format("{:.1f} tokens/s, exact match {:.1f} %", static_cast<double>(tokens) / seconds, 100.0 * static_cast<double>(matches) / static_cast<double>(++done));
     progress.update(done, note);
     // Without a terminal there is no bar: a line now and then.
     if (!terminal && seconds - said > 30) info("eval {}/{}: {}, {} left", done, total, note, format_seconds(progress.remaining(done))), said = seconds;
-  }
+  };
+  std::vector<infer::Prompt> prompts;
+  for (const Question& q : evaluation.questions) prompts.push_back({q.prompt, 0});
+  infer::Listener listener;
+  listener.on_answer = take;
+  generator.generate_batch(prompts, generate, listener);
   evaluation.score();
   return evaluation;
 }

@@ -28,6 +28,7 @@ struct AskOptions {
   // up to the first sentence end.
   std::string prompt_column;
   int64_t max_new_tokens = 32;
+  int64_t batch_size = 8;  // questions at a time
 };
 
 // Scores by name, in the order in which they came.

@@ -1,5 +1,6 @@
 #include "models/decoder.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -92,6 +93,7 @@ uint64_t Decoder::prepare(Arena::Kind kind, int64_t positions) {
   uint64_t bytes = 0;
   for (const Rotary& r : rotary_) bytes += static_cast<uint64_t>(positions * r.config.rotary_dim(config_.head_dim)) * sizeof(float) + 64;
   tables_ = std::make_unique<Arena>(kind, bytes);
+  positions_ = positions;
   for (Rotary& r : rotary_) {
     if (r.config.by_length()) continue;
     const int64_t d = r.config.rotary_dim(config_.head_dim);
@@ -137,6 +139,15 @@ bool Decoder::cache_keeps(int64_t length, int64_t longer) const {
     if (r.config.type == RopeConfig::Type::longrope && length > 0 && length <= limit && longer > limit) return false;
   }
   return true;
+}
+
+bool Decoder::rotates_by_length() const {
+  return std::any_of(rotary_.begin(), rotary_.end(), [](const Rotary& r) { return r.config.by_length(); });
+}
+
+uint64_t Decoder::cache_bytes(int64_t capacity, DType compute) const {
+  const auto rows = static_cast<uint64_t>(capacity * config_.num_key_value_heads * config_.head_dim) * size_of(compute);
+  return 2 * static_cast<uint64_t>(config_.num_hidden_layers) * (rows + 64);  // what an arena rounds to
 }
 
 KvCache Decoder::make_cache(Arena& arena, int64_t capacity, DType compute) const {

@@ -16,7 +16,7 @@
 
 namespace attune::models {
 
-// Keys and values of one sequence, for decoding.
+// Keys and values for decoding, of one sequence (`length` rows are valid) or of several (Stream::cached).
 struct KvCache {
   std::vector<nn::KvCacheLayer> layers;
   int64_t length = 0;
@@ -47,6 +47,7 @@ class Decoder {
 
   // Tables for positions [0, positions); call before the first forward. Returns the bytes taken.
   uint64_t prepare(Arena::Kind kind, int64_t positions);
+  int64_t positions() const { return positions_; }  // that tables are there for
 
   // Hidden states after the final norm, [N, hidden_size]. `compute` is the dtype of activations. `stream` and
   // `options` are read again in backward: they must live until it is done.
@@ -56,9 +57,12 @@ class Decoder {
   // sequence's length, all of it must run again once they change: with LongRoPE once, with dynamic scaling for every
   // token beyond max_position_embeddings.
   bool cache_keeps(int64_t length, int64_t longer) const;
+  // Whether rotary frequencies follow the length of a sequence: such sequences are decoded one by one.
+  bool rotates_by_length() const;
 
   // Memory of a KV cache, from an arena that outlives it.
   KvCache make_cache(Arena& arena, int64_t capacity, DType compute) const;
+  uint64_t cache_bytes(int64_t capacity, DType compute) const;
 
  private:
   struct Layer {
@@ -98,6 +102,7 @@ class Decoder {
   std::vector<Layer> layers_;
   std::unique_ptr<nn::Head> head_;
   std::unique_ptr<Arena> tables_;
+  int64_t positions_ = 0;
   std::vector<Rotary> rotary_;  // of all layers; where they differ, of the sliding ones behind that of the others
   std::vector<float> alibi_;    // slopes
 };

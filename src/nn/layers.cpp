@@ -152,6 +152,23 @@ void rotate(Tape& tape, const Qkv& t, const AttentionCall& call, bool backward) 
   ops::rope(tape.context(), {t.k, positions, rows, call.shape.kv_heads, backward});
 }
 
+// Appends the keys and values of each sequence to its part of the cache, and lets it attend there.
+void attend_cached(ops::Context& context, const Qkv& t, const AttentionCall& call, const Tensor& out, const Tensor& lse) {
+  const Stream& stream = *call.stream;
+  const CachedSequence only{0, stream.past, stream.rows.count};
+  const std::span<const CachedSequence> sequences = stream.cached.empty() ? std::span(&only, 1) : stream.cached;
+  int64_t row = 0;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const auto [begin, past, count] = sequences[s];
+    const auto at = static_cast<int64_t>(s);
+    const Tensor k = call.cache->k.slice(begin, past + count), v = call.cache->v.slice(begin, past + count);
+    ops::scale(context, {t.k.slice(row, count), k.slice(past, count), 1.0f, false});
+    ops::scale(context, {t.v.slice(row, count), v.slice(past, count), 1.0f, false});
+    ops::attention_forward(context, {call.shape, t.q, k, v, stream.cu_seqlens.columns(at, 2), stream.cu_keys.columns(2 * at, 2), out, lse, {}});
+    row += count;
+  }
+}
+
 }  // namespace
 
 Value attention(Tape& tape, Value qkv, const AttentionCall& call) {
@@ -162,16 +179,11 @@ Value attention(Tape& tape, Value qkv, const AttentionCall& call) {
   Value lse = tape.make(qkv->value.rows, shape.heads, DType::f32, false);
   const Qkv t = split(qkv->value, shape);
   rotate(tape, t, call, false);
-  Tensor k = t.k, v = t.v;
   if (call.cache) {
-    const int64_t n = stream.rows.count;
-    k = call.cache->k.slice(0, stream.past + n);
-    v = call.cache->v.slice(0, stream.past + n);
-    ops::scale(context, {t.k, k.slice(stream.past, n), 1.0f, false});
-    ops::scale(context, {t.v, v.slice(stream.past, n), 1.0f, false});
+    attend_cached(context, t, call, out->value, lse->value);
+    return out;
   }
-  const Tensor& cu_keys = stream.cu_keys.defined() ? stream.cu_keys : stream.cu_seqlens;
-  ops::attention_forward(context, {shape, t.q, k, v, stream.cu_seqlens, cu_keys, out->value, lse->value, {}});
+  ops::attention_forward(context, {shape, t.q, t.k, t.v, stream.cu_seqlens, stream.cu_seqlens, out->value, lse->value, {}});
   if (!qkv->needs_gradient) return out;
   for (Value kept : {qkv, out, lse}) tape.keep(kept);
   qkv->gradient_storage = qkv->value;  // each head's q, k, v are read before their gradient is written

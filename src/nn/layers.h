@@ -47,7 +47,7 @@ struct AttentionCall {
 // qkv [N, q‖k‖v] → [N, H·d]. Rotates q and k in place; its gradient overwrites qkv.
 Value attention(Tape& tape, Value qkv, const AttentionCall& call);
 
-// Keys and values of one layer and one sequence, appended to by decoding: rows [0, length) are valid.
+// Keys and values of one layer, appended to by decoding; Stream::cached says which rows belong to which sequence.
 struct KvCacheLayer {
   Tensor k, v;  // [capacity, KV·d]
 };

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ops/backend.h"
+#include "train/samples.h"
 #include "util/error.h"
 #include "util/machine.h"
 
@@ -41,6 +42,14 @@ double rate(double work, double budget, F&& call) {
   return rates[rates.size() / 2];
 }
 
+uint64_t sample_bytes(const train::RunSetup& s) {
+  if (s.config.num_generation_samples == 0) return 0;
+  models::Decoder model(s.architecture);
+  train::allocate_model(model, s.engine, Arena::Kind::dry);
+  model.prepare(Arena::Kind::dry, s.engine.capacity.max_seqlen);
+  return train::generation_sample_bytes(s, model);
+}
+
 }  // namespace
 
 MachinePace measure_pace(DType compute) {
@@ -64,6 +73,7 @@ Plan make_plan(const train::RunSetup& s, bool with_pace) {
   const DryResult result = dry(s.architecture, *s.objective, s.engine);
   Plan plan;
   plan.parts = result.parts;
+  plan.sample_bytes = sample_bytes(s);
   // What is resident now (program, tokenizer, data) plus what the math library takes when it first computes.
   plan.program_bytes = resident_memory_bytes() + 24'000'000;
   plan.available_bytes = available_memory_bytes() + resident_memory_bytes();
@@ -92,7 +102,7 @@ Plan make_plan(const train::RunSetup& s, bool with_pace) {
 std::vector<Suggestion> suggestions(const train::RunSetup& s, const Plan& plan) {
   std::vector<Suggestion> out;
   const auto consider = [&](const std::string& change, const EngineOptions& options) {
-    const uint64_t peak = dry(s.architecture, *s.objective, options).parts.total() + plan.program_bytes;
+    const uint64_t peak = dry(s.architecture, *s.objective, options).parts.total() + plan.program_bytes + plan.sample_bytes;
     if (peak < plan.peak_bytes()) out.push_back({change, peak});
   };
   EngineOptions block = s.engine, small = s.engine, both = s.engine;
@@ -126,6 +136,7 @@ std::string plan_text(const train::RunSetup& s, const Plan& p) {
   line("optimizer", p.parts.optimizer);
   line("activations, workspace", p.parts.activations);
   line("position tables", p.parts.tables);
+  line("generated samples", p.sample_bytes);
   line("program and data", p.program_bytes);
   out += fmt::format("  {:<22}{:>12}   of {} available\n", "peak", format_bytes(p.peak_bytes()), format_bytes(p.available_bytes));
   if (p.seconds > 0) out += fmt::format("about {} at {:.0f} tokens/s\n", format_seconds(p.seconds), p.tokens_per_second);
@@ -142,7 +153,7 @@ std::string plan_json(const train::RunSetup& s, const Plan& p) {
   json["peak_memory_bytes"] = p.peak_bytes();
   json["parts"] = {{"weights", p.parts.weights}, {"masters", p.parts.masters}, {"gradients", p.parts.gradients},
                    {"optimizer", p.parts.optimizer}, {"activations", p.parts.activations}, {"tables", p.parts.tables},
-                   {"program", p.program_bytes}};
+                   {"samples", p.sample_bytes}, {"program", p.program_bytes}};
   json["available_memory_bytes"] = p.available_bytes;
   json["steps"] = p.steps;
   json["tokens"] = p.tokens;

@@ -18,11 +18,12 @@ MachinePace measure_pace(DType compute);
 struct Plan {
   train::MemoryParts parts;
   uint64_t program_bytes = 0;  // the program itself, tokenizer and data
+  uint64_t sample_bytes = 0;   // num_generation_samples: cache and workspace of an evaluation's answers
   uint64_t available_bytes = 0;
   double step_flops = 0, step_bytes = 0;
   int64_t steps = 0, tokens = 0;  // updates, and tokens over the whole run
   double seconds = 0, tokens_per_second = 0;  // 0 where the pace was not measured
-  uint64_t peak_bytes() const { return parts.total() + program_bytes; }
+  uint64_t peak_bytes() const { return parts.total() + program_bytes + sample_bytes; }
   bool fits() const { return peak_bytes() <= available_bytes; }
 };
 

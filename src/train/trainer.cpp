@@ -15,6 +15,7 @@
 #include "train/evaluate.h"
 #include "train/result.h"
 #include "train/run_log.h"
+#include "train/samples.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -53,6 +54,7 @@ class Trainer {
     claim_output();
     load_model(activation_bytes);
     log_ = std::make_unique<RunLog>(output_, setup.total_steps, checkpoint_.has_value());
+    if (config_.num_generation_samples > 0) samples_ = std::make_unique<GenerationSamples>(setup_, checkpoint_.has_value());
     if (checkpoint_) restore();
   }
 
@@ -86,6 +88,7 @@ class Trainer {
   std::unique_ptr<models::Decoder> model_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<RunLog> log_;
+  std::unique_ptr<GenerationSamples> samples_;
 
   // Position and sums; all of it is in a checkpoint.
   int64_t done_ = 0;              // updates
@@ -186,6 +189,7 @@ void Trainer::restore() {
   // A kill between a checkpoint and its clean-up leaves one too many.
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
+  if (samples_) samples_->restore(done_);
   info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
 }
 
@@ -254,6 +258,7 @@ void Trainer::evaluate(double epoch, bool candidate) {
   if (best) superseded_ = best_before;
   info("step {}  validation loss {:.4f}  perplexity {:.3f}  token accuracy {:.1f} %{}", done_, last_eval_["eval_loss"].get<double>(),
        last_eval_["eval_perplexity"].get<double>(), 100 * last_eval_["eval_accuracy"].get<double>(), best ? "  (best so far)" : "");
+  if (samples_) samples_->write(*model_, done_);
   window_start_ += seconds_now() - begin;
 }
 

@@ -29,7 +29,7 @@ TEST_F(Program, VersionAndHelpGoToStdout) {
   EXPECT_TRUE(version.out.starts_with("attune ")) << version.out;
   EXPECT_EQ(version.err, "");
   const std::vector<std::vector<std::string>> commands{{}, {"train"}, {"plan"}, {"data"}, {"data", "validate"}, {"data", "stats"}, {"data", "inspect"},
-                                                       {"init"}, {"generate"}, {"score"}, {"eval"}, {"tokenize"}, {"tokenizer"}, {"tokenizer", "train"}, {"doctor"}};
+                                                       {"init"}, {"generate"}, {"chat"}, {"score"}, {"eval"}, {"tokenize"}, {"tokenizer"}, {"tokenizer", "train"}, {"doctor"}};
   for (auto command : commands) {
     command.push_back("--help");
     const Result help = run(command);
