@@ -264,7 +264,7 @@ class ExpressionParser {
       case TokenKind::integer:
         return integer();
       case TokenKind::real:
-        return constant(Value::real(std::stod(take().text)), line);
+        return constant(Value::real(std::strtod(take().text.c_str(), nullptr)), line);  // 1e999 is inf, as in Python
       case TokenKind::string: {
         std::string text;
         while (current().kind == TokenKind::string) text += take().text;

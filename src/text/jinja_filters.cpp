@@ -371,7 +371,7 @@ Value rounded(R, V value, A args) {
   if (digits < 0) return Value::real(std::nearbyint(value.as_real() * scale) / scale);
   std::snprintf(buffer, sizeof buffer, "%.*f", static_cast<int>(std::min<int64_t>(digits, 100)),
                 value.as_real());
-  const double out = std::stod(buffer);
+  const double out = std::strtod(buffer, nullptr);  // does not mind numbers next to zero
   return value.is(Kind::real) ? Value::real(out) : Value::integer(value.as_integer());
 }
 
