@@ -1,7 +1,10 @@
 #include "plan/planner.h"
 
 #include <algorithm>
+#include <bit>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "ops/backend.h"
 #include "train/samples.h"
@@ -100,28 +103,50 @@ Plan make_plan(const train::RunSetup& s, bool with_pace) {
 }
 
 std::vector<Suggestion> suggestions(const train::RunSetup& s, const Plan& plan) {
-  std::vector<Suggestion> out;
-  const auto consider = [&](const std::string& change, const EngineOptions& options) {
-    const uint64_t peak = dry(s.architecture, *s.objective, options).parts.total() + plan.program_bytes + plan.sample_bytes;
-    if (peak < plan.peak_bytes()) out.push_back({change, peak});
+  // One change each: what it is, what it costs, what it does to the engine. All combinations are tried.
+  struct Change {
+    std::string what;
+    std::function<void(EngineOptions&)> make;
   };
-  EngineOptions block = s.engine, small = s.engine, both = s.engine;
-  block.recompute = nn::Recompute::block;
-  if (s.engine.recompute == nn::Recompute::none) consider("gradient_checkpointing: block (about a third slower)", block);
+  std::vector<Change> changes;
   const int64_t batch = s.config.per_device_train_batch_size;
-  if (batch > 1) {
-    for (EngineOptions* o : {&small, &both}) {
-      o->capacity.tokens /= batch;
-      o->capacity.label_rows = std::max<int64_t>(1, o->capacity.label_rows / batch);
-      o->capacity.sequences = std::max<int64_t>(1, o->capacity.sequences / batch);
-      o->micro_batches *= batch;
-    }
-    both.recompute = nn::Recompute::block;
-    const std::string change = fmt::format("per_device_train_batch_size: 1 with gradient_accumulation_steps: {}", s.engine.micro_batches * batch);
-    consider(change, small);
-    consider(change + " and gradient_checkpointing: block", both);
+  if (batch > 1)
+    changes.push_back({fmt::format("per_device_train_batch_size: 1 with gradient_accumulation_steps: {}", s.engine.micro_batches * batch),
+                       [batch](EngineOptions& o) {
+                         o.capacity.tokens /= batch;
+                         o.capacity.label_rows = std::max<int64_t>(1, o.capacity.label_rows / batch);
+                         o.capacity.sequences = std::max<int64_t>(1, o.capacity.sequences / batch);
+                         o.micro_batches *= batch;
+                       }});
+  if (s.engine.recompute == nn::Recompute::none)
+    changes.push_back({"gradient_checkpointing: block (about a third slower)", [](EngineOptions& o) { o.recompute = nn::Recompute::block; }});
+  if (s.engine.masters || s.engine.compute == DType::f32)
+    changes.push_back({"pure_bf16: true (no fp32 masters)", [](EngineOptions& o) {
+                         o.compute = o.optimizer.state_dtype = DType::bf16;
+                         o.masters = o.loss_scaling = false;
+                       }});
+  if (s.engine.optimizer.name.starts_with("adam"))
+    changes.push_back({"optim: adafactor (almost no moments; tune the rate anew)", [](EngineOptions& o) { o.optimizer.name = "adafactor"; }});
+  std::vector<Suggestion> out;
+  for (size_t set = 1; set < size_t{1} << changes.size(); ++set) {
+    EngineOptions options = s.engine;
+    std::string what;
+    for (size_t i = 0; i < changes.size(); ++i)
+      if (set >> i & 1) {
+        changes[i].make(options);
+        what += (what.empty() ? "" : " and ") + changes[i].what;
+      }
+    const uint64_t peak = dry(s.architecture, *s.objective, options).parts.total() + plan.program_bytes + plan.sample_bytes;
+    if (peak < plan.peak_bytes()) out.push_back({what, peak, std::popcount(set)});
   }
-  std::sort(out.begin(), out.end(), [](const Suggestion& a, const Suggestion& b) { return a.peak_bytes < b.peak_bytes; });
+  // What fits with the fewest changes comes first; where nothing fits, what comes nearest.
+  const auto rank = [&](const Suggestion& x) {
+    const bool fits = x.peak_bytes <= plan.available_bytes;
+    return std::tuple(!fits, fits ? x.changes : 0, x.peak_bytes);
+  };
+  std::sort(out.begin(), out.end(), [&](const Suggestion& a, const Suggestion& b) { return rank(a) < rank(b); });
+  constexpr size_t kMost = 5;
+  if (out.size() > kMost) out.resize(kMost);
   return out;
 }
 

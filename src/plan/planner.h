@@ -36,6 +36,7 @@ uint64_t activation_bytes(const train::RunSetup& setup);
 struct Suggestion {
   std::string change;
   uint64_t peak_bytes;
+  int changes;  // how many settings it names
 };
 std::vector<Suggestion> suggestions(const train::RunSetup& setup, const Plan& plan);
 
