@@ -43,7 +43,7 @@ void add_statistics(Json& summary) {
   Json mean = Json::object(), deviation = Json::object();
   for (const auto& [name, first] : folds[0].items()) {
     if (!name.starts_with("eval_") || !first.is_number() || name.find("runtime") != std::string::npos || name.find("per_second") != std::string::npos ||
-        name == "eval_tokens")
+        name == "eval_tokens" || name == "eval_samples")
       continue;
     double sum = 0, squares = 0;
     for (const Json& fold : folds) sum += fold.at(name).get<double>();
