@@ -7,7 +7,7 @@
 //   input gradient   dX[N,in]  = dY[N,out] · W
 //   weight gradient  dW[out,in] += dYᵀ[out,N] · X[N,in]  (transpose_a)
 //
-// FLOPs 2·M·N·K; bytes at least those of A, B and C. A and B are f32 or bf16; C is f32 or bf16; sums are fp32
+// FLOPs 2·M·N·K; bytes at least those of A, B and C. A, B and C are f32, bf16 or fp16; sums are fp32
 // and are rounded once (accumulating into a bf16 C rounds the sum). Deterministic for a given thread count.
 #pragma once
 

@@ -177,7 +177,8 @@ void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parame
     }
   }
   for (size_t i = 0; i < groups.size(); ++i)
-    if (!used[i]) refuse("learning_rate_groups: \"{}\" finds no trained parameter", groups[i].pattern);
+    if (!used[i])
+      refuse("learning_rate_groups: \"{}\" finds no trained parameter (a tied lm_head is model.embed_tokens)", groups[i].pattern);
 }
 
 }  // namespace attune::optim

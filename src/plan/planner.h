@@ -32,7 +32,7 @@ Plan make_plan(const train::RunSetup& setup, bool with_pace);
 // Activation bytes alone, for building the real engine.
 uint64_t activation_bytes(const train::RunSetup& setup);
 
-// Settings that would lower the peak, most effective first, each with the peak it leads to.
+// Settings that would lower the peak, those that fit with the fewest changes first, each with the peak it leads to.
 struct Suggestion {
   std::string change;
   uint64_t peak_bytes;

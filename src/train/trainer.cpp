@@ -334,10 +334,10 @@ std::string Trainer::run() {
     tokens_seen_ += tokens, window_tokens_ += tokens, process_tokens_ += tokens;
     flops_ += engine_->step_work().flops;
     loss_sum_ += result.loss, window_loss_ += result.loss, ++window_steps_;
+    window_labels_ += result.labels, window_correct_ += result.correct;
     progress.update(done_, fmt::format("loss {:.4f}  {:.0f} tokens/s", result.loss,
                                        static_cast<double>(process_tokens_) / std::max(1e-9, seconds_now() - start_)));
     log_if_due(result, epoch, lr);
-    window_labels_ += result.labels, window_correct_ += result.correct;
     if (result.skipped)
       notice("step {}: fp16 gradients overflowed; nothing was updated, the loss scale is {} now ({} skipped so far)", done_,
              engine_->scaler().scale, engine_->scaler().skipped);

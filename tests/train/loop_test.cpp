@@ -131,6 +131,26 @@ TEST_F(Loop, EachDataSetIsEvaluatedByName) {
   EXPECT_GE(high, results["eval_loss"].get<double>());
 }
 
+// At rate 0 an epoch of training sees the model that evaluation sees: the same loss, the same share of likeliest words.
+TEST_F(Loop, LossAndTokenAccuracyOfTheLogAreThoseOfTheWindow) {
+  train("learnt", {"max_steps=30", "save_strategy=no"});
+  const List common{"model_name_or_path=" + (work_ / "learnt").string(), "eval_dataset=" + (work_ / "data.jsonl").string(), "learning_rate=0",
+                    "num_train_epochs=1"};
+  List whole = common, each = common;
+  whole.push_back("logging_steps=1000");
+  each.push_back("logging_steps=1");
+  const Json results = train("whole", whole);
+  const Json entry = read_json(work_ / "whole/trainer_state.json")["log_history"][0];
+  EXPECT_GT(results["eval_accuracy"].get<double>(), 0);
+  EXPECT_DOUBLE_EQ(entry["mean_token_accuracy"].get<double>(), results["eval_accuracy"].get<double>());
+  train("each", each);
+  double sum = 0;
+  const Json state = read_json(work_ / "each/trainer_state.json");
+  for (const Json& e : state["log_history"])
+    if (e.contains("mean_token_accuracy")) sum += e["mean_token_accuracy"].get<double>();
+  EXPECT_NEAR(sum / 10, results["eval_accuracy"].get<double>(), 0.02);
+}
+
 TEST_F(Loop, CrossValidationHoldsEverySampleOutOnceAndResumesByFold) {
   int runs = 0;
   std::multiset<std::string> held;
