@@ -234,6 +234,57 @@ TEST(DryRun, CapacitiesDecideNotWhatABatchHolds) {
   EXPECT_EQ(engine->arena().high_water(), engine->arena().capacity());
 }
 
+// Plain SGD sees every factor that Adam would divide out again.
+TEST(LossScale, LeavesTheGradientsBeforeTheUpdate) {
+  const auto samples = eight_samples(150);
+  const Step step = split(samples, {{0, 1, 2, 3}, {4, 5, 6, 7}});
+  objectives::CausalLm objective;
+  std::vector<float> moved[2];
+  double losses[2], norms[2];
+  for (int half = 0; half < 2; ++half) {
+    formats::ModelDirectory directory(fixture("models/qwen2_tiny"));
+    auto model = models::declare(directory);
+    train::EngineOptions options = options_for(step);
+    options.optimizer.name = "sgd";
+    options.max_grad_norm = 0;
+    if (half) options.compute = DType::f16, options.masters = options.loss_scaling = true;
+    train::allocate_model(*model, options, Arena::Kind::real);
+    models::load_weights(*model, directory);
+    const auto before = floats(model->head_weight().stepped());
+    auto engine = make_engine(*model, objective, options);
+    const auto result = engine->step(step, 1, 0.5f);
+    EXPECT_FALSE(result.skipped);
+    losses[half] = result.loss, norms[half] = result.grad_norm;
+    moved[half] = floats(model->head_weight().stepped());
+    for (size_t i = 0; i < before.size(); ++i) moved[half][i] -= before[i];
+  }
+  EXPECT_NEAR(losses[1], losses[0], 2e-3 * losses[0]);
+  EXPECT_NEAR(norms[1], norms[0], 1e-2 * norms[0]);
+  EXPECT_LT(relative_error(moved[1], moved[0]), 2e-2);
+}
+
+TEST(LossScale, AnOverflowSkipsTheUpdateAndHalvesTheScale) {
+  const Step step = split(eight_samples(150), {{0, 1}});
+  objectives::CausalLm objective;
+  formats::ModelDirectory directory(fixture("models/qwen2_tiny"));
+  auto model = models::declare(directory);
+  train::EngineOptions options = options_for(step);
+  options.compute = DType::f16, options.masters = options.loss_scaling = true;
+  train::allocate_model(*model, options, Arena::Kind::real);
+  models::load_weights(*model, directory);
+  auto engine = make_engine(*model, objective, options);
+  engine->scaler().scale = 0x1p40;
+  const auto before = floats(model->head_weight().stepped());
+  int64_t number = 1;
+  for (; engine->step(step, number, 1e-3f).skipped; ++number) {
+    ASSERT_LT(number, 60);
+    EXPECT_EQ(floats(model->head_weight().stepped()), before);
+  }
+  EXPECT_EQ(engine->scaler().scale, 0x1p40 / std::pow(2.0, static_cast<double>(number - 1)));
+  EXPECT_EQ(engine->scaler().skipped, number - 1);
+  EXPECT_NE(floats(model->head_weight().stepped()), before);
+}
+
 TEST(BatchView, RefusesABatchBeyondItsCapacityInAnyMeasure) {
   const MicroBatch batch = split(eight_samples(150), {{0, 2}}).micro_batches[0];  // 4 + 10 tokens, 3 + 9 labels
   objectives::BatchView view;
