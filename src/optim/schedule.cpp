@@ -11,6 +11,9 @@
 namespace attune::optim {
 namespace {
 
+// Beyond, counts of updates overflow and cosines are no numbers.
+constexpr double kMostArgument = 1e12;
+
 double ratio(int64_t a, int64_t b) { return static_cast<double>(a) / static_cast<double>(std::max<int64_t>(1, b)); }
 
 double cosine(double progress, double cycles) { return 0.5 * (1.0 + std::cos(M_PI * cycles * 2.0 * progress)); }
@@ -107,11 +110,12 @@ Schedule::Schedule(const ScheduleOptions& options) : options_(options) {
     }
     double x = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), x);
-    if (error != std::errc() || end != value.data() + value.size() || !std::isfinite(x) || x < 0)
-      refuse("lr_scheduler_kwargs: {} must be a number of 0 or more, not \"{}\"", name, value);
+    if (error != std::errc() || end != value.data() + value.size() || !(x >= 0 && x <= kMostArgument))
+      refuse("lr_scheduler_kwargs: {} must be a number from 0 to {}, not \"{}\"", name, kMostArgument, value);
     if ((name == "step_size" || name == "timescale") && x <= 0) refuse("lr_scheduler_kwargs: {} must be above 0", name);
     numbers_[name] = x;
   }
+  if (numbers_.count("min_lr") && numbers_.count("min_lr_rate")) refuse("lr_scheduler_kwargs: min_lr and min_lr_rate exclude each other");
   if (options.name == "polynomial" && options.peak > 0 && number("lr_end", 1e-7) >= options.peak)
     refuse("lr_scheduler_kwargs: lr_end ({}) must be smaller than learning_rate ({})", number("lr_end", 1e-7), options.peak);
 }

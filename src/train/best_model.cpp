@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -16,14 +17,13 @@ BestModel::BestModel(const Config& c)
 
 BestModel::~BestModel() = default;
 
-bool BestModel::update(const Json& metrics, int64_t step) {
-  if (!metrics.contains(name_) || !metrics[name_].is_number()) {
-    std::vector<std::string> known;
-    for (const auto& [key, value] : metrics.items())
-      if (value.is_number()) known.push_back(key);
+void BestModel::check(const std::vector<std::string>& known) const {
+  if (std::find(known.begin(), known.end(), name_) == known.end())
     refuse("metric_for_best_model: the evaluation gives no \"{}\"; it gives {}", name_, fmt::join(known, ", "));
-  }
-  const double value = metrics[name_].get<double>();
+}
+
+bool BestModel::update(const Json& metrics, int64_t step) {
+  const double value = metrics.at(name_).get<double>();
   const bool first = step_ == 0;
   const bool better = first || (larger_ ? value > metric_ : value < metric_);
   // As transformers: the patience asks for a gain above the threshold, the best is simply the best.

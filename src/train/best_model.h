@@ -13,8 +13,9 @@ class BestModel {
   explicit BestModel(const Config& config);
   ~BestModel();
 
-  // Takes the metrics of the evaluation after update `step`; true when none before was better. Refuses a
-  // metric_for_best_model that is not among them.
+  // Refuses a metric_for_best_model that is not among `known`: before the run, not at its first evaluation.
+  void check(const std::vector<std::string>& known) const;
+  // Takes the metrics of the evaluation after update `step`; true when none before was better.
   bool update(const Json& metrics, int64_t step);
   // early_stopping_patience evaluations in a row were no better.
   bool exhausted() const;

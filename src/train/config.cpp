@@ -107,8 +107,32 @@ void check(const Config& c) {
   needs_validation(c.save_strategy == "best", "save_strategy: best");
   needs_validation(c.num_generation_samples > 0, "num_generation_samples");
   if (c.cross_validation == 1) refuse("cross_validation: 1 fold leaves nothing to train on; 5 is usual");
+  if (c.cross_validation > 0 && c.eval_strategy == "no") refuse("cross_validation needs evaluations, but eval_strategy is no");
+  if (const std::string& r = c.resume_from_checkpoint; c.cross_validation > 0 && !r.empty() && r != "true" && r != "True")
+    refuse("resume_from_checkpoint: {} belongs to one run, and cross_validation makes several; with true each continues from its own", r);
   if (c.cross_validation > 0 && (c.val_size > 0 || !c.eval_dataset.empty()))
     refuse("cross_validation holds its own validation data out: leave out val_size and eval_dataset");
+}
+
+// Keys that are set but have no effect beside the others. They do no harm, and files of other tools carry them.
+void say_idle(const Config& c) {
+  const bool adam = c.optim.starts_with("adam"), lion = c.optim.starts_with("lion");
+  const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
+  const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
+  const bool warms_up = c.lr_scheduler_type != "constant";
+  const std::map<std::string, bool> idle{
+      {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
+      {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
+      {"freeze_trainable_layers", !freeze || by_name}, {"freeze_trainable_modules", !freeze || by_name},
+      {"freeze_extra_modules", !freeze || by_name}, {"unfrozen_parameters", !freeze},
+      {"template", c.pretraining()}, {"mask_history", c.pretraining()}, {"train_on_prompt", c.pretraining()},
+      {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
+      {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
+      {"generation_max_new_tokens", c.num_generation_samples == 0}};
+  std::vector<std::string> names;
+  for (const Config::Setting& s : c.settings)
+    if (const auto it = idle.find(s.key); it != idle.end() && it->second) names.push_back(s.key);
+  if (!names.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(names, ", "));
 }
 
 }  // namespace
@@ -196,6 +220,7 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
   if (!ignored.empty()) notice("these keys do not matter here and are ignored: {}", fmt::join(ignored, ", "));
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
   check(config);
+  say_idle(config);
   return config;
 }
 

@@ -23,6 +23,10 @@ std::string text(const Config::Pairs& x) {
 }
 std::string text(const std::vector<double>& x) { return fmt::format("{}", fmt::join(x, ",")); }
 
+// A decay of 1 and an epsilon of 0 divide by zero: by the bias correction, and where a gradient is zero (an embedding
+// that no token uses). These are the last that fp32 tells apart from them.
+constexpr double kMostDecay = 0.9999999, kLeastEpsilon = 1e-37;
+
 class Schema {
  public:
   Schema() {
@@ -87,9 +91,9 @@ class Schema {
          [](const Config& c) { return c.attention_dropout ? text(*c.attention_dropout) : ""; }, {}});
     real("hidden_dropout", &Config::hidden_dropout, 0, 0.999, "Dropout of what attention and MLP add to the residual stream.");
     real("embedding_dropout", &Config::embedding_dropout, 0, 0.999, "Dropout of the embeddings.");
-    real("adam_beta1", &Config::adam_beta1, 0, 1, "Decay of the first moment.");
-    real("adam_beta2", &Config::adam_beta2, 0, 1, "Decay of the second moment.");
-    real("adam_epsilon", &Config::adam_epsilon, 0, 1, "Added to the denominator.");
+    real("adam_beta1", &Config::adam_beta1, 0, kMostDecay, "Decay of the first moment.");
+    real("adam_beta2", &Config::adam_beta2, 0, kMostDecay, "Decay of the second moment.");
+    real("adam_epsilon", &Config::adam_epsilon, kLeastEpsilon, 1, "Added to the denominator.");
     real("max_grad_norm", &Config::max_grad_norm, 0, 1e12, "Clip gradients to this global norm; 0: off.");
     flag("group_by_length", &Config::group_by_length, "Samples of similar length share a micro-batch (no use with `packing`).");
     flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last micro-batch when it is not full.");
@@ -121,7 +125,7 @@ class Schema {
     add({"resume_from_checkpoint", "", "true, false or a directory", "Continue, bit for bit, from the newest intact checkpoint in `output_dir` (true) or from a given one. With true and no checkpoint yet, the run starts from the beginning.",
          [](Config& c, const Given& g) {
            const std::string& v = g.scalar();
-           c.resume_from_checkpoint = v == "false" || v == "null" || v == "~" ? "" : v;
+           c.resume_from_checkpoint = v == "false" || v == "False" || v == "null" || v == "~" ? "" : v;
          },
          [](const Config& c) { return c.resume_from_checkpoint.empty() ? "false" : c.resume_from_checkpoint; }, {}});
   }

@@ -45,6 +45,8 @@ void add_statistics(Json& summary) {
     if (!name.starts_with("eval_") || !first.is_number() || name.find("runtime") != std::string::npos || name.find("per_second") != std::string::npos ||
         name == "eval_tokens" || name == "eval_samples")
       continue;
+    // A data set may be so small that a fold holds nothing of it out.
+    if (std::any_of(folds.begin(), folds.end(), [&name = name](const Json& fold) { return !fold.contains(name); })) continue;
     double sum = 0, squares = 0;
     for (const Json& fold : folds) sum += fold.at(name).get<double>();
     const auto n = static_cast<double>(folds.size());
@@ -77,6 +79,10 @@ Config final_config(const Config& config, const Json& folds) {
 
 std::string cross_validate(const Config& config, const RunOnce& run) {
   const int64_t count = config.cross_validation;
+  if (config.cross_validation_model == "final") {  // not after hours of folds
+    protect_output(config);
+    protect_finished_run(config);
+  }
   Json summary = {{"cross_validation", count}, {"folds", Json::array()}};
   for (int64_t i = 0; i < count; ++i) {
     const Config c = fold_config(config, i);

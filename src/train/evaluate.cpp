@@ -32,6 +32,20 @@ std::string short_name(const std::string& source) {
   return fs::path(source.substr(0, source.find('#'))).stem().string();
 }
 
+std::vector<std::string> metric_names(const data::TokenSet& set) {
+  std::vector<std::string> prefixes{"eval_"}, names;
+  std::vector<bool> labelled(set.sources.size());
+  for (int64_t i = 0; i < set.size(); ++i)
+    for (const float weight : set.weights(i).subspan(1))  // nothing predicts the first token
+      if (weight != 0) labelled[static_cast<size_t>(set.source(i))] = true;
+  if (set.sources.size() > 1)
+    for (size_t i = 0; i < set.sources.size(); ++i)
+      if (labelled[i]) prefixes.push_back("eval_" + short_name(set.sources[i]) + "_");
+  for (const std::string& prefix : prefixes)
+    for (const char* name : {"loss", "perplexity", "accuracy"}) names.push_back(prefix + name);
+  return names;
+}
+
 Json evaluate_set(Engine& engine, const data::Batcher& batches, const data::TokenSet& set) {
   const double begin = seconds_now();
   Sums all;

@@ -10,10 +10,13 @@ namespace attune::train {
 // "eval_samples_per_second", "eval_steps_per_second"}; with several data sets also eval_<name>_loss, … of each.
 Json evaluate_set(Engine& engine, const data::Batcher& batches, const data::TokenSet& set);
 
+// Which of these are figures of the model on `set`, by which the best one can be chosen.
+std::vector<std::string> metric_names(const data::TokenSet& set);
+
 // How metrics name a data set: "data/a.jsonl" and "a#500" → "a".
 std::string short_name(const std::string& source);
 
-// The same for a model whose weights are there (real storage, `compute`); it is left untouched.
+// evaluate_set of a model whose weights are there (real storage, `compute`); it is left untouched.
 Json evaluate_model(models::Decoder& model, const data::TokenSet& set, DType compute, int64_t batch_size);
 
 }  // namespace attune::train

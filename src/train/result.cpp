@@ -47,7 +47,13 @@ void save_result(const RunSetup& s, const models::Decoder& model) {
   const fs::path output = s.config.output_dir, temporary = output / ".tmp-model";
   fs::remove_all(temporary);
   fs::create_directory(temporary);
-  formats::save_model(temporary, models::tensor_sources(model, s.save_dtype, s.directory.get()), save_options(s));
+  try {
+    formats::save_model(temporary, models::tensor_sources(model, s.save_dtype, s.directory.get()), save_options(s));
+  } catch (...) {  // on a full disk, what is half there only takes room
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(temporary)) files.push_back(entry.path());
   for (const fs::path& file : files) {
@@ -89,7 +95,7 @@ void clear_previous_run(const fs::path& output) {
     const bool ours = (name.starts_with("checkpoint-") && fs::exists(entry.path() / "attune_checkpoint.json")) ||
                       name.starts_with(".tmp-checkpoint-") || name.starts_with(".old-checkpoint-") || name == ".tmp-model" ||
                       name == "trainer_log.jsonl" || name == "trainer_state.json" || name == "train_results.json" ||
-                      name == "generated_predictions.jsonl" || name == "generated_samples.jsonl" || name == "cross_validation.json" ||
+                      name == "generated_predictions.jsonl" || name == "generated_samples.jsonl" || name == "cross_validation.json" || name == "fold_result.json" ||
                       name == "eval_results.json" || name == "all_results.json" || name == "training_loss.svg" ||
                       name == "attune_manifest.json" || name == "attune_config.yaml" || name == "data_report.jsonl";
     if (ours) going.push_back(entry.path());

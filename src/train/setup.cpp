@@ -183,11 +183,13 @@ void plan_saving(RunSetup& s) {
   s.save_dtype = c.save_dtype == "auto" ? (c.pure_bf16 ? DType::bf16 : stored) : parse_dtype(c.save_dtype, "save_dtype");
   s.saved_config = std::make_shared<Json>(s.directory->config());
   Json& config = *s.saved_config;
-  const char* key = config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype";
-  if (s.save_dtype != stored || !config.contains(key)) config[key] = name_of(s.save_dtype);
+  const bool said = config.contains("dtype") || config.contains("torch_dtype");
+  for (const char* key : {"dtype", "torch_dtype"})  // newer and older transformers; some files have both
+    if (config.contains(key) ? s.save_dtype != stored : !said && std::string_view(key) == "torch_dtype") config[key] = name_of(s.save_dtype);
 }
 
-// What was there must not be lost: neither the base model nor a model that no run of ours left.
+}  // namespace
+
 void protect_output(const Config& config) {
   const fs::path output = config.output_dir;
   std::error_code error;
@@ -204,7 +206,13 @@ void protect_output(const Config& config) {
            "or set overwrite_output_dir: true", output.string());
 }
 
-}  // namespace
+void protect_finished_run(const Config& config) {
+  const fs::path output = config.output_dir;
+  const bool taken = fs::exists(output / "train_results.json") || fs::exists(output / "trainer_log.jsonl");
+  if (taken && config.resume_from_checkpoint.empty() && !config.overwrite_output_dir)
+    refuse("output_dir: {} already holds a run. Set overwrite_output_dir: true to start afresh, resume_from_checkpoint: true "
+           "to continue it, or choose another directory", output.string());
+}
 
 data::Records read_data_sets(const Config& config, const std::vector<std::string>& names, data::DataReport& report) {
   data::Records records;

@@ -44,6 +44,11 @@ struct Fold {
 // Reads model configuration, tokenizer and data; checks that they belong together.
 RunSetup prepare(const Config& config, const Fold& fold = {});
 
+// What is in output_dir must not be lost: refuses the base model itself and a model that no run of ours left ...
+void protect_output(const Config& config);
+// ... and an earlier run, where neither overwrite_output_dir nor resume_from_checkpoint says what to do with it.
+void protect_finished_run(const Config& config);
+
 // What a configuration holds out, as its training sees it: `eval_dataset`, or the samples that `val_size` chose. The
 // tokenizer and template are those of `model`. Refuses where nothing is held out.
 std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::string& model);

@@ -51,6 +51,7 @@ class Trainer {
   Trainer(RunSetup& setup, uint64_t activation_bytes)
       : setup_(setup), config_(setup.config), output_(config_.output_dir),
         schedule_(schedule_options(setup)), best_(config_) {
+    if (setup_.eval_set) best_.check(metric_names(*setup_.eval_set));
     claim_output();
     load_model(activation_bytes);
     log_ = std::make_unique<RunLog>(output_, setup.total_steps, checkpoint_.has_value());
@@ -64,6 +65,7 @@ class Trainer {
   void claim_output();
   void load_model(uint64_t activation_bytes);
   void restore();
+  void restore_best(const Json& state);
   void check_same_run(const Json& state) const;
   Json order_settings() const;
   void log_if_due(const StepResult& result, double epoch, double lr);
@@ -106,7 +108,9 @@ class Trainer {
 };
 
 void Trainer::claim_output() {
-  fs::create_directories(output_);
+  std::error_code error;
+  fs::create_directories(output_, error);
+  if (error) fail("output_dir: {} cannot be created: {}. Choose another directory", output_.string(), error.message());
   lock_ = std::make_unique<DirectoryLock>(output_, "output_dir");
   if (config_.resume_from_checkpoint == "true" || config_.resume_from_checkpoint == "True") {
     checkpoint_ = newest_checkpoint(output_);
@@ -118,10 +122,7 @@ void Trainer::claim_output() {
       fail("resume_from_checkpoint: {} is not intact: {}", given.string(), problem);
     checkpoint_ = given;
   } else {
-    const bool taken = fs::exists(output_ / "train_results.json") || fs::exists(output_ / "trainer_log.jsonl");
-    if (taken && !config_.overwrite_output_dir)
-      refuse("output_dir: {} already holds a run. Set overwrite_output_dir: true to start afresh, resume_from_checkpoint: true "
-             "to continue it, or choose another directory", output_.string());
+    protect_finished_run(config_);
     if (config_.overwrite_output_dir) clear_previous_run(output_);
   }
   prune_checkpoints(output_, 0, 0);
@@ -147,7 +148,8 @@ Json Trainer::order_settings() const {
           {"group_by_length", config_.group_by_length},
           {"dataloader_drop_last", config_.dataloader_drop_last},
           {"cutoff_len", config_.cutoff_len},
-          {"optim", setup_.engine.optimizer.name}};
+          {"optim", setup_.engine.optimizer.name},
+          {"trainable_parameters", model_->parameters().trainable_count()}};
 }
 
 void Trainer::check_same_run(const Json& state) const {
@@ -181,7 +183,7 @@ void Trainer::restore() {
     window_labels_ = state["window_labels"].get<int64_t>();
     window_correct_ = state["window_correct"].get<int64_t>();
   }
-  if (state.contains("best")) best_.restore(state["best"]);
+  if (state.contains("best")) restore_best(state["best"]);
   if (state.contains("last_eval")) last_eval_ = state["last_eval"];
   if (state.contains("loss_scale"))
     engine_->scaler() = {state["loss_scale"].at("scale").get<double>(), state["loss_scale"].at("good_steps").get<int64_t>(),
@@ -191,6 +193,20 @@ void Trainer::restore() {
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
   if (samples_) samples_->restore(done_);
   info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
+}
+
+// The best model so far is worth remembering only where it can still become the result.
+void Trainer::restore_best(const Json& state) {
+  const int64_t step = state.value("step", int64_t{0});
+  if (config_.load_best_model_at_end && step > 0) {
+    const fs::path kept = output_ / fmt::format("checkpoint-{}", step);
+    if (const std::string problem = verify_checkpoint(kept); !problem.empty()) {
+      warn("load_best_model_at_end: the model of update {}, the best so far, is not there any more ({}: {}); the comparison begins anew",
+           step, kept.string(), problem);
+      return;
+    }
+  }
+  best_.restore(state);
 }
 
 double Trainer::epoch_at(int64_t step) const {
@@ -345,8 +361,9 @@ std::string Trainer::run() {
     if (save_due()) save_checkpoint(epoch);
     if (interrupted) {
       if (!save_due()) save_checkpoint(epoch);
-      fail("interrupted at update {} of {}; checkpoint-{} is written. Continue with resume_from_checkpoint=true", done_,
-           setup_.total_steps, done_);
+      fail("interrupted at update {} of {}; checkpoint-{} is written. {}", done_, setup_.total_steps, done_,
+           config_.save_only_model ? "It holds the model alone (save_only_model) and cannot be resumed"
+                                   : "Continue with resume_from_checkpoint=true");
     }
   }
   if (best_.exhausted())

@@ -104,6 +104,8 @@ void apply(const TunerOptions& options, models::Decoder& model) {
   if (options.type != "freeze") fail("internal error: there is no tuner \"{}\"", options.type);
   if (!options.unfrozen_parameters.empty()) freeze_by_pattern(options, model);
   else freeze_layers(options, model);
+  if (model.parameters().trainable_count() == 0)
+    refuse("finetuning_type: freeze leaves nothing to train: freeze_trainable_modules and freeze_extra_modules name no module");
 }
 
 std::string describe(const models::Decoder& model) {

@@ -151,7 +151,13 @@ void publish_directory(const fs::path& directory, const std::function<void(const
   const fs::path temporary = parent / (".tmp-" + directory.filename().string());
   fs::remove_all(temporary);
   fs::create_directory(temporary);
-  fill(temporary);
+  try {
+    fill(temporary);
+  } catch (...) {  // on a full disk, what is half there only takes room
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
   for (const auto& entry : fs::recursive_directory_iterator(temporary)) sync_path(entry.path());
   sync_path(temporary);
   const fs::path old = parent / (".old-" + directory.filename().string());

@@ -65,6 +65,10 @@ TEST(Schedule, ArgumentsAreChecked) {
   EXPECT_NE(refused("step", "step_size", "0"), "");
   EXPECT_NE(refused("polynomial", "lr_end", "2"), "");
   EXPECT_EQ(refused("warmup_stable_decay", "decay_type", "1-sqrt"), "");
+  // A rate that is no number would destroy the weights; a count of updates must be one.
+  EXPECT_NE(refused("cosine", "num_cycles", "1e308"), "");
+  EXPECT_NE(refused("warmup_stable_decay", "num_decay_steps", "1e300"), "");
+  EXPECT_THROW(optim::Schedule({"cosine_with_min_lr", 1, 0, 10, {{"min_lr", "0.1"}, {"min_lr_rate", "0.1"}}, {}}), Error);
 }
 
 }  // namespace

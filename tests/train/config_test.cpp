@@ -75,7 +75,7 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"gradient_checkpointing: light", "not available yet"}, {"save_strategy: daily", "known are"},
       {"do_train: false", "nothing to do"},               {"stages: [a]", "pipelines"},
       {"fp16: true\nbf16: true", "exclude each other"},                {"output_dir: \"\"", "output_dir is empty"},
-      {"adam_beta1: 1.5", "expected 0 to 1"},             {"num_train_epochs: 0", "nothing would be trained"},
+      {"adam_beta1: 1.5", "expected 0 to 0.9999999"},             {"num_train_epochs: 0", "nothing would be trained"},
       {"dataset: [[a]]", "plain values"},
       {"lr_scheduler_kwargs: {a: [1]}", "plain values"}, {"lr_scheduler_kwargs: {a: 1, a: 2}", "stands twice"},
       {"optim_args: amsgrad", "name=value"},              {"save_dtype: int8", "known are"},
@@ -215,6 +215,31 @@ TEST(ConfigurationDocument, EndsWithTheReferenceThatTheProgramPrints) {
   ASSERT_NE(marker, std::string::npos);
   const std::string generated = document.substr(document.find('\n', marker) + 1);
   EXPECT_EQ(generated, config_reference()) << "scripts/check_docs.sh --write brings it up to date";
+}
+
+TEST_F(ConfigFile, NumbersThatWouldDivideByZeroAreRefused) {
+  for (const char* key : {"adam_beta1=1", "adam_beta2=1", "adam_epsilon=0"}) EXPECT_NE(refusal("{}", {key}), "") << key;
+}
+
+TEST_F(ConfigFile, CrossValidationNeedsItsEvaluationsAndItsOwnCheckpoints) {
+  EXPECT_TRUE(says(refusal("{}", {"cross_validation=3", "eval_strategy=no"}), "eval_strategy"));
+  EXPECT_TRUE(says(refusal("{}", {"cross_validation=3", "resume_from_checkpoint=out/checkpoint-2"}), "resume_from_checkpoint"));
+  EXPECT_EQ(refusal("{}", {"cross_validation=3", "resume_from_checkpoint=true"}), "");
+  EXPECT_EQ(load("resume_from_checkpoint: False\n").resume_from_checkpoint, "");
+}
+
+TEST_F(ConfigFile, SettingsWithoutEffectAreNamed) {
+  const auto said = [&](const List& overrides) {
+    ::testing::internal::CaptureStderr();
+    load("{}", overrides);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_TRUE(says(said({"optim=sgd", "adam_beta1=0.8"}), "no effect beside the other settings: adam_beta1"));
+  EXPECT_TRUE(says(said({"optim=lion", "adam_epsilon=1e-6"}), "adam_epsilon"));
+  EXPECT_TRUE(says(said({"lr_scheduler_type=constant", "warmup_ratio=0.1"}), "warmup_ratio"));
+  EXPECT_TRUE(says(said({"freeze_trainable_layers=1"}), "freeze_trainable_layers"));
+  EXPECT_TRUE(says(said({"metric_for_best_model=accuracy"}), "metric_for_best_model"));
+  EXPECT_FALSE(says(said({"optim=adafactor", "metric_for_best_model=accuracy", "val_size=2", "warmup_ratio=0.1"}), "no effect"));
 }
 
 }  // namespace

@@ -243,5 +243,70 @@ TEST_F(Loop, TheBaseIsMeasuredFirstAndABetterBaseIsSaid) {
   EXPECT_TRUE(history[0].contains("eval_loss"));
 }
 
+TEST_F(Loop, ALoggedAccuracyIsThatOfItsOwnUpdates) {
+  // With a rate of 0 training and evaluation see one model: on the same batch they agree.
+  train("first", {"max_steps=30"});
+  train("out", {"model_name_or_path=" + (work_ / "first").string(), "eval_dataset=" + (work_ / "data.jsonl").string(),
+                "per_device_train_batch_size=40", "learning_rate=0", "max_steps=2"});
+  double trained = -1, evaluated = -2;
+  const Json history = read_json(work_ / "out/trainer_state.json")["log_history"];
+  for (const Json& e : history) {
+    if (e.contains("mean_token_accuracy") && e["step"] == 1) trained = e["mean_token_accuracy"].get<double>();
+    if (e.contains("eval_accuracy")) evaluated = e["eval_accuracy"].get<double>();
+  }
+  EXPECT_GT(evaluated, 0);
+  EXPECT_NEAR(trained, evaluated, 2e-3);  // one token may tip over: the batches differ in size
+}
+
+TEST_F(Loop, AWrongMetricIsFoundBeforeTheFirstUpdate) {
+  EXPECT_NE(error_of([&] { train("out", {"val_size=8", "max_steps=4", "metric_for_best_model=bleu"}); }), "");
+  EXPECT_FALSE(fs::exists(work_ / "out/trainer_log.jsonl"));
+}
+
+// Otherwise what was trained before and is frozen now would be saved as the base has it.
+TEST_F(Loop, ARunContinuesOnlyWithTheSameTrainedParameters) {
+  const List run{"bf16=true", "max_steps=4", "save_steps=2"};
+  train("out", run);
+  List frozen = run;
+  frozen.insert(frozen.end(), {"resume_from_checkpoint=true", "finetuning_type=freeze", "freeze_trainable_layers=1"});
+  EXPECT_NE(error_of([&] { train("out", frozen); }).find("trainable_parameters"), std::string::npos);
+}
+
+// The best evaluation of the first part left no checkpoint: it cannot be the result, and the run must not end for it.
+TEST_F(Loop, ABestModelThatWasNotKeptDoesNotEndAResumedRun) {
+  const List run{"val_size=8", "eval_strategy=steps", "eval_steps=1", "learning_rate=2", "save_steps=8"};
+  const auto with = [&](List more) {
+    more.insert(more.end(), run.begin(), run.end());
+    return more;
+  };
+  train("out", with({"max_steps=8"}));
+  ASSERT_LT(read_json(work_ / "out/trainer_state.json")["best_global_step"], 8);
+  const Json results = train("out", with({"max_steps=10", "load_best_model_at_end=true", "resume_from_checkpoint=true"}));
+  EXPECT_NE(said_.find("begins anew"), std::string::npos) << said_;
+  EXPECT_GT(results["best_step"], 8);
+}
+
+TEST_F(Loop, CrossValidationLooksAtTheOutputBeforeItsFolds) {
+  work_.write("cv/model.safetensors", "precious");
+  int runs = 0;
+  const auto once = [&](const Config&, const Fold&) { return ++runs, std::string("{}"); };
+  const Config config = load_config("", settings("cv", {"cross_validation=2"}));
+  EXPECT_NE(error_of([&] { cross_validate(config, once); }), "");
+  EXPECT_EQ(runs, 0);
+}
+
+TEST_F(Loop, AMetricThatOneFoldDoesNotHaveIsNotAveraged) {
+  int runs = 0;
+  const auto once = [&](const Config& config, const Fold&) {
+    fs::create_directories(config.output_dir);
+    return ++runs == 1 ? std::string(R"({"eval_loss": 1, "eval_small_loss": 2})") : std::string(R"({"eval_loss": 3})");
+  };
+  const Config config = load_config("", settings("cv", {"cross_validation=2", "cross_validation_model=none"}));
+  ::testing::internal::CaptureStderr();
+  const Json summary = parse_json(cross_validate(config, once), "summary");
+  ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(summary["mean"], (Json{{"eval_loss", 2.0}}));
+}
+
 }  // namespace
 }  // namespace attune::train

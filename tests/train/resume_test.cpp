@@ -325,5 +325,17 @@ TEST_F(Checkpoints, WhatARunLeavesBehindIsComplete) {
   EXPECT_EQ(load_config(*work_ / "whole/attune_config.yaml", {}).resolved_yaml(), read_file(*work_ / "whole/attune_config.yaml"));
 }
 
+// A full disk is not filled further by what could not be finished.
+TEST(Publish, AFailureLeavesTheOldDirectoryAndNothingElse) {
+  Workspace work;
+  publish_directory(work / "state", [](const fs::path& d) { write_file(d / "a", "old"); });
+  EXPECT_THROW(publish_directory(work / "state", [](const fs::path& d) {
+    write_file(d / "a", "new");
+    fail("no space left");
+  }), Error);
+  EXPECT_EQ(read_file(work / "state/a"), "old");
+  EXPECT_EQ(std::distance(fs::directory_iterator(work.path()), fs::directory_iterator()), 1);
+}
+
 }  // namespace
 }  // namespace attune::train

@@ -72,6 +72,9 @@ TEST(Freeze, WhatChoosesNothingIsRefusedAndNamesWhatThereIs) {
   o.freeze_extra_modules = {"mlp"};
   EXPECT_NE(refusal(o).find("embed_tokens"), std::string::npos);
   o = freeze(1);
+  o.freeze_trainable_modules = {};  // a run that trains nothing
+  EXPECT_NE(refusal(o).find("nothing to train"), std::string::npos);
+  o = freeze(1);
   o.unfrozen_parameters = {"lora"};
   EXPECT_NE(refusal(o), "");
   o.unfrozen_parameters = {"("};
