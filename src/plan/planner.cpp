@@ -125,7 +125,7 @@ std::vector<Suggestion> suggestions(const train::RunSetup& s, const Plan& plan) 
                          o.compute = o.optimizer.state_dtype = DType::bf16;
                          o.masters = o.loss_scaling = false;
                        }});
-  if (s.engine.optimizer.name.starts_with("adam"))
+  if (s.engine.optimizer.name.starts_with("adam") && s.config.optim_args.empty())
     changes.push_back({"optim: adafactor (almost no moments; tune the rate anew)", [](EngineOptions& o) { o.optimizer.name = "adafactor"; }});
   std::vector<Suggestion> out;
   for (size_t set = 1; set < size_t{1} << changes.size(); ++set) {

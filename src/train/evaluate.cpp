@@ -75,8 +75,12 @@ Json evaluate_set(Engine& engine, const data::Batcher& batches, const data::Toke
   json["eval_samples_per_second"] = static_cast<double>(set.size()) / seconds;
   json["eval_steps_per_second"] = static_cast<double>(steps) / seconds;
   if (each.size() > 1)
-    for (size_t i = 0; i < each.size(); ++i)
-      if (each[i].labels > 0) each[i].write(json, "eval_" + short_name(set.sources[i]) + "_");
+    for (size_t i = 0; i < each.size(); ++i) {
+      if (each[i].labels == 0) continue;
+      std::string prefix = "eval_" + short_name(set.sources[i]) + "_";
+      if (json.contains(prefix + "loss")) prefix += fmt::format("{}_", i + 1);  // two files of one name
+      each[i].write(json, prefix);
+    }
   return json;
 }
 

@@ -33,6 +33,7 @@ void split(RunSetup& setup, TokenSet all, const Fold& fold) {
   if (all.size() == 0)
     refuse("dataset: no sample is left to train on: {}", fmt::join(setup.report.summary(), "; "));
   const double val = setup.config.val_size;
+  if (val > 1 && val != std::floor(val)) refuse("val_size: {} is neither a share below 1 nor a whole number of samples", val);
   auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(all.size())) : val);
   if (val > 0) count = std::max<int64_t>(1, count);
   int64_t first = 0;

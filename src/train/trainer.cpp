@@ -149,15 +149,27 @@ Json Trainer::order_settings() const {
           {"dataloader_drop_last", config_.dataloader_drop_last},
           {"cutoff_len", config_.cutoff_len},
           {"optim", setup_.engine.optimizer.name},
+          {"precision", config_.pure_bf16 ? "pure_bf16" : config_.fp16 ? "fp16" : config_.bf16 ? "bf16" : "fp32"},
           {"trainable_parameters", model_->parameters().trainable_count()}};
 }
+
+namespace {
+
+// What a checkpoint of an earlier version does not say: switches were off, everything was trained, the precision is open.
+Json unsaid(const std::string& key, const Json& now, const models::Decoder& model) {
+  if (now.is_boolean()) return false;
+  if (key == "trainable_parameters") return model.parameters().count();
+  if (key == "precision") return now;
+  return "unknown";
+}
+
+}  // namespace
 
 void Trainer::check_same_run(const Json& state) const {
   const Json now = order_settings();
   const Json then = state.contains("order") ? state["order"] : Json::object();
   for (const auto& [key, value] : now.items()) {
-    // A switch that the checkpoint does not know yet was off.
-    const Json before = then.contains(key) ? then[key] : value.is_boolean() ? Json(false) : Json("unknown");
+    const Json before = then.contains(key) ? then[key] : unsaid(key, value, *model_);
     if (before != value)
       refuse("{}: {} was {} when this checkpoint was written and is {} now; the run cannot continue where it was. Restore the "
              "setting or the data, or start afresh", checkpoint_->string(), key, before.dump(), value.dump());
