@@ -227,7 +227,7 @@ TEST_F(Chat, AFullContextDropsTheOldestTurnsAndSaysSo) {
 TEST_F(Chat, ControlCStopsTheAnswerAndNotTheProgram) {
   Json config = small_llama_config();
   config["max_position_embeddings"] = 1 << 20;
-  config["initializer_range"] = 0.25;
+  config["initializer_range"] = 0.01;  // next to nothing but the tied embedding: it repeats one token without end
   make_small_model(*work_ / "endless", config);
   int terminal = -1;
   const pid_t child = ::forkpty(&terminal, nullptr, nullptr, nullptr);
