@@ -65,8 +65,8 @@ class Loop : public ::testing::Test {
   std::string said_;
 };
 
-// A rate at which the small model soon gets worse.
-const List kUnsteady{"val_size=8", "eval_strategy=steps", "eval_steps=2", "learning_rate=0.2", "max_steps=60", "save_strategy=no",
+// The highest loss counts as the best: a model that learns then stops early on every machine.
+const List kUnsteady{"val_size=8", "eval_strategy=steps", "eval_steps=2", "greater_is_better=true", "max_steps=60", "save_strategy=no",
                      "early_stopping_patience=3", "load_best_model_at_end=true"};
 
 TEST_F(Loop, StopsEarlyAndTheResultIsTheBestModelAsItsEvaluationSays) {
@@ -75,20 +75,20 @@ TEST_F(Loop, StopsEarlyAndTheResultIsTheBestModelAsItsEvaluationSays) {
   EXPECT_LT(results["steps"], 60);
   const Json state = read_json(work_ / "out/trainer_state.json");
   const auto best = state["best_global_step"].get<int64_t>();
-  double least = 1e9;
+  double highest = -1;
   int64_t at = 0, last = 0;
   for (const Json& e : state["log_history"])
     if (e.contains("eval_loss")) {
       last = e["step"].get<int64_t>();
-      if (e["eval_loss"].get<double>() < least) least = e["eval_loss"].get<double>(), at = last;
+      if (e["eval_loss"].get<double>() > highest) highest = e["eval_loss"].get<double>(), at = last;
     }
   EXPECT_EQ(best, at);
   EXPECT_EQ(last, best + 3 * 2);  // patience
-  EXPECT_EQ(state["best_metric"].get<double>(), least);
+  EXPECT_EQ(state["best_metric"].get<double>(), highest);
   EXPECT_EQ(checkpoints("out"), std::vector<int64_t>{best});  // those that were the best before are gone
   EXPECT_EQ(state["best_model_checkpoint"], (work_ / fmt::format("out/checkpoint-{}", best)).string());
-  EXPECT_EQ(results["eval_loss"].get<double>(), least);
-  EXPECT_NEAR(loss_of(work_ / "out", kUnsteady), least, 1e-6);
+  EXPECT_EQ(results["eval_loss"].get<double>(), highest);
+  EXPECT_NEAR(loss_of(work_ / "out", kUnsteady), highest, 1e-6);
   EXPECT_TRUE(read_file(work_ / "out/model.safetensors") == read_file(work_ / fmt::format("out/checkpoint-{}/model.safetensors", best)));
 }
 
@@ -97,11 +97,11 @@ TEST_F(Loop, WithoutLoadingTheBestTheResultIsTheLast) {
   more.back() = "load_best_model_at_end=false";
   const Json results = train("out", more);
   EXPECT_NEAR(loss_of(work_ / "out", more), results["eval_loss"].get<double>(), 1e-6);
-  EXPECT_GT(results["eval_loss"].get<double>(), read_json(work_ / "out/trainer_state.json")["best_metric"].get<double>());
+  EXPECT_LT(results["eval_loss"].get<double>(), read_json(work_ / "out/trainer_state.json")["best_metric"].get<double>());
 }
 
 TEST_F(Loop, TheLimitNeverDeletesTheBest) {
-  const Json results = train("out", {"val_size=8", "eval_strategy=steps", "eval_steps=2", "save_steps=2", "save_total_limit=1", "learning_rate=0.2",
+  const Json results = train("out", {"val_size=8", "eval_strategy=steps", "eval_steps=2", "save_steps=2", "save_total_limit=1", "greater_is_better=true",
                                      "max_steps=40"});
   const auto best = read_json(work_ / "out/trainer_state.json")["best_global_step"].get<int64_t>();
   ASSERT_LT(best, 40) << said_;
