@@ -57,6 +57,8 @@ struct Config {
   std::string gradient_checkpointing = "none";
   std::string optim = "adamw_torch";
   Pairs optim_args;
+  bool optimizer_in_backward = false;
+  std::string clipping = "auto";
   double weight_decay = 0, l2_to_base = 0;
   double label_smoothing_factor = 0, neftune_noise_alpha = 0;
   std::optional<double> attention_dropout;  // config.json's where not set
