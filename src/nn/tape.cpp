@@ -84,12 +84,14 @@ void Tape::announce_use(Parameter& p) {
   if (p.trainable && (mode_ == Mode::record || mode_ == Mode::forget)) ++p.pending_uses;
 }
 
+void Tape::reserve_gradient(Parameter& p) {
+  if (p.gradient.defined()) return;
+  p.gradient = context_.arena().matrix(p.weight.rows, p.weight.cols, p.gradient_dtype);
+  p.gradient_written = false;
+}
+
 GradientTarget Tape::gradient_of(Parameter& p) {
-  if (!p.gradient.defined()) {
-    // Updates inside backward: the gradient lives on the stack until the parameter is complete.
-    p.gradient = context_.arena().matrix(p.weight.rows, p.weight.cols, p.gradient_dtype);
-    p.gradient_written = false;
-  }
+  reserve_gradient(p);
   const bool accumulate = p.gradient_written;
   p.gradient_written = true;
   return {p.gradient, accumulate};
