@@ -76,7 +76,7 @@ std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType sa
   for (const auto& p : model.parameters().all()) {
     const Tensor& t = p->stepped();
     formats::TensorSource source{p->name, p->shape, t.data, t.dtype, save_dtype};
-    if (base && !p->trainable && t.dtype != DType::f32 && t.dtype != save_dtype)
+    if (base && !p->learns() && t.dtype != DType::f32 && t.dtype != save_dtype)
       if (const auto it = base->tensors().find(p->name); it != base->tensors().end())
         source.file = it->second.file, source.info = it->second.info;
     sources.push_back(source);

@@ -57,6 +57,10 @@ struct Config {
   std::string gradient_checkpointing = "none";
   std::string optim = "adamw_torch";
   Pairs optim_args;
+  bool use_badam = false;
+  std::string badam_mode = "layer", badam_switch_mode = "ascending";
+  std::optional<int64_t> badam_start_block;
+  int64_t badam_switch_interval = 50;
   bool optimizer_in_backward = false;
   std::string clipping = "auto";
   double weight_decay = 0, l2_to_base = 0;

@@ -164,6 +164,11 @@ void plan_engine(RunSetup& setup) {
   e.loss_scaling = c.fp16;
   e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
   e.lr_groups = lr_groups(c);
+  if (c.use_badam) {
+    if (c.finetuning_type != "full")
+      refuse("use_badam: chooses itself what learns; it goes with finetuning_type: full, not {}", c.finetuning_type);
+    e.rotation = {c.badam_switch_mode, c.badam_start_block, c.badam_switch_interval, static_cast<uint64_t>(c.seed)};
+  }
   e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
   e.recompute = c.recompute();
   e.capacity = setup.train_batches->capacity();
