@@ -63,8 +63,8 @@ data::TokenizedData tokenised(const Config& c, const data::TokenRequest& request
   const std::string key = cache ? key_of(request, c) : "";
   if (!key.empty() && !c.overwrite_cache)
     if (auto kept = cache->load(key)) {
-      info("tokenised data from the cache ({}): {} tokens in {}", cache->file_of(key).string(), kept->set.total_tokens(),
-           format_seconds(seconds_now() - begin));
+      info("tokenised data from the cache ({}): {} tokens in {:.2f} s", cache->file_of(key).string(), kept->set.total_tokens(),
+           seconds_now() - begin);
       return std::move(*kept);
     }
   const double reading = seconds_now();
