@@ -59,7 +59,7 @@ class Schema {
     integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each data set; 0: all.");
     flag("token_cache", &Config::token_cache, "Keep tokenised data on disk and take it from there when nothing that decides it has changed ([data.md](data.md)).");
     string("tokenized_path", &Config::tokenized_path, "Directory to keep tokenised data in, however small and for as long as you like; empty: the user's cache directory, where only what takes long is kept.");
-    flag("overwrite_cache", &Config::overwrite_cache, "Tokenise anew and replace what is kept.");
+    flag("overwrite_cache", &Config::overwrite_cache, "Tokenise anew and replace what is kept. Leave it out to make use of it: a change of data or settings is seen without.");
     real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
     section("Prediction");
     flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");

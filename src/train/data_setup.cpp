@@ -67,6 +67,7 @@ data::TokenizedData tokenised(const Config& c, const data::TokenRequest& request
            seconds_now() - begin);
       return std::move(*kept);
     }
+  if (!key.empty() && c.overwrite_cache && cache->has(key)) info("overwrite_cache: the data is tokenised anew, though the cache has it");
   const double reading = seconds_now();
   data::TokenizedData data = data::tokenize_data_sets(request, tokenizer, chat);
   const bool worth = seconds_now() - reading > kWorthKeeping || !c.tokenized_path.empty();
