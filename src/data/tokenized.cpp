@@ -1,5 +1,6 @@
 #include "data/tokenized.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "util/files.h"
@@ -67,15 +68,16 @@ class ReadingProgress {
     rows_ += rows;
     bytes_ += static_cast<int64_t>(bytes);
     const double seconds = seconds_now() - begin_;
-    bar_.update(std::min(bytes_, total_) / kMega, rate(seconds));
+    if (seconds > kWorthABar) bar_.update(std::min(bytes_, total_) / kMega, rate(seconds));
     if (seconds < next_line_) return;
     next_line_ += kLineEvery;
     info("tokenising: {:.0f} MB of {:.0f} MB, {}, {} left", mega(bytes_), mega(total_), rate(seconds),
          format_seconds(seconds * static_cast<double>(std::max<int64_t>(0, total_ - bytes_)) / static_cast<double>(std::max<int64_t>(1, bytes_))));
   }
-  // About how many tokens there will be, once some are known.
-  size_t expected(size_t tokens) const {
-    return static_cast<size_t>(1.05 * static_cast<double>(tokens) * static_cast<double>(total_) / static_cast<double>(std::max<int64_t>(1, bytes_)));
+  // About how many tokens there will be, once some are known; no more than one a byte.
+  size_t expected(int64_t tokens) const {
+    const double share = static_cast<double>(tokens) / static_cast<double>(std::max<int64_t>(1, bytes_));
+    return static_cast<size_t>(static_cast<double>(total_) * std::min(1.0, 1.05 * share));
   }
   void finish(const TokenSet& set) const {
     const double seconds = seconds_now() - begin_;
@@ -84,7 +86,7 @@ class ReadingProgress {
 
  private:
   static constexpr int64_t kMega = 1'000'000;
-  static constexpr double kLineEvery = 30, kWorthALine = 2;  // seconds
+  static constexpr double kWorthABar = 0.5, kLineEvery = 30, kWorthALine = 2;  // seconds
   static double mega(int64_t bytes) { return static_cast<double>(bytes) / kMega; }
   static int64_t bytes_of(const TokenRequest& request) {
     uint64_t bytes = 0;
@@ -121,7 +123,7 @@ TokenizedData tokenize_data_sets(const TokenRequest& request, const text::Tokeni
     block.rows.clear();
     if (reserved || tokens.set().size() == 0) return;
     // One piece of memory from the beginning: growing would need the tokens twice. Pages that stay empty cost nothing.
-    tokens.set().reserve(progress.expected(static_cast<size_t>(tokens.set().total_tokens())));
+    tokens.set().reserve(progress.expected(tokens.set().total_tokens()));
     reserved = true;
   };
   for (const DataSet& set : request.sets) read_records(set, request.read, records, out.report, take);

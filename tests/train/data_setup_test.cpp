@@ -25,7 +25,7 @@ class CachedRun : public ::testing::Test {
   }
   RunSetup run(const List& more = {}) {
     List settings{"model_name_or_path=" + (work_ / "model").string(), "dataset=" + (work_ / "data.jsonl").string(), "template=default",
-                  "cutoff_len=96", "output_dir=" + (work_ / "out").string(), "tokenized_path=" + kept().string()};
+                  "cutoff_len=240", "output_dir=" + (work_ / "out").string(), "tokenized_path=" + kept().string()};
     for (const std::string& item : more) {  // wins over what stands there
       const std::string key = item.substr(0, item.find('=') + 1);
       std::erase_if(settings, [&](const std::string& other) { return other.starts_with(key); });
@@ -86,7 +86,7 @@ TEST_F(CachedRun, IsTheSameRun) {
 TEST_F(CachedRun, WhatIsKeptForOtherSettingsIsNotUsed) {
   run();
   EXPECT_EQ(files().size(), 1u);
-  for (const char* other : {"cutoff_len=64", "template=alpaca", "train_on_prompt=true", "mask_history=true", "max_samples=20", "stage=sft"}) {
+  for (const char* other : {"cutoff_len=128", "template=alpaca", "train_on_prompt=true", "mask_history=true", "max_samples=20", "stage=sft"}) {
     run({other});
     EXPECT_EQ(from_cache(), std::string(other) == "stage=sft") << other;
   }
