@@ -2,6 +2,7 @@
 #include "data/token_cache.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -254,6 +255,49 @@ TEST(TokenKey, ChangesWithEverythingThatDecidesTheResult) {
     keys.push_back(key([](auto&) {}));
   }
   EXPECT_EQ(std::set<std::string>(keys.begin(), keys.end()).size(), keys.size());
+}
+
+TEST(TokenizeDataSets, BlocksAndThreadsDoNotShow) {
+  const Workspace work;
+  test::copy_small_tokenizer(work / "model");
+  const auto tokenizer = text::Tokenizer::load(work / "model");
+  std::string rows;
+  std::vector<std::string> used, dropped;
+  for (int i = 1; i <= 5000; ++i) {  // more than two blocks
+    const bool bad = i % 611 == 0;
+    rows += bad ? "broken\n" : fmt::format("{{\"text\": \"Row {} of many\"}}\n", i);
+    (bad ? dropped : used).push_back(fmt::format("{}:{}", (work / "a.jsonl").string(), i));
+  }
+  TokenRequest request;
+  request.sets = {{"a", {work.write("a.jsonl", rows)}, {}, 0}};
+  request.read.pretraining = request.tokenize.pretraining = true;
+  const ChatSource none = []() -> const text::ChatTemplate& { throw std::logic_error("no conversation here"); };
+  const int before = omp_get_max_threads();
+  std::optional<TokenizedData> first;
+  for (int threads : {1, 4}) {
+    omp_set_num_threads(threads);
+    TokenizedData data = tokenize_data_sets(request, *tokenizer, none);
+    std::vector<std::string> places, reported;
+    for (int64_t i = 0; i < data.set.size(); ++i) places.push_back(data.set.where(i));
+    for (const auto& e : data.report.entries()) reported.push_back(e.where);
+    EXPECT_EQ(places, used);
+    EXPECT_EQ(reported, dropped);
+    EXPECT_EQ(data.rows_read, 5000);
+    if (first) expect_same(*first, data);
+    else first = std::move(data);
+  }
+  omp_set_num_threads(before);
+  // All at once.
+  Records records;
+  DataReport report;
+  read_records(request.sets[0], request.read, records, report);
+  EXPECT_EQ(tokenize(records, *tokenizer, nullptr, request.tokenize, report).fingerprint(), first->set.fingerprint());
+  // Some of them, chosen: every row is read all the same.
+  request.sets[0].num_samples = 100;
+  const TokenizedData some = tokenize_data_sets(request, *tokenizer, none);
+  EXPECT_EQ(some.set.size(), 100);
+  EXPECT_EQ(some.rows_read, 5000);
+  EXPECT_EQ(some.report.entries().size(), dropped.size());
 }
 
 TEST(TokenSetStorage, FingerprintIsThatOfFlatArrays) {
