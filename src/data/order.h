@@ -59,6 +59,7 @@ class Batcher {
   BatchCapacity capacity_;
   mutable int64_t packed_epoch_ = -1;
   mutable std::vector<std::vector<int64_t>> packs_;
+  mutable std::vector<float> weights_;  // of one sequence at a time
 };
 
 }  // namespace attune::data

@@ -32,6 +32,8 @@ struct Config {
   bool train_on_prompt = false;
   bool mask_history = false;
   int64_t max_samples = 0;
+  std::string tokenized_path;
+  bool token_cache = true, overwrite_cache = false;
   std::string mix_strategy = "concat";
   std::vector<double> interleave_probs, dataset_weights;
   double val_size = 0;

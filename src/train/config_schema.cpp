@@ -57,6 +57,9 @@ class Schema {
     flag("train_on_prompt", &Config::train_on_prompt, "Learn the questions too, not only the answers.");
     flag("mask_history", &Config::mask_history, "Learn only the last answer of a conversation. One that is too long loses its first turns, not its last.");
     integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each data set; 0: all.");
+    flag("token_cache", &Config::token_cache, "Keep tokenised data on disk and take it from there when nothing that decides it has changed ([data.md](data.md)).");
+    string("tokenized_path", &Config::tokenized_path, "Directory to keep tokenised data in, however small and for as long as you like; empty: the user's cache directory, where only what takes long is kept.");
+    flag("overwrite_cache", &Config::overwrite_cache, "Tokenise anew and replace what is kept. Leave it out to make use of it: a change of data or settings is seen without.");
     real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
     section("Prediction");
     flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");
@@ -227,7 +230,7 @@ const Key* find_key(const std::string& name) { return schema().find(name); }
 
 const std::set<std::string>& ignored_keys() {
   static const std::set<std::string> keys{
-      "do_eval", "do_predict", "overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout",
+      "do_eval", "do_predict", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout",
       "plot_loss", "report_to", "trust_remote_code", "flash_attn", "use_fast_tokenizer", "cache_dir", "hf_hub_token",
       "run_name", "push_to_hub", "hub_model_id", "logging_dir", "disable_tqdm", "tf32", "torch_compile", "use_cache",
       "include_num_input_tokens_seen", "enable_liger_kernel", "dataloader_pin_memory", "ddp_find_unused_parameters",

@@ -11,6 +11,8 @@ uint64_t peak_memory_bytes();     // VmHWM
 uint64_t resident_memory_bytes(); // VmRSS
 uint64_t total_memory_bytes();    // the smaller of RAM and the control group's limit
 uint64_t available_memory_bytes();
+// Gives whole pages between `from` and `from + bytes`, whose content is no longer needed, back to the system.
+void release_memory(char* from, uint64_t bytes);
 std::string processor_name();
 std::vector<std::string> instruction_sets();  // of those that matter here: avx2, avx512f, avx512_bf16, amx_bf16 …
 double seconds_now();             // monotonic
