@@ -64,7 +64,9 @@ struct Adafactor {
   Tensor v;           // f32 for a vector
   float beta = 0, eps = 1e-30f, eps_scale = 1e-3f, clip_threshold = 1;
   bool scale_parameter = false;
-  Tensor workspace;  // f32 [threads + 2, max(R, C)], set by the dispatcher
+  // Workspace, set by the dispatcher. The sums over rows are made in fixed parts: the same for every thread count.
+  static constexpr int64_t kParts = 32;
+  Tensor partial, row_factor, col_factor;  // f32 [kParts, C], [1,R], [1,C]
 };
 void adafactor(Context& context, Adafactor args);
 

@@ -32,15 +32,12 @@ void factored_moments(const Adafactor& a, float* row_factor, float* col_factor) 
   const int64_t rows = a.of.parameter.rows.count, cols = a.of.parameter.cols;
   auto* r = a.rows.as<float>();
   auto* c = a.cols.as<float>();
-  int used = 1;
-#pragma omp parallel if (rows * cols > kParallelElements)
-  {
-    const ThreadRange range = thread_range(rows);
-    if (range.thread == 0) used = range.threads;
-    float* partial = a.workspace.row<float>(range.thread);
+#pragma omp parallel for schedule(static) if (rows * cols > kParallelElements)
+  for (int64_t p = 0; p < Adafactor::kParts; ++p) {
+    float* partial = a.partial.row<float>(p);
     std::fill(partial, partial + cols, 0.0f);
     float block[kBlock];
-    for (int64_t i = range.begin; i < range.end; ++i) {
+    for (int64_t i = rows * p / Adafactor::kParts; i < rows * (p + 1) / Adafactor::kParts; ++i) {
       double sum = 0;
       for (int64_t j = 0; j < cols; j += kBlock) {
         const int64_t n = std::min(kBlock, cols - j);
@@ -61,7 +58,7 @@ void factored_moments(const Adafactor& a, float* row_factor, float* col_factor) 
   mean /= static_cast<double>(rows);
   for (int64_t j = 0; j < cols; ++j) {
     float sum = 0;
-    for (int t = 0; t < used; ++t) sum += a.workspace.row<float>(t)[j];
+    for (int64_t p = 0; p < Adafactor::kParts; ++p) sum += a.partial.row<float>(p)[j];
     c[j] = a.beta * c[j] + (1 - a.beta) * sum / static_cast<float>(rows);
     col_factor[j] = 1.0f / std::sqrt(c[j]);
   }
@@ -72,9 +69,8 @@ void factored_moments(const Adafactor& a, float* row_factor, float* col_factor) 
 
 void adafactor(const Adafactor& a) {
   const int64_t n = a.of.parameter.count(), cols = a.of.parameter.cols;
-  const int64_t spare = a.workspace.rows.count - 2;
-  float* row_factor = a.workspace.row<float>(spare);
-  float* col_factor = a.workspace.row<float>(spare + 1);
+  float* row_factor = a.row_factor.as<float>();
+  float* col_factor = a.col_factor.as<float>();
   if (!a.v.defined()) factored_moments(a, row_factor, col_factor);
   // The update in direction of the gradient, not yet clipped.
   const auto direction = [&](Range r, float* u) {
@@ -85,11 +81,9 @@ void adafactor(const Adafactor& a) {
       for (int64_t i = 0; i < r.n; ++i) u[i] /= std::sqrt(v[i]);
       return;
     }
-    for (int64_t i = 0; i < r.n;) {  // rows may begin and end inside a block
-      const int64_t row = (r.begin + i) / cols, col = (r.begin + i) % cols, run = std::min(cols - col, r.n - i);
-      for (int64_t l = 0; l < run; ++l) u[i + l] *= row_factor[row] * col_factor[col + l];
-      i += run;
-    }
+    row_runs(r, cols, [&](int64_t row, int64_t col, int64_t i, int64_t n) {
+      for (int64_t l = 0; l < n; ++l) u[i + l] *= row_factor[row] * col_factor[col + l];
+    });
   };
   if (a.v.defined()) {
     auto* v = a.v.as<float>();

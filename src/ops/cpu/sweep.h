@@ -98,6 +98,16 @@ inline void end_block(const Stepped& s, Range r, const float* p, Noise& noise) {
   refresh(p, s.copy, r);
 }
 
+// f(row, column, offset in the range, n) for each piece of a row in a range: rows begin and end inside of blocks.
+template <class F>
+[[gnu::always_inline]] inline void row_runs(Range r, int64_t cols, F&& f) {
+  for (int64_t i = 0; i < r.n;) {
+    const int64_t row = (r.begin + i) / cols, col = (r.begin + i) % cols, n = std::min(cols - col, r.n - i);
+    f(row, col, i, n);
+    i += n;
+  }
+}
+
 // rule(range, p, g, noise) steps p; blocks are fixed, so every thread count gives the same bits.
 template <class F>
 void sweep(const Stepped& s, F&& rule) {
