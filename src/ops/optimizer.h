@@ -22,6 +22,16 @@ struct Stepped {
   // Where the tensors begin within the whole parameter: random bits and blocks of 8-bit states count from its start, so
   // that a parameter stepped in slabs of rows gets the numbers of one stepped whole.
   int64_t first_element = 0;
+
+  // The step of `n` rows alone, whose gradient is for the caller to set.
+  Stepped rows(int64_t first_row, int64_t n) const {
+    Stepped s = *this;
+    for (Tensor* t : {&s.parameter, &s.copy, &s.anchor})
+      if (t->defined()) *t = t->slice(first_row, n);
+    s.gradient = {};
+    s.first_element += first_row * parameter.cols;
+    return s;
+  }
 };
 
 // Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019), as torch.optim.Adam and AdamW:
