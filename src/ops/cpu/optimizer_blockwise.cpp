@@ -25,37 +25,36 @@ float rescale(const float* x, int64_t n, float& scale) {
   return usable ? 1.0f / largest : 0.0f;
 }
 
-// Number of borders below y: the nearest code. Bounded for every y, NaN included.
-[[gnu::always_inline]] inline uint32_t nearest(const uint32_t* cells, float y) {
-  const float bounded = y > kLeast ? std::min(y, 1.0f) : kLeast;
-  const uint32_t bits = std::bit_cast<uint32_t>(bounded);
-  const uint32_t cell = cells[(bits >> 16) - DynamicMap::kFirstCell];
-  return (cell >> 16) + ((bits & 0xFFFFu) > (cell & 0xFFFFu) ? 1u : 0u);
-}
-
-void encode_signed(const float* x, Range r, const State8bit& s) {
+// codes ← finish(x, number of borders below |x|·inverse, which is the nearest magnitude). The table look-up stands alone:
+// what is before and behind it vectorises. Its index is bounded for every x, NaN included.
+template <class F>
+void encode(const float* x, Range r, const State8bit& s, const DynamicMap& map, F&& finish) {
   uint8_t* codes = s.codes.as<uint8_t>() + r.begin;
-  const uint32_t* cells = DynamicMap::with_sign().cells.data();
   for (int64_t i = 0; i < r.n; i += kStateBlock) {
-    const int64_t end = std::min(r.n, i + kStateBlock);
-    const float inverse = rescale(x + i, end - i, s.scales.as<float>()[(r.begin + i) / kStateBlock]);
-    for (int64_t j = i; j < end; ++j) {
-      const uint32_t k = nearest(cells, std::fabs(x[j]) * inverse);
-      const bool negative = std::bit_cast<uint32_t>(x[j]) >> 31;
-      const uint32_t below = std::min(std::max(k, 1u), 127u);
-      codes[j] = static_cast<uint8_t>(negative ? 127u - below : 127u + k);
+    const int64_t n = std::min(r.n - i, kStateBlock);
+    const float inverse = rescale(x + i, n, s.scales.as<float>()[(r.begin + i) / kStateBlock]);
+    uint32_t bits[kStateBlock], cells[kStateBlock];
+    for (int64_t j = 0; j < n; ++j) {
+      const float y = std::fabs(x[i + j]) * inverse, above = y > kLeast ? y : kLeast, bounded = above < 1.0f ? above : 1.0f;
+      bits[j] = std::bit_cast<uint32_t>(bounded);
+    }
+    for (int64_t j = 0; j < n; ++j) cells[j] = map.cells[(bits[j] >> 16) - DynamicMap::kFirstCell];
+    for (int64_t j = 0; j < n; ++j) {
+      const uint32_t k = (cells[j] >> 16) + ((bits[j] & 0xFFFFu) > (cells[j] & 0xFFFFu) ? 1u : 0u);
+      codes[i + j] = static_cast<uint8_t>(finish(x[i + j], k));
     }
   }
 }
 
+void encode_signed(const float* x, Range r, const State8bit& s) {
+  encode(x, r, s, DynamicMap::with_sign(), [](float y, uint32_t k) {
+    const uint32_t most = k < 127 ? k : 127, below = most > 1 ? most : 1;
+    return std::bit_cast<uint32_t>(y) >> 31 ? 127 - below : 127 + k;
+  });
+}
+
 void encode_unsigned(const float* x, Range r, const State8bit& s) {
-  uint8_t* codes = s.codes.as<uint8_t>() + r.begin;
-  const uint32_t* cells = DynamicMap::unsigned_().cells.data();
-  for (int64_t i = 0; i < r.n; i += kStateBlock) {
-    const int64_t end = std::min(r.n, i + kStateBlock);
-    const float inverse = rescale(x + i, end - i, s.scales.as<float>()[(r.begin + i) / kStateBlock]);
-    for (int64_t j = i; j < end; ++j) codes[j] = static_cast<uint8_t>(nearest(cells, x[j] * inverse));
-  }
+  encode(x, r, s, DynamicMap::unsigned_(), [](float, uint32_t k) { return k; });
 }
 
 }  // namespace
