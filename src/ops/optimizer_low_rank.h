@@ -14,7 +14,7 @@ struct RandomProjection {
 void random_projection(Context& context, const RandomProjection& args);
 
 // P ← the first `rank` right (or left) singular vectors of `matrix` [R,C], rank ≤ min(R,C), by the eigenvectors of the
-// smaller Gram matrix in double. Their signs are arbitrary. About 10·min(R,C)³ FLOPs on one thread.
+// smaller Gram matrix in double. Each one's largest component is positive. About 10·min(R,C)³ FLOPs on one thread.
 struct SingularVectors {
   Tensor matrix, out;
   bool right = true;

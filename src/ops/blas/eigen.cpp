@@ -23,10 +23,14 @@ View rows_of(const Tensor& t, int64_t begin, int64_t n, double* memory) {
   return out;
 }
 
+// The largest component is positive. A sign means nothing to one projection, but the moments of the last one go on.
 template <class V>
 void store(const V& x, const Tensor& out, int64_t k) {
+  Eigen::Index largest = 0;
+  x.cwiseAbs().maxCoeff(&largest);
+  const double sign = x(largest) < 0 ? -1.0 : 1.0;
   std::vector<float> row(static_cast<size_t>(out.cols));
-  for (int64_t j = 0; j < out.cols; ++j) row[static_cast<size_t>(j)] = static_cast<float>(x(j));
+  for (int64_t j = 0; j < out.cols; ++j) row[static_cast<size_t>(j)] = static_cast<float>(sign * x(j));
   convert(row.data(), DType::f32, static_cast<char*>(out.data) + static_cast<uint64_t>(k * out.stride) * size_of(out.dtype), out.dtype, row.size());
 }
 
