@@ -1,6 +1,6 @@
 // Time of one optimizer sweep over one matrix beside that of fp32 AdamW, for the three ways of storing weights.
 //
-//   build/bench_optimizers [rows] [cols] [name …]      default 8192 2048, all optimizers
+//   build/bench_optimizers [rows] [cols] [name …]      default 8192 2048, all optimizers and apollo_mini (rank 1)
 //
 // "GB/s" counts each tensor as read or written once; the copy line is what this machine reaches on plain memory.
 #include <fmt/core.h>
@@ -60,7 +60,8 @@ void sweep_line(const std::string& name, const Precision& precision, int64_t row
   fill(p.stepped(), 1, 0.1f);
   fill(p.gradient, 2, 0.01f);
   optim::OptimizerOptions options;
-  options.name = name;
+  options.name = name == "apollo_mini" ? "apollo" : name;
+  if (name == "apollo_mini") options.low_rank.rank = 1, options.low_rank.scale_type = "tensor", options.low_rank.scale = 128;
   options.weight_decay = 0.1f;
   options.state_dtype = precision.weights == DType::bf16 && !precision.masters ? DType::bf16 : DType::f32;
   const auto optimizer = optim::Optimizer::create(options);
@@ -81,7 +82,10 @@ void sweep_line(const std::string& name, const Precision& precision, int64_t row
 int main(int argc, char** argv) {
   const int64_t rows = argc > 1 ? std::atoll(argv[1]) : 8192, cols = argc > 2 ? std::atoll(argv[2]) : 2048;
   std::vector<std::string> names(argv + std::min(argc, 3), argv + argc);
-  if (names.empty()) names = optim::Optimizer::names();
+  if (names.empty()) {
+    names = optim::Optimizer::names();
+    names.push_back("apollo_mini");
+  }
   fmt::print("{} x {}, {}, {} threads\n{:28} {:22} {:>8} {:>10} {:>7}\n", rows, cols, ops::cpu_backend().name,
              ops::cpu_backend().threads(), "optimizer", "weights", "ns/param", "B/param", "GB/s");
   copy_line(rows * cols);

@@ -17,7 +17,7 @@ namespace {
 
 class Sgd : public Optimizer {
  public:
-  Sgd(const OptimizerOptions& options, bool decoupled) : Optimizer(options), decoupled_(decoupled) {
+  explicit Sgd(const OptimizerOptions& options) : Optimizer(options) {
     if (options.nesterov && options.momentum <= 0) refuse("optim: nesterov needs a momentum above 0");
   }
 
@@ -29,10 +29,7 @@ class Sgd : public Optimizer {
   void update(ops::Context& context, const Update& u) override {
     ops::sgd(context, {u.stepped, u.states.empty() ? Tensor{} : u.states[0], options_.momentum, options_.nesterov, u.step == 1});
   }
-  bool decoupled() const override { return decoupled_; }
-
- private:
-  bool decoupled_;
+  bool decoupled() const override { return false; }
 };
 
 class Lion : public Optimizer {
@@ -77,8 +74,9 @@ const std::map<std::string, std::function<std::unique_ptr<Optimizer>(const Optim
       {"adamw", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o); }},
       {"adam", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o, false); }},
       {"adamw_8bit", [](const OptimizerOptions& o) { return std::make_unique<Adam8bit>(o); }},
-      {"sgd", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o, false); }},
-      {"lomo", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o, true); }},
+      {"sgd", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o); }},
+      // Without momentum it is the same whether decay goes into the gradient.
+      {"lomo", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o); }},
       {"lion", [](const OptimizerOptions& o) { return std::make_unique<Lion>(o); }},
       {"lion_8bit", make_lion_8bit},
       {"adafactor", [](const OptimizerOptions& o) { return std::make_unique<Adafactor>(o, o.scale_parameter); }},

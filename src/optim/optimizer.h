@@ -34,7 +34,7 @@ struct MuonOptions {
 };
 
 struct OptimizerOptions {
-  // adamw, adam, sgd, lion, adafactor; with 8-bit states adamw_8bit, lion_8bit; lomo (sgd that decays the weight itself);
+  // adamw, adam, sgd, lion, adafactor; with 8-bit states adamw_8bit, lion_8bit; lomo (sgd);
   // adalomo (adafactor with scale_parameter); and for hidden matrices, the rest being AdamW's: apollo, galore, galore_8bit,
   // muon.
   std::string name = "adamw";

@@ -43,11 +43,10 @@ void factored_moments(const Adafactor& a, float* row_factor, float* col_factor) 
         const int64_t n = std::min(kBlock, cols - j);
         load(g, {i * cols + j, n}, block);
         for (int64_t l = 0; l < n; ++l) block[l] = a.of.grad_scale * block[l] * (a.of.grad_scale * block[l]) + a.eps;
+        for (int64_t l = 0; l < n; ++l) partial[j + l] += block[l];
         float part = 0;
-        for (int64_t l = 0; l < n; ++l) {
-          partial[j + l] += block[l];
-          part += block[l];
-        }
+#pragma omp simd reduction(+ : part)
+        for (int64_t l = 0; l < n; ++l) part += block[l];
         sum += part;
       }
       r[i] = a.beta * r[i] + (1 - a.beta) * static_cast<float>(sum / static_cast<double>(cols));
