@@ -7,7 +7,11 @@
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
+<<<<<<< HEAD
 #include "train/data_setup.h"
+=======
+#include "train/optimizer_options.h"
+>>>>>>> optimizers
 #include "util/error.h"
 #include "util/log.h"
 
@@ -58,40 +62,6 @@ std::vector<optim::LrGroup> lr_groups(const Config& c) {
     groups.push_back({pattern, multiple ? x : x / c.learning_rate});
   }
   return groups;
-}
-
-optim::OptimizerOptions optimizer_options(const Config& c) {
-  optim::OptimizerOptions o;
-  o.name = c.optim.starts_with("adamw") ? "adamw" : c.optim.starts_with("lion") ? "lion" : c.optim;
-  o.beta1 = static_cast<float>(c.adam_beta1);
-  o.beta2 = static_cast<float>(c.adam_beta2);
-  o.eps = static_cast<float>(c.adam_epsilon);
-  o.weight_decay = static_cast<float>(c.weight_decay);
-  o.anchor_decay = static_cast<float>(c.l2_to_base);
-  o.state_dtype = c.pure_bf16 ? DType::bf16 : DType::f32;
-  o.seed = static_cast<uint64_t>(c.seed);
-  for (const auto& [name, value] : c.optim_args) {
-    const bool adam = o.name == "adam" || o.name == "adamw", factored = o.name == "adafactor";
-    const auto flag = [&, &name = name, &value = value] {
-      if (value != "true" && value != "True" && value != "false" && value != "False")
-        refuse("optim_args: {} must be true or false, not \"{}\"", name, value);
-      return value == "true" || value == "True";
-    };
-    const auto real = [&, &name = name, &value = value](double low, double high) {
-      const double x = number_of(value, "optim_args: " + name);
-      if (x < low || x > high) refuse("optim_args: {} is {}; expected {} to {}", name, value, low, high);
-      return static_cast<float>(x);
-    };
-    if (adam && name == "amsgrad") o.amsgrad = flag();
-    else if (o.name == "sgd" && name == "momentum") o.momentum = real(0, 0.9999);
-    else if (o.name == "sgd" && name == "nesterov") o.nesterov = flag();
-    else if (factored && name == "scale_parameter") o.scale_parameter = flag();
-    else if (factored && name == "clip_threshold") o.clip_threshold = real(1e-6, 1e6);
-    else if (factored && name == "decay_rate") o.decay_rate = real(-10, 0);
-    else refuse("optim_args: {} knows no \"{}\"; known are amsgrad (adam, adamw), momentum and nesterov (sgd), scale_parameter, "
-                "clip_threshold and decay_rate (adafactor)", c.optim, name);
-  }
-  return o;
 }
 
 void plan_engine(RunSetup& setup) {
