@@ -194,6 +194,7 @@ void Optimizer::hand_over(const nn::Parameter& from, const nn::Parameter& to) {
   for (const Tensor& t : node.mapped().tensors) std::memset(t.data, 0, t.bytes());
   owned_.insert(std::move(node));
   std::replace(order_.begin(), order_.end(), &from, &to);
+  if (targets_.erase(&from)) targets_.insert(&to);
 }
 
 void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parameters) {

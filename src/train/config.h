@@ -59,12 +59,10 @@ struct Config {
   std::string gradient_checkpointing = "none";
   std::string optim = "adamw_torch";
   Pairs optim_args;
-<<<<<<< HEAD
   bool use_badam = false;
   std::string badam_mode = "layer", badam_switch_mode = "ascending";
   std::optional<int64_t> badam_start_block;
   int64_t badam_switch_interval = 50;
-=======
   std::vector<std::string> optim_target_modules;
   bool use_galore = false, galore_layerwise = false;
   std::vector<std::string> galore_target{"all"};
@@ -77,7 +75,6 @@ struct Config {
   double apollo_scale = 32.0;
   std::string apollo_proj = "random", apollo_proj_type = "std", apollo_scale_type = "channel";
   bool use_muon = false;
->>>>>>> optimizers
   bool optimizer_in_backward = false;
   std::string clipping = "auto";
   double weight_decay = 0, l2_to_base = 0;

@@ -83,17 +83,6 @@ class Schema {
     flag("fp16", &Config::fp16, "fp16 weights and matrix work with fp32 masters and moments and a dynamic loss scale. An update whose gradients overflow is skipped and counted. bf16 needs none of that.");
     choices("save_dtype", &Config::save_dtype, {"auto", "float32", "bfloat16", "float16"}, "Numbers in the saved model. `auto`: as the base has them (bfloat16 with `pure_bf16`).", {}, {{"fp32", "float32"}, {"bf16", "bfloat16"}, {"fp16", "float16"}});
     checkpointing();
-<<<<<<< HEAD
-    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor"}, "AdamW (all its names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate).");
-    maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor).");
-    flag("use_badam", &Config::use_badam, "BAdam, block coordinate descent: one layer learns at a time, so masters, gradients and optimizer states are those of one layer. Embedding, head and final norm keep the base's values.");
-    choices("badam_mode", &Config::badam_mode, {"layer"}, "The unit that takes turns. (`ratio` of LLaMA-Factory is not there.)");
-    choices("badam_switch_mode", &Config::badam_switch_mode, {"ascending", "descending", "random", "fixed"}, "The order in which layers take turns; `fixed`: only `badam_start_block` learns.");
-    add({"badam_start_block", "", "integer", "The layer that begins; default: the first, or with `descending` the last.",
-         [](Config& c, const Given& g) { c.badam_start_block = whole(g, 0, 1 << 20); },
-         [](const Config& c) { return c.badam_start_block ? text(*c.badam_start_block) : ""; }, {}});
-    integer("badam_switch_interval", &Config::badam_switch_interval, 1, int64_t{1} << 40, "Updates until the next layer's turn; it begins with fresh optimizer states.");
-=======
     choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit", "paged_lion_8bit", "lomo", "adalomo", "galore_adamw", "galore_adamw_8bit", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "apollo_adamw", "apollo_adamw_layerwise", "muon"}, "AdamW (its first four names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate). With 8-bit states (2 bytes a parameter instead of 8): AdamW under three names, Lion under two. `lomo`: SGD without momentum, `adalomo`: Adafactor with `scale_parameter`. GaLore, APOLLO and Muon treat the matrices of the layers, embeddings and the rest are AdamW's. `lomo`, `adalomo` and `…_layerwise` set `optimizer_in_backward`.");
     maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor), `rank` (128), `update_proj_gap` (200), `scale` (galore 0.25, apollo 1), `proj_type` (`std`, `reverse_std`, `right`, `left`) (galore, apollo), `proj` (`random`, `svd`), `scale_type` (`channel`, `tensor`), `scale_front` (apollo), `momentum` (0.95), `nesterov`, `ns_steps` (5), `eps`, `adjust_lr_fn` (`original`, `match_rms_adamw`, `spectral_unclamped`) (muon). APOLLO-Mini is `rank=1,scale_type=tensor,scale=128`.");
     list("optim_target_modules", &Config::optim_target_modules, "`galore_…`, `apollo_…`, `muon`: which matrices they treat, by names or regular expressions that are found in a parameter's name; empty or `all-linear`: every matrix of the layers.");
@@ -115,7 +104,13 @@ class Schema {
     flag("apollo_layerwise", &Config::apollo_layerwise, "The same as `optimizer_in_backward`.");
     flag("apollo_scale_front", &Config::apollo_scale_front, "Scale before the norm-growth limiter, not behind it.");
     flag("use_muon", &Config::use_muon, "Muon under LLaMA-Factory's key: `optim: muon` with `adjust_lr_fn=match_rms_adamw`.");
->>>>>>> optimizers
+    flag("use_badam", &Config::use_badam, "BAdam, block coordinate descent: one layer learns at a time, so masters, gradients and optimizer states are those of one layer. Embedding, head and final norm keep the base's values.");
+    choices("badam_mode", &Config::badam_mode, {"layer"}, "The unit that takes turns. (`ratio` of LLaMA-Factory is not there.)");
+    choices("badam_switch_mode", &Config::badam_switch_mode, {"ascending", "descending", "random", "fixed"}, "The order in which layers take turns; `fixed`: only `badam_start_block` learns.");
+    add({"badam_start_block", "", "integer", "The layer that begins; default: the first, or with `descending` the last.",
+         [](Config& c, const Given& g) { c.badam_start_block = whole(g, 0, 1 << 20); },
+         [](const Config& c) { return c.badam_start_block ? text(*c.badam_start_block) : ""; }, {}});
+    integer("badam_switch_interval", &Config::badam_switch_interval, 1, int64_t{1} << 40, "Updates until the next layer's turn; it begins with fresh optimizer states.");
     flag("optimizer_in_backward", &Config::optimizer_in_backward, "Update each parameter as soon as its gradient is complete and free the gradient: no memory for gradients, 2 bytes a parameter less in bf16. Needs `gradient_accumulation_steps: 1` and no fp16; for larger batches raise `per_device_train_batch_size` with `gradient_checkpointing: block`.");
     choices("clipping", &Config::clipping, {"auto", "global", "previous_step", "per_tensor", "off"}, "How `max_grad_norm` is applied. `global`: to the norm over all gradients of this update. With `optimizer_in_backward` that norm is not known in time: `previous_step` uses the norm of the update before (the first update is clipped per tensor), `per_tensor` clips each parameter's own norm. `auto`: `global`, or `previous_step` with `optimizer_in_backward`.");
     real("weight_decay", &Config::weight_decay, 0, 1e3, "Weight decay; norms and biases are left out. Decoupled, but for adam and sgd, as in PyTorch.");
@@ -267,11 +262,7 @@ const std::set<std::string>& ignored_keys() {
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-<<<<<<< HEAD
-      "streaming", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
-=======
-      "streaming", "use_badam", "use_dft_loss", "auto_find_batch_size",
->>>>>>> optimizers
+      "streaming", "use_dft_loss", "auto_find_batch_size",
       "quantization_bit", "disable_shuffling"};
   return keys;
 }

@@ -7,11 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
-<<<<<<< HEAD
 #include "train/data_setup.h"
-=======
 #include "train/optimizer_options.h"
->>>>>>> optimizers
 #include "util/error.h"
 #include "util/log.h"
 
