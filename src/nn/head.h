@@ -1,4 +1,6 @@
-// The head: the largest matrix, and never all of its logits at once. Works on labelled rows only, in chunks.
+// The head: the largest matrix, and never all of its logits at once. Works on labelled rows only, in chunks of tokens; or,
+// where updates inside backward want the weight's gradient final piece by piece, in slabs of the vocabulary: one pass for
+// the normalisers, a second for the gradients.
 #pragma once
 
 #include "nn/stream.h"
@@ -27,6 +29,7 @@ struct HeadOptions {
   bool normalise_rows = false;  // NormHead: logits = x·ŵᵀ over rows of length 1; the saved rows are not normalised
   float softcap = 0;            // c > 0: logits = c·tanh(logits/c)
   float z_loss = 0;             // while training, the loss of a token grows by z_loss·(largest logit)²
+  int64_t chunk_bytes = 320'000'000;  // of logits alive at a time, though never fewer than 64 rows or 256 words of them
 };
 
 class Head {
@@ -47,8 +50,9 @@ class Head {
   // Logits of some rows, fp32 [R,V] on the arena.
   Tensor logits(ops::Context& context, const Tensor& hidden_rows) const;
 
-  // Rows whose logits are alive at a time.
+  // Rows whose logits are alive at a time; and, in slabs, the words whose logits are.
   int64_t chunk_rows(int64_t capacity) const;
+  int64_t slab_words(int64_t capacity) const;
 
  private:
   // One chunk of logits, and what their way back needs.
@@ -56,11 +60,19 @@ class Head {
     Tensor logits;
     Tensor capped;  // a copy, where there is a soft cap and a backward
   };
-  Tensor inverse_norms(ops::Context& context) const;  // f32 [1,V] on the arena, or undefined
-  Chunk chunk(ops::Context& context, const Tensor& hidden_rows, const Tensor& inverse_norms, bool backward) const;
-  void chunk_gradients(Tape& tape, const Chunk& chunk, const Tensor& inverse_norms, const Tensor& dlogits,
-                       const Tensor& hidden_rows, const Tensor& dhidden) const;
-  void finish_weight_gradient(Tape& tape, const Tensor& inverse_norms) const;
+  // Rows of the weight, and where NormHead asks for it 1/‖w‖ of each, f32 [1,S].
+  struct Words {
+    int64_t first = 0;
+    Tensor weight, inverse_norms;
+  };
+  Words all_words(ops::Context& context) const;  // the norms lie on the arena
+  Chunk chunk(ops::Context& context, const Tensor& hidden_rows, const Words& words, bool backward) const;
+  void dlogits_back(ops::Context& context, const Chunk& chunk, const Words& words, const Tensor& dlogits) const;
+  void chunk_gradients(Tape& tape, const Chunk& chunk, const Words& words, const Tensor& dlogits, const Tensor& hidden_rows,
+                       const Tensor& dhidden) const;
+  void finish_weight_gradient(Tape& tape, const Words& words) const;
+  void loss_in_chunks(Tape& tape, Value hidden, const Targets& targets, const LossCall& call, Value dhidden) const;
+  void loss_in_slabs(Tape& tape, Value hidden, const Targets& targets, const LossCall& call, Value dhidden, RowSlabs how) const;
 
   Parameter& weight_;
   HeadOptions options_;

@@ -26,6 +26,7 @@ struct Parameter {
   Tensor gradient;             // undefined until somebody gives it storage
   DType gradient_dtype = DType::f32;
   bool trainable = true;
+  bool is_table = false;  // one row a word (embedding, head): rules for hidden matrices leave it out
   float lr_scale = 1;  // of the run's learning rate
   bool gradient_written = false;
   int pending_uses = 0;  // uses recorded with gradient in this step whose backward has not run

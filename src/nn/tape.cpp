@@ -92,12 +92,14 @@ Tensor Tape::stack_gradient(Rows rows, int64_t cols, DType dtype) {
   return gradient;
 }
 
+void Tape::reserve_gradient(Parameter& p) {
+  if (p.gradient.defined()) return;
+  p.gradient = stack_gradient(p.weight.rows, p.weight.cols, p.gradient_dtype);
+  p.gradient_written = false;
+}
+
 GradientTarget Tape::gradient_of(Parameter& p) {
-  if (!p.gradient.defined()) {
-    // Updates inside backward: the gradient lives on the stack until the parameter is complete.
-    p.gradient = stack_gradient(p.weight.rows, p.weight.cols, p.gradient_dtype);
-    p.gradient_written = false;
-  }
+  reserve_gradient(p);
   const bool accumulate = p.gradient_written;
   p.gradient_written = true;
   return {p.gradient, accumulate};

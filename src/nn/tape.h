@@ -28,6 +28,13 @@ struct Variable {
 };
 using Value = Variable*;
 
+// How the gradient of the head's weight may come.
+enum class RowSlabs {
+  no,    // in one piece, chunks of tokens are added to it
+  kept,  // slabs of rows, each written once, into one piece of the compute dtype
+  freed  // slabs of rows, each final with `rows_complete` and gone after it
+};
+
 // Where paging, offload, sharding, dequantisation and updates inside backward plug in. All do nothing by default.
 class StepHooks {
  public:
@@ -36,6 +43,9 @@ class StepHooks {
   virtual void release(int block) { (void)block; }
   // Every recorded use of the parameter in this step has run backward; input gradients that read it are done.
   virtual void gradient_complete(Parameter& parameter) { (void)parameter; }
+  virtual RowSlabs row_slabs(const Parameter& parameter) { return (void)parameter, RowSlabs::no; }
+  // The gradient of rows [first_row, first_row + gradient.rows) is final; nothing of this step reads them any more.
+  virtual void rows_complete(Parameter& parameter, int64_t first_row, const Tensor& gradient) { (void)parameter, (void)first_row, (void)gradient; }
 };
 
 enum class Recompute { none, block };
@@ -56,6 +66,7 @@ class Tape {
   void backward();
 
   ops::Context& context() { return context_; }
+  StepHooks& hooks() { return hooks_; }
   bool training() const { return mode_ != Mode::inference; }
   // Whether backward closures are wanted now (a first pass through a recomputed block wants none).
   bool recording() const { return mode_ == Mode::record || mode_ == Mode::replay; }
@@ -87,6 +98,8 @@ class Tape {
   // Parameters ---------------------------------------------------------------------------------------------------
   // Announces one use with gradient; each must be answered by one `complete_use` in backward.
   void announce_use(Parameter& parameter);
+  // Without storage of its own a gradient lives on the stack from here on, until the parameter is complete.
+  void reserve_gradient(Parameter& parameter);
   GradientTarget gradient_of(Parameter& parameter);
   // One target for adjacent parameters, or an undefined tensor where they must be treated one by one.
   GradientTarget gradient_of(const std::vector<Parameter*>& adjacent);

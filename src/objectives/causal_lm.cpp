@@ -1,5 +1,7 @@
 #include "objectives/objective.h"
 
+#include <cmath>
+
 namespace attune::objectives {
 
 double normaliser_of(const Objective& objective, const Step& step) {
@@ -16,12 +18,14 @@ double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& ba
                      const models::ForwardOptions& options) const {
   nn::Value hidden = model.forward(tape, batch.stream(), compute, options);
   model.head().loss(tape, hidden, batch.targets(), {batch.logp(), batch.correct(), tape.training() ? label_smoothing_ : 0.0f, nullptr});
-  if (tape.training()) tape.backward();
-  if (tape.context().dry()) return 0;
   double loss = 0;
-  const auto* logp = batch.logp().as<float>();
-  const auto* coefficient = batch.targets().coefficient.as<float>();
-  for (int64_t i = 0; i < batch.targets().rows.count; ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
+  if (!tape.context().dry()) {
+    const auto* logp = batch.logp().as<float>();
+    const auto* coefficient = batch.targets().coefficient.as<float>();
+    for (int64_t i = 0; i < batch.targets().rows.count; ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
+  }
+  // What is not finite must not reach weights that are updated inside backward.
+  if (tape.training() && std::isfinite(loss)) tape.backward();
   return loss;
 }
 

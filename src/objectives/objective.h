@@ -13,7 +13,8 @@ class Objective {
  public:
   virtual ~Objective() = default;
   virtual Normaliser normaliser() const = 0;
-  // Forward, and backward when `tape` trains. Returns this micro-batch's share of the step's loss (0 in dry mode).
+  // Forward, and backward when `tape` trains and the loss is finite. Returns this micro-batch's share of the step's loss
+  // (0 in dry mode).
   virtual double run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
                      const models::ForwardOptions& options) const = 0;
 };

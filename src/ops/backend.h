@@ -43,6 +43,8 @@ struct Backend {
   void (*scatter_rows)(const ScatterRows&);
   void (*dropout)(const Dropout&);
   void (*token_logprob)(const TokenLogprob&);
+  void (*logprob_slab)(const LogprobSlab&);
+  void (*finish_logprob)(const FinishLogprob&);
   void (*logit_gradient)(const LogitGradient&);
   void (*inverse_row_norms)(const InverseRowNorms&);
   void (*scale_columns)(const ScaleColumns&);

@@ -18,6 +18,7 @@ void check_sizes(const char* op, const Stepped& s, std::initializer_list<Tensor>
   const int64_t n = s.parameter.count();
   require(s.gradient.count() == n && (!s.copy.defined() || s.copy.count() == n) && (!s.anchor.defined() || s.anchor.count() == n),
           op, "parameter, gradient, copy and anchor have one size");
+  require(s.parameter.contiguous() && s.gradient.contiguous(), op, "contiguous parameter and gradient");
   for (const Tensor& t : states) require(!t.defined() || t.count() == n, op, "states have the parameter's size");
 }
 

@@ -19,6 +19,9 @@ struct Stepped {
   float grad_scale = 1, lr = 0, weight_decay = 0, anchor_decay = 0;
   bool decoupled = true;
   uint64_t rounding_key = 0;
+  // Where the tensors begin within the whole parameter: random bits and blocks of 8-bit states count from its start, so
+  // that a parameter stepped in slabs of rows gets the numbers of one stepped whole.
+  int64_t first_element = 0;
 };
 
 // Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019), as torch.optim.Adam and AdamW:

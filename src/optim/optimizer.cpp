@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <tuple>
 
 #include "util/error.h"
 #include "util/hash.h"
@@ -28,7 +29,8 @@ class Adam : public Optimizer {
     if (options_.amsgrad) all.push_back({"max_exp_avg_sq", p.shape, options_.state_dtype});
     return all;
   }
-  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t step) override {
+  void update(ops::Context& context, const Update& u) override {
+    const auto [of, s, step] = std::tie(u.stepped, u.states, u.step);
     ops::Adam args{of, s[0], s[1], options_.amsgrad ? s[2] : Tensor{}, options_.beta1, options_.beta2, options_.eps, 1, 1};
     args.correction1 = correction(options_.beta1, step);
     args.correction2 = correction(options_.beta2, step);
@@ -51,7 +53,8 @@ class Sgd : public Optimizer {
     if (options_.momentum == 0) return {};
     return {{"momentum_buffer", p.shape, options_.state_dtype}};
   }
-  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t step) override {
+  void update(ops::Context& context, const Update& u) override {
+    const auto [of, s, step] = std::tie(u.stepped, u.states, u.step);
     ops::sgd(context, {of, s.empty() ? Tensor{} : s[0], options_.momentum, options_.nesterov, step == 1});
   }
   bool decoupled() const override { return false; }
@@ -63,7 +66,8 @@ class Lion : public Optimizer {
 
  protected:
   std::vector<Slot> slots(const nn::Parameter& p) const override { return {{"exp_avg", p.shape, options_.state_dtype}}; }
-  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t) override {
+  void update(ops::Context& context, const Update& u) override {
+    const auto [of, s] = std::tie(u.stepped, u.states);
     ops::lion(context, {of, s[0], options_.beta1, options_.beta2});
   }
 };
@@ -71,6 +75,7 @@ class Lion : public Optimizer {
 class Adafactor : public Optimizer {
  public:
   explicit Adafactor(const OptimizerOptions& options) : Optimizer(options) {}
+  bool accepts_row_slabs(const nn::Parameter&) const override { return false; }  // column means, norm of the update
 
  protected:
   // Row and column means are a few numbers: they stay fp32.
@@ -78,7 +83,8 @@ class Adafactor : public Optimizer {
     if (p.is_vector()) return {{"exp_avg_sq", p.shape, DType::f32}};
     return {{"exp_avg_sq_row", {p.shape[0]}, DType::f32}, {"exp_avg_sq_col", {p.shape[1]}, DType::f32}};
   }
-  void update(ops::Context& context, const ops::Stepped& of, const std::vector<Tensor>& s, int64_t step) override {
+  void update(ops::Context& context, const Update& u) override {
+    const auto [of, s, step] = std::tie(u.stepped, u.states, u.step);
     ops::Adafactor args;
     args.of = of;
     if (s.size() == 1) args.v = s[0];
@@ -121,7 +127,7 @@ uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& paramet
   uint64_t bytes = 0;
   for (const auto& p : parameters.all()) {
     if (!p->trainable) continue;
-    Owned owned{slots(*p), {}, hash64(p->name)};
+    Owned owned{slots(*p), {}, {}, hash64(p->name)};
     for (const Slot& s : owned.slots) {
       uint64_t count = 1;
       for (int64_t n : s.shape) count *= static_cast<uint64_t>(n);
@@ -138,8 +144,7 @@ uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& paramet
   return bytes;
 }
 
-void Optimizer::step(ops::Context& context, nn::Parameter& p, int64_t step, float learning_rate, float grad_scale) {
-  const Owned& owned = owned_.at(&p);
+ops::Stepped Optimizer::stepped(nn::Parameter& p, int64_t step, float learning_rate, float grad_scale) const {
   ops::Stepped of;
   of.parameter = p.stepped();
   if (p.master.defined()) of.copy = p.weight;
@@ -150,8 +155,28 @@ void Optimizer::step(ops::Context& context, nn::Parameter& p, int64_t step, floa
   of.weight_decay = p.is_vector() ? 0 : options_.weight_decay;
   of.anchor_decay = options_.anchor_decay;
   of.decoupled = decoupled();
-  of.rounding_key = mix_key(options_.seed, static_cast<uint64_t>(step), owned.key);
-  update(context, of, owned.tensors, step);
+  of.rounding_key = mix_key(options_.seed, static_cast<uint64_t>(step), owned_.at(&p).key);
+  return of;
+}
+
+void Optimizer::step(ops::Context& context, nn::Parameter& p, int64_t step, float learning_rate, float grad_scale) {
+  update(context, {p, stepped(p, step, learning_rate, grad_scale), owned_.at(&p).tensors, step});
+}
+
+void Optimizer::step_rows(ops::Context& context, nn::Parameter& p, int64_t first_row, const Tensor& gradient, int64_t step,
+                          float learning_rate, float grad_scale) {
+  const int64_t rows = gradient.rows.count;
+  if (!accepts_row_slabs(p) || gradient.cols != p.weight.cols || first_row < 0 || first_row + rows > p.weight.rows.count)
+    fail("internal error: rows {} to {} of {} cannot be stepped alone", first_row, first_row + rows, p.name);
+  ops::Stepped of = stepped(p, step, learning_rate, grad_scale);
+  for (Tensor* t : {&of.parameter, &of.copy, &of.anchor})
+    if (t->defined()) *t = t->slice(first_row, rows);
+  of.gradient = gradient;
+  of.first_element = first_row * p.weight.cols;
+  Owned& owned = owned_.at(&p);
+  owned.of_rows.clear();
+  for (const Tensor& state : owned.tensors) owned.of_rows.push_back(state_rows(p, state, first_row, rows));
+  update(context, {p, of, owned.of_rows, step});
 }
 
 std::vector<StateTensor> Optimizer::states() const {

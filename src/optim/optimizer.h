@@ -43,6 +43,12 @@ class Optimizer {
   uint64_t allocate(Arena::Kind kind, const nn::ParameterStore& parameters);
   // `step` counts from 1. The gradient is multiplied by `grad_scale` on the way, the rate by Parameter::lr_scale.
   void step(ops::Context& context, nn::Parameter& parameter, int64_t step, float learning_rate, float grad_scale);
+  // Whether a slab of rows can be stepped before the gradient of the others is known.
+  virtual bool accepts_row_slabs(const nn::Parameter&) const { return true; }
+  // Steps rows [first_row, first_row + gradient rows) alone, with exactly the result that the whole step has for them.
+  // `gradient_of_rows` [rows, cols] stands in for Parameter::gradient. Only where accepts_row_slabs.
+  void step_rows(ops::Context& context, nn::Parameter& parameter, int64_t first_row, const Tensor& gradient_of_rows, int64_t step,
+                 float learning_rate, float grad_scale);
   std::vector<StateTensor> states() const;
 
  protected:
@@ -54,8 +60,18 @@ class Optimizer {
     DType dtype;
   };
   virtual std::vector<Slot> slots(const nn::Parameter& parameter) const = 0;
-  // `states` in the order of slots().
-  virtual void update(ops::Context& context, const ops::Stepped& stepped, const std::vector<Tensor>& states, int64_t step) = 0;
+  // What update() needs: the parameter for its name and shape, `stepped` for its numbers.
+  struct Update {
+    const nn::Parameter& parameter;
+    ops::Stepped stepped;
+    const std::vector<Tensor>& states;  // in the order of slots()
+    int64_t step;                       // from 1
+  };
+  virtual void update(ops::Context& context, const Update& update) = 0;
+  // The part of a state that belongs to `rows` rows of the parameter from `first_row` on.
+  virtual Tensor state_rows(const nn::Parameter&, const Tensor& state, int64_t first_row, int64_t rows) const {
+    return state.slice(first_row, rows);
+  }
   virtual bool decoupled() const { return true; }
 
   OptimizerOptions options_;
@@ -63,9 +79,11 @@ class Optimizer {
  private:
   struct Owned {
     std::vector<Slot> slots;
-    std::vector<Tensor> tensors;
+    std::vector<Tensor> tensors, of_rows;  // of_rows: views that step_rows makes, kept so that it takes no memory
     uint64_t key;  // of the HF name, so that sharding changes no rounding
   };
+  ops::Stepped stepped(nn::Parameter& parameter, int64_t step, float learning_rate, float grad_scale) const;
+
   std::unique_ptr<Arena> memory_;
   std::map<const nn::Parameter*, Owned> owned_;
   std::vector<const nn::Parameter*> order_;

@@ -23,6 +23,26 @@ int64_t count_correct(const objectives::BatchView& view) {
 
 }  // namespace
 
+namespace {
+
+void check(const EngineOptions& o) {
+  if (!o.optimizer_in_backward) {
+    if (o.clipping == Clipping::previous_step && o.max_grad_norm > 0)
+      refuse("clipping: previous_step belongs to optimizer_in_backward; without it the norm of this update is known: use global");
+    return;
+  }
+  if (o.micro_batches > 1)
+    refuse("optimizer_in_backward: a gradient is gone as soon as it is used, so it cannot be added up over {} micro-batches. Set "
+           "gradient_accumulation_steps: 1 and raise per_device_train_batch_size instead; gradient_checkpointing: block makes room for it",
+           o.micro_batches);
+  if (o.loss_scaling)
+    refuse("optimizer_in_backward: fp16 must look at all gradients for overflow before the first update. Use bf16 or pure_bf16");
+  if (o.clipping == Clipping::global && o.max_grad_norm > 0)
+    refuse("clipping: global needs all gradients at once, with optimizer_in_backward there never are. Use previous_step, per_tensor or off");
+}
+
+}  // namespace
+
 void allocate_model(models::Decoder& model, const EngineOptions& options, Arena::Kind kind) {
   tuning::apply(options.tuning, model);
   optim::apply_groups(options.lr_groups, model.parameters());
@@ -33,21 +53,18 @@ void allocate_model(models::Decoder& model, const EngineOptions& options, Arena:
 Engine::Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options,
                Arena::Kind kind, uint64_t activation_bytes)
     : model_(model), objective_(objective), options_(options) {
-  if (options.optimizer_in_backward && (options.micro_batches > 1 || options.max_grad_norm > 0))
-    refuse("optimizer_in_backward: gradients are never all alive at once, so gradient_accumulation_steps must be 1 and "
-           "max_grad_norm 0");
+  check(options);
   auto& parameters = model.parameters();
   for (const auto& p : parameters.all()) memory_.weights += p->weight.bytes();
+  optimizer_ = optim::Optimizer::create(options.optimizer);
   choose_gradient_dtypes();
   for (const auto& p : parameters.all())
     if (p->master.defined()) memory_.masters += p->master.bytes();
   std::vector<nn::Parameter*> stored;
   for (const auto& p : parameters.all())
     // A tied table collects from both ends of the network: its gradient must outlive every block.
-    if (!options.optimizer_in_backward || (p.get() == &model.embedding() && model.config().tie_word_embeddings))
-      stored.push_back(p.get());
+    if (!options.optimizer_in_backward || tied(*p)) stored.push_back(p.get());
   memory_.gradients = parameters.allocate_gradients(kind, stored);
-  optimizer_ = optim::Optimizer::create(options.optimizer);
   memory_.optimizer = optimizer_->allocate(kind, parameters);
   if (options.optimizer.anchor_decay > 0) memory_.optimizer += parameters.allocate_anchors(kind, options.anchor_dtype);
   if (options.loss_scaling) scaler_.scale = LossScaler::kFirst;
@@ -58,13 +75,16 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   squared_norms_.resize(parameters.all().size());
 }
 
+bool Engine::tied(const nn::Parameter& p) const { return &p == &model_.embedding() && model_.config().tie_word_embeddings; }
+
 // One contribution is written and rounded once: the compute dtype will do. Several are summed: fp32.
 void Engine::choose_gradient_dtypes() {
   const int64_t rows = options_.capacity.label_rows;
   const bool chunks = rows > 0 && model_.head().chunk_rows(rows) < rows;
   for (const auto& p : model_.parameters().all()) {
     const bool head = p.get() == &model_.head_weight();
-    const bool summed = options_.micro_batches > 1 || (head && (chunks || model_.config().tie_word_embeddings));
+    const bool in_chunks = chunks && row_slabs(*p) == nn::RowSlabs::no;
+    const bool summed = options_.micro_batches > 1 || (head && (in_chunks || model_.config().tie_word_embeddings));
     p->gradient_dtype = summed ? DType::f32 : options_.compute;
   }
 }
@@ -83,6 +103,7 @@ double Engine::run_micro_batch(const objectives::BatchView& view, bool last) {
 
 StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   number_ = number;
+  updated_ = 0;
   learning_rate_ = learning_rate;
   model_.parameters().begin_step();
   std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
@@ -118,31 +139,70 @@ void Engine::finish_gradients(StepResult& result) {
            "checkpoint is intact", number_, scaler_.scale);
     return;
   }
+  previous_norm_ = result.grad_norm;
   if (options_.optimizer_in_backward) return;
   auto scale = static_cast<float>(1 / scaler_.scale);
-  if (options_.max_grad_norm > 0 && result.grad_norm > 0)
+  if (options_.clipping == Clipping::global && options_.max_grad_norm > 0 && result.grad_norm > 0)
     scale *= std::min(1.0f, options_.max_grad_norm / (static_cast<float>(result.grad_norm) + 1e-6f));
   update_all(scale);
   if (options_.loss_scaling) scaler_.good();
 }
 
 void Engine::update_all(float scale) {
-  for (const auto& p : model_.parameters().all())
-    if (p->trainable && (p->gradient_written || context_->dry()))
-      optimizer_->step(*context_, *p, updates(), learning_rate_, scale);
+  const auto& all = model_.parameters().all();
+  for (size_t i = 0; i < all.size(); ++i) {
+    nn::Parameter& p = *all[i];
+    if (!p.trainable || !(p.gradient_written || context_->dry())) continue;
+    const float own = options_.clipping == Clipping::per_tensor ? tensor_scale(squared_norms_[i] * scale * scale) : 1.0f;
+    optimizer_->step(*context_, p, updates(), learning_rate_, scale * own);
+  }
 }
 
-void Engine::gradient_complete(nn::Parameter& parameter) {
+size_t Engine::index_of(const nn::Parameter& parameter) const {
   const auto& all = model_.parameters().all();
   size_t index = 0;
   while (all[index].get() != &parameter) ++index;
-  squared_norms_[index] = ops::squared_norm(*context_, parameter.gradient);
+  return index;
+}
+
+// Adds to the books; returns the squared norm of this gradient.
+double Engine::note_norm(const nn::Parameter& parameter, const Tensor& gradient) {
+  const double squared = ops::squared_norm(*context_, gradient);
+  squared_norms_[index_of(parameter)] += squared;
+  if (options_.optimizer_in_backward && !std::isfinite(squared)) report_bad_gradient();
+  return squared;
+}
+
+// By how much a gradient is scaled that is alone with its norm.
+float Engine::tensor_scale(double squared_norm) const {
+  const float limit = options_.max_grad_norm;
+  if (limit <= 0) return 1;
+  float scale = std::min(1.0f, limit / (static_cast<float>(std::sqrt(squared_norm)) + 1e-6f));
+  if (options_.clipping == Clipping::previous_step && previous_norm_ >= 0)
+    scale = std::min(scale, limit / (static_cast<float>(previous_norm_) + 1e-6f));
+  return scale;
+}
+
+void Engine::gradient_complete(nn::Parameter& parameter) {
+  const double squared = note_norm(parameter, parameter.gradient);
   if (!options_.optimizer_in_backward) return;
-  if (!std::isfinite(squared_norms_[index])) report_bad_gradient();
-  optimizer_->step(*context_, parameter, updates(), learning_rate_, 1.0f);
-  const bool stored = &parameter == &model_.embedding() && model_.config().tie_word_embeddings;
-  if (!stored) parameter.gradient = {};
+  optimizer_->step(*context_, parameter, updates(), learning_rate_, tensor_scale(squared));
+  ++updated_;
+  if (!tied(parameter)) parameter.gradient = {};
   parameter.gradient_written = false;
+}
+
+nn::RowSlabs Engine::row_slabs(const nn::Parameter& parameter) {
+  if (!options_.optimizer_in_backward || tied(parameter)) return nn::RowSlabs::no;
+  // Clipping by the parameter's own norm needs all of its gradient first.
+  const bool whole = options_.clipping == Clipping::per_tensor && options_.max_grad_norm > 0;
+  return !whole && optimizer_->accepts_row_slabs(parameter) ? nn::RowSlabs::freed : nn::RowSlabs::kept;
+}
+
+void Engine::rows_complete(nn::Parameter& parameter, int64_t first_row, const Tensor& gradient) {
+  const double squared = note_norm(parameter, gradient);
+  optimizer_->step_rows(*context_, parameter, first_row, gradient, updates(), learning_rate_, tensor_scale(squared));
+  ++updated_;
 }
 
 void Engine::evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses) {
@@ -205,9 +265,13 @@ void Engine::report_bad_loss(const MicroBatch& batch, const objectives::BatchVie
 void Engine::report_bad_gradient() const {
   const auto& all = model_.parameters().all();
   for (size_t i = 0; i < all.size(); ++i)
-    if (!std::isfinite(squared_norms_[i]))
+    if (!std::isfinite(squared_norms_[i])) {
+      if (updated_ > 0)
+        throw SpoiledModel(fmt::format("step {}: the gradient of {} is not finite, and {} parameters had been updated inside the backward "
+                                       "pass before it came: the model in memory is of no use any more.", number_, all[i]->name, updated_));
       fail("step {}: the gradient of {} is not finite. Lower the learning rate or use fp32 to find the cause; the last "
            "checkpoint is intact", number_, all[i]->name);
+    }
   fail("step {}: the gradient norm overflows", number_);
 }
 

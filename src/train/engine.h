@@ -13,6 +13,11 @@
 
 namespace attune::train {
 
+// What max_grad_norm is compared with. With updates inside backward the norm of all gradients is not known in time:
+// `previous_step` takes that of the update before, and no single tensor may exceed max_grad_norm (which global clipping
+// implies); before there is one that is all. `per_tensor`: each parameter's own norm.
+enum class Clipping { global, previous_step, per_tensor };
+
 struct EngineOptions {
   DType compute = DType::f32;  // of weights, activations and matrix work; sums are fp32
   bool masters = false;        // fp32 copies that the optimizer steps; without, bf16 weights are rounded stochastically
@@ -25,6 +30,7 @@ struct EngineOptions {
   BatchCapacity eval_capacity;  // evaluation; zeros where there is none
   int64_t micro_batches = 1;    // per step
   float max_grad_norm = 1.0f;   // 0: off
+  Clipping clipping = Clipping::global;
   bool optimizer_in_backward = false;
   float attention_dropout = 0, hidden_dropout = 0, embedding_dropout = 0, neftune_noise_alpha = 0;
   uint64_t seed = 42;
@@ -64,6 +70,12 @@ class BadToken : public Error {
   int64_t sample_;
 };
 
+// A gradient was not finite after updates inside backward had changed other parameters: the model in memory is of no use.
+class SpoiledModel : public Error {
+ public:
+  explicit SpoiledModel(const std::string& message) : Error(Blame::work, message) {}
+};
+
 class Engine : public nn::StepHooks {
  public:
   // `model` comes from allocate_model with the same options and `kind`, and holds the base's weights where a copy of
@@ -71,8 +83,8 @@ class Engine : public nn::StepHooks {
   Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options, Arena::Kind kind,
          uint64_t activation_bytes);
 
-  // Throws where loss or gradient is not finite, naming tensor or token; parameters are then untouched
-  // (with optimizer_in_backward they may not be).
+  // Throws where loss or gradient is not finite, naming tensor or token; parameters are then untouched, or with
+  // optimizer_in_backward and a gradient a SpoiledModel is thrown.
   StepResult step(const Step& step, int64_t number, float learning_rate);
   // Replaces `losses` by those of the batch's sequences.
   void evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses);
@@ -87,14 +99,23 @@ class Engine : public nn::StepHooks {
   models::Decoder& model() { return model_; }
   LossScaler& scaler() { return scaler_; }
   const EngineOptions& options() const { return options_; }
+  // Of the last update, below 0 before the first: what clipping: previous_step needs, and a checkpoint keeps.
+  double previous_norm() const { return previous_norm_; }
+  void set_previous_norm(double norm) { previous_norm_ = norm; }
 
   void gradient_complete(nn::Parameter& parameter) override;
+  nn::RowSlabs row_slabs(const nn::Parameter& parameter) override;
+  void rows_complete(nn::Parameter& parameter, int64_t first_row, const Tensor& gradient) override;
 
  private:
   void choose_gradient_dtypes();
   double run_micro_batch(const objectives::BatchView& view, bool last);
   void finish_gradients(StepResult& result);
   void update_all(float scale);
+  bool tied(const nn::Parameter& parameter) const;
+  size_t index_of(const nn::Parameter& parameter) const;
+  double note_norm(const nn::Parameter& parameter, const Tensor& gradient);
+  float tensor_scale(double squared_norm) const;
   [[noreturn]] void report_bad_loss(const MicroBatch& batch, const objectives::BatchView& view) const;
   [[noreturn]] void report_bad_gradient() const;
 
@@ -111,7 +132,9 @@ class Engine : public nn::StepHooks {
   MemoryParts memory_;
   ops::Work step_work_;
   LossScaler scaler_;
+  double previous_norm_ = -1;
   int64_t number_ = 0;
+  int64_t updated_ = 0;  // parameters that this step's backward has changed
   int64_t updates() const { return number_ - scaler_.skipped; }  // that the optimizer has made, this one included
   float learning_rate_ = 0;
 };

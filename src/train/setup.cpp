@@ -169,7 +169,11 @@ void plan_engine(RunSetup& setup) {
   e.capacity = setup.train_batches->capacity();
   if (setup.eval_batches) e.eval_capacity = setup.eval_batches->capacity();
   e.micro_batches = c.gradient_accumulation_steps;
-  e.max_grad_norm = static_cast<float>(c.max_grad_norm);
+  e.optimizer_in_backward = c.optimizer_in_backward;
+  e.max_grad_norm = static_cast<float>(c.clipping == "off" ? 0 : c.max_grad_norm);
+  e.clipping = c.clipping == "per_tensor"                                                    ? Clipping::per_tensor
+               : c.clipping == "previous_step" || (c.clipping == "auto" && c.optimizer_in_backward) ? Clipping::previous_step
+                                                                                             : Clipping::global;
   e.attention_dropout = static_cast<float>(c.attention_dropout.value_or(setup.architecture.attention_dropout));
   e.hidden_dropout = static_cast<float>(c.hidden_dropout);
   e.embedding_dropout = static_cast<float>(c.embedding_dropout);

@@ -149,6 +149,7 @@ Json Trainer::order_settings() const {
           {"dataloader_drop_last", config_.dataloader_drop_last},
           {"cutoff_len", config_.cutoff_len},
           {"optim", setup_.engine.optimizer.name},
+          {"optimizer_in_backward", setup_.engine.optimizer_in_backward},
           {"precision", config_.pure_bf16 ? "pure_bf16" : config_.fp16 ? "fp16" : config_.bf16 ? "bf16" : "fp32"},
           {"trainable_parameters", model_->parameters().trainable_count()}};
 }
@@ -200,6 +201,7 @@ void Trainer::restore() {
   if (state.contains("loss_scale"))
     engine_->scaler() = {state["loss_scale"].at("scale").get<double>(), state["loss_scale"].at("good_steps").get<int64_t>(),
                          state["loss_scale"].at("skipped").get<int64_t>()};
+  engine_->set_previous_norm(state.value("grad_norm", -1.0));
   // A kill between a checkpoint and its clean-up leaves one too many.
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
@@ -323,7 +325,7 @@ void Trainer::save_checkpoint(double epoch) {
   const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
                       {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
                       {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_},
-                      {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale},
+                      {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"grad_norm", engine_->previous_norm()},
                       {"threads", omp_get_max_threads()}, {"order", order_settings()}};
   c.state = state.dump(2) + "\n";
   write_checkpoint(output_, done_, c);
@@ -354,6 +356,12 @@ std::string Trainer::run() {
       result = engine_->step(step, done_ + 1, static_cast<float>(lr));
     } catch (const BadToken& bad) {
       fail("{} It stands at {}", bad.what(), setup_.train_set->where(bad.sample()));
+    } catch (const SpoiledModel& spoiled) {
+      const auto last = newest_checkpoint(output_);
+      fail("{} {}", spoiled.what(), last ? fmt::format("The run goes back to {}: resume_from_checkpoint: true continues there. Lower the "
+                                                       "learning rate first, or find the cause with optimizer_in_backward: false", last->string())
+                                         : std::string("There is no checkpoint to go back to yet: start afresh with a lower learning rate, and "
+                                                       "a smaller save_steps"));
     }
     ++done_;
     epoch = epoch_at(done_ - 1);

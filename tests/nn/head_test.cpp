@@ -204,6 +204,89 @@ TEST_F(HeadTest, AFrozenHeadStillPassesTheGradientOn) {
   EXPECT_FALSE(weight.gradient.defined());
 }
 
+// Collects what the head hands over slab by slab.
+class SlabHooks : public nn::StepHooks {
+ public:
+  explicit SlabHooks(nn::RowSlabs how) : how_(how) {}
+  nn::RowSlabs row_slabs(const nn::Parameter&) override { return how_; }
+  void rows_complete(nn::Parameter& p, int64_t first_row, const Tensor& gradient) override {
+    EXPECT_EQ(first_row * p.weight.cols, static_cast<int64_t>(collected.size()));
+    collected.insert(collected.end(), gradient.as<float>(), gradient.as<float>() + gradient.count());
+    ++slabs;
+    // The head may not look at these rows again: an optimizer has changed them.
+    const Tensor rows = p.weight.slice(first_row, gradient.rows.count);
+    std::fill(rows.as<float>(), rows.as<float>() + rows.count(), NAN);
+  }
+  void gradient_complete(nn::Parameter&) override { ++completions; }
+
+  std::vector<double> collected;
+  int slabs = 0, completions = 0;
+
+ private:
+  nn::RowSlabs how_;
+};
+
+TEST_P(HeadOptionsTest, SlabsOfTheVocabularyGiveWhatChunksOfTokensGive) {
+  nn::Parameter& weight = store.add("lm_head.weight", {1000, 12});
+  allocate();
+  make_targets(201, 1000);
+  options = GetParam();
+  for (float smoothing : {0.0f, 0.1f}) {
+    const auto run = [&](nn::StepHooks& with) {
+      std::vector<float> correct(labels.size());
+      nn::Tape own(context, with);
+      store.begin_step();
+      ArenaScope scope(arena);
+      own.begin(true);
+      nn::Value hidden = own.make(Rows::exactly(201), 12, DType::f32, true);
+      own.keep(hidden);
+      fill(hidden->value, 99);
+      nn::HeadOptions small = options;
+      small.chunk_bytes = 300'000;
+      nn::Head(weight, small).loss(own, hidden, targets, {Tensor::vector(logp.data(), DType::f32, targets.rows.count),
+                                                         Tensor::vector(correct.data(), DType::f32, targets.rows.count), smoothing, nullptr});
+      own.backward();
+      std::vector<float> known = logp;
+      known.insert(known.end(), correct.begin(), correct.end());
+      return Result{doubles(hidden->gradient), doubles(weight.gradient), known};
+    };
+    const auto weights = doubles(weight.weight);
+    const Result chunks = run(hooks);
+    SlabHooks kept(nn::RowSlabs::kept), freed(nn::RowSlabs::freed);
+    const Result whole = run(kept);
+    const Result pieces = run(freed);
+    std::copy(weights.begin(), weights.end(), weight.weight.as<float>());
+    EXPECT_EQ(kept.completions, 1);
+    EXPECT_EQ(kept.slabs, 0);
+    EXPECT_EQ(freed.completions, 0);
+    EXPECT_GT(freed.slabs, 1);
+    EXPECT_EQ(weight.pending_uses, 0);
+    for (size_t i = 0; i < chunks.logp.size(); ++i) EXPECT_NEAR(whole.logp[i], chunks.logp[i], 1e-5);
+    EXPECT_EQ(whole.logp, pieces.logp);
+    expect_close(whole.dhidden, chunks.dhidden, 1e-5);
+    expect_close(whole.dweight, chunks.dweight, 1e-5);
+    EXPECT_EQ(pieces.dhidden, whole.dhidden);
+    EXPECT_EQ(freed.collected, whole.dweight);
+  }
+}
+
+TEST_F(HeadTest, ALossThatIsNotFiniteReachesNoSlab) {
+  nn::Parameter& weight = store.add("lm_head.weight", {1000, 12});
+  allocate();
+  make_targets(201, 1000);
+  SlabHooks freed(nn::RowSlabs::freed);
+  nn::Tape own(context, freed);
+  own.begin(true);
+  nn::Value hidden = own.make(Rows::exactly(201), 12, DType::f32, true);
+  own.keep(hidden);
+  fill(hidden->value, 99);
+  hidden->value.row<float>(label_rows[5])[3] = NAN;
+  options.chunk_bytes = 300'000;
+  nn::Head(weight, options).loss(own, hidden, targets, {Tensor::vector(logp.data(), DType::f32, targets.rows.count), {}, 0, nullptr});
+  EXPECT_EQ(freed.slabs, 0);
+  EXPECT_TRUE(std::isnan(logp[5]));
+}
+
 TEST_F(HeadTest, ChunksChangeNothing) {
   constexpr int64_t kVocab = 1'250'001;  // so many that only 64 rows fit a chunk
   nn::Parameter& weight = store.add("lm_head.weight", {kVocab, 2});

@@ -57,6 +57,45 @@ TEST_P(CrossEntropy, LogProbabilitiesAndTheirGradient) {
     }
 }
 
+TEST_P(CrossEntropy, SlabsOfTheVocabularyGiveWhatWholeRowsGive) {
+  constexpr int64_t r = 7, v = 1000, size = 256;
+  Doubles z = random_doubles(r * v, 5, 4);
+  z[3 * v + 999] = z[3 * v + 5] = 30;  // two words are the likeliest, in different slabs
+  for (int64_t j = 0; j < v; ++j) z[static_cast<size_t>(4 * v + j)] = -200 + static_cast<double>(j) * 0.4;  // the highest comes last
+  z = rounded(z, DType::f32);
+  const Doubles c = rounded(random_doubles(r, 2), DType::f32);
+  const std::vector<int32_t> labels{0, 255, 256, 999, 999, 512, 700};
+  for (const auto& [smoothing, z_loss, dtype] : {std::tuple{0.0f, 0.0f, DType::f32}, {0.1f, 0.01f, DType::f32}, {0.1f, 0.01f, DType::bf16}}) {
+    Owned whole(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), correct(DType::f32, 1, r), coefficient(DType::f32, 1, r, c);
+    ops::token_logprob(context, {whole, vector_of(labels), logp, lse, correct, smoothing, z_loss});
+    const Tensor expected = ops::logit_gradient(context, {whole, vector_of(labels), lse, coefficient, dtype, smoothing, z_loss});
+
+    Owned state(DType::f32, r, ops::SlabColumn::count), slab_logp(DType::f32, 1, r), slab_lse(DType::f32, 1, r), slab_correct(DType::f32, 1, r);
+    const auto for_each_slab = [&](auto&& body) {
+      for (int64_t first = 0; first < v; first += size) {
+        const int64_t n = std::min(size, v - first);
+        Doubles part;
+        for (int64_t i = 0; i < r; ++i) part.insert(part.end(), z.begin() + i * v + first, z.begin() + i * v + first + n);
+        Owned slab(DType::f32, r, n, part);
+        body(slab.tensor, first, n);
+      }
+    };
+    for_each_slab([&](const Tensor& slab, int64_t first, int64_t) { ops::logprob_slab(context, {slab, vector_of(labels), state, first}); });
+    ops::finish_logprob(context, {state, v, slab_logp, slab_lse, slab_correct, smoothing, z_loss});
+    EXPECT_LT(error_of(slab_logp.doubles(), logp.doubles()), 1e-6);
+    EXPECT_LT(error_of(slab_lse.doubles(), lse.doubles()), 1e-6);
+    EXPECT_EQ(slab_correct.doubles(), correct.doubles());
+    for_each_slab([&](const Tensor& slab, int64_t first, int64_t n) {
+      const Tensor g = ops::logit_gradient(context, {slab, vector_of(labels), lse, coefficient, dtype, smoothing, z_loss, state, first, v});
+      for (int64_t i = 0; i < r; ++i)
+        for (int64_t j = 0; j < n; ++j) {
+          if (dtype == DType::f32) ASSERT_EQ(g.row<float>(i)[j], expected.row<float>(i)[first + j]) << i << ", " << first + j;
+          else ASSERT_EQ(to_float(g.row<BFloat16>(i)[j]), to_float(expected.row<BFloat16>(i)[first + j])) << i << ", " << first + j;
+        }
+    });
+  }
+}
+
 TEST_P(CrossEntropy, LabelSmoothingSpreadsTheTargetAndAccuracyCountsTheLikeliestWord) {
   const size_t r = 7, v = 129;
   const double smoothing = 0.1f;

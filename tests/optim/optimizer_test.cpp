@@ -6,6 +6,7 @@
 
 #include "optim/schedule.h"
 #include "support/fixtures.h"
+#include "util/rng.h"
 
 namespace attune {
 namespace {
@@ -80,6 +81,36 @@ class Steps {
   std::unique_ptr<optim::Optimizer> optimizer_;
 };
 
+std::string bytes_of(const Tensor& t) { return {static_cast<const char*>(t.data), t.bytes()}; }
+
+// One matrix with weights and gradients of any size and type.
+struct Matrix {
+  Matrix(const optim::OptimizerOptions& options, DType dtype, bool masters, int64_t rows, int64_t cols)
+      : optimizer(optim::Optimizer::create(options)) {
+    store.add("model.layers.0.mlp.up_proj.weight", {rows, cols});
+    store.allocate_weights(Arena::Kind::real, dtype);
+    if (masters && dtype != DType::f32) store.allocate_masters(Arena::Kind::real);
+    fill(p().stepped(), 1, 0.5f);
+    if (p().master.defined()) convert(p().master.data, DType::f32, p().weight.data, dtype, static_cast<size_t>(p().count()));
+    if (options.anchor_decay > 0) store.allocate_anchors(Arena::Kind::real, dtype);
+    p().gradient_dtype = dtype;
+    store.allocate_gradients(Arena::Kind::real, {&p()});
+    optimizer->allocate(Arena::Kind::real, store);
+  }
+  static void fill(const Tensor& t, uint64_t key, float scale) {
+    std::vector<float> x(static_cast<size_t>(t.count()));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = scale * (uniform_float(element_bits(key, i)) - 0.5f);
+    convert(x.data(), DType::f32, t.data, t.dtype, x.size());
+  }
+  void draw_gradient(int64_t t) { fill(p().gradient, 1000 + static_cast<uint64_t>(t), 0.2f); }
+  nn::Parameter& p() { return *store.all()[0]; }
+
+  nn::ParameterStore store;
+  std::unique_ptr<optim::Optimizer> optimizer;
+  Arena arena{Arena::Kind::real, 64 << 20};
+  ops::Context context{ops::cpu_backend(), arena};
+};
+
 TEST(Optimizer, FollowsPyTorchForAHundredSteps) {
   const Json reference = read_json(fixture("optim/optimizers.json"));
   const auto peak = reference["peak"].get<float>();
@@ -141,6 +172,38 @@ TEST(Optimizer, Bf16StatesStayNearFp32OnesAndRepeatThemselves) {
     EXPECT_EQ(narrow.values(0), again.values(0)) << name;
     EXPECT_NE(narrow.values(0), exact.values(0)) << name;
   }
+}
+
+// Rules that look at one element at a time may step a matrix in slabs of rows, as its gradient becomes known.
+class SlabCase : public ::testing::TestWithParam<std::tuple<const char*, DType, bool>> {};
+
+TEST_P(SlabCase, SlabsOfRowsGiveTheWholeStepBitForBit) {
+  const auto [name, dtype, masters] = GetParam();
+  optim::OptimizerOptions o = options_of(name);
+  o.state_dtype = dtype == DType::bf16 && !masters ? DType::bf16 : DType::f32;
+  o.anchor_decay = 0.01f;
+  Matrix whole(o, dtype, masters, 37, 256), slabs(o, dtype, masters, 37, 256);
+  ASSERT_TRUE(slabs.optimizer->accepts_row_slabs(slabs.p())) << name;
+  for (int64_t t = 1; t <= 5; ++t) {
+    whole.draw_gradient(t), slabs.draw_gradient(t);
+    whole.optimizer->step(whole.context, whole.p(), t, 0.01f, 0.5f);
+    for (const auto& [first, rows] : {std::pair<int64_t, int64_t>{20, 17}, {0, 1}, {1, 12}, {13, 7}})  // in any order
+      slabs.optimizer->step_rows(slabs.context, slabs.p(), first, slabs.p().gradient.slice(first, rows), t, 0.01f, 0.5f);
+  }
+  EXPECT_EQ(bytes_of(whole.p().weight), bytes_of(slabs.p().weight));
+  EXPECT_EQ(bytes_of(whole.p().stepped()), bytes_of(slabs.p().stepped()));
+  const auto a = whole.optimizer->states(), b = slabs.optimizer->states();
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(bytes_of(a[i].tensor), bytes_of(b[i].tensor)) << a[i].name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Optimizer, SlabCase,
+                         ::testing::Combine(::testing::Values("adamw", "adamw amsgrad=true", "adam", "sgd", "sgd momentum=0.9", "lion"),
+                                            ::testing::Values(DType::f32, DType::bf16), ::testing::Bool()));
+
+TEST(Optimizer, RulesThatNeedTheWholeMatrixTakeNoSlabs) {
+  Matrix run(options_of("adafactor"), DType::f32, false, 4, 8);
+  EXPECT_FALSE(run.optimizer->accepts_row_slabs(run.p()));
+  EXPECT_THROW(run.optimizer->step_rows(run.context, run.p(), 0, run.p().gradient.slice(0, 2), 1, 0.1f, 1), Error);
 }
 
 TEST(Optimizer, L2ToTheBasePullsBackWhereWeightDecayPullsToZero) {

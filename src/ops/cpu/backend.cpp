@@ -33,6 +33,8 @@ const Backend& backend() {
       .scatter_rows = scatter_rows,
       .dropout = dropout,
       .token_logprob = token_logprob,
+      .logprob_slab = logprob_slab,
+      .finish_logprob = finish_logprob,
       .logit_gradient = logit_gradient,
       .inverse_row_norms = inverse_row_norms,
       .scale_columns = scale_columns,

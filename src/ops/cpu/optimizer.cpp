@@ -19,12 +19,20 @@ void load(const Tensor& t, Range r, float* out) {
   });
 }
 
-// bf16 is rounded stochastically; `half` chooses which 16 of an element's 32 bits are used.
-void store(const float* in, const Tensor& t, Range r, uint64_t key, int half) {
+// A stream of random bits, one word an element: `half` chooses 16 of its 32 bits.
+struct Bits {
+  uint64_t key;
+  int half;
+  int64_t first_element;
+};
+
+// bf16 is rounded stochastically.
+void store(const float* in, const Tensor& t, Range r, Bits bits) {
   if (t.dtype == DType::bf16) {
     auto* x = t.as<BFloat16>() + r.begin;
+    const auto first = static_cast<uint64_t>(bits.first_element + r.begin);
     for (int64_t i = 0; i < r.n; ++i)
-      x[i] = to_bf16_stochastic(in[i], element_bits(key, static_cast<uint64_t>(r.begin + i)) >> (16 * half));
+      x[i] = to_bf16_stochastic(in[i], element_bits(bits.key, first + static_cast<uint64_t>(i)) >> (16 * bits.half));
   } else {
     std::memcpy(t.as<float>() + r.begin, in, static_cast<size_t>(r.n) * sizeof(float));
   }
@@ -56,8 +64,14 @@ void begin_block(const Stepped& s, Range r, float* p, float* g) {
   }
 }
 
+// Four streams: one for the weight, three for states.
+Bits weight_bits(const Stepped& s) { return {s.rounding_key, 0, s.first_element}; }
+Bits state_bits(const Stepped& s, int state) {
+  return {state == 0 ? s.rounding_key : mix_key(s.rounding_key, 1), state == 1 ? 0 : 1, s.first_element};
+}
+
 void end_block(const Stepped& s, Range r, const float* p) {
-  store(p, s.parameter, r, s.rounding_key, 0);
+  store(p, s.parameter, r, weight_bits(s));
   refresh(p, s.copy, r);
 }
 
@@ -75,14 +89,10 @@ void sweep(const Stepped& s, F&& rule) {
   }
 }
 
-// Streams of random bits beside the parameter's own.
-uint64_t second_key(const Stepped& s) { return mix_key(s.rounding_key, 1); }
-
 }  // namespace
 
 void adam(const Adam& a) {
   const float step = a.of.lr / a.correction1, root2 = std::sqrt(a.correction2);
-  const uint64_t key2 = second_key(a.of);
   sweep(a.of, [&](Range r, float* p, const float* g) {
     float m[kBlock], v[kBlock], highest[kBlock];
     load(a.m, r, m);
@@ -95,12 +105,12 @@ void adam(const Adam& a) {
     if (a.highest.defined()) {
       load(a.highest, r, highest);
       for (int64_t i = 0; i < r.n; ++i) highest[i] = std::max(highest[i], v[i]);
-      store(highest, a.highest, r, key2, 1);
+      store(highest, a.highest, r, state_bits(a.of, 2));
       w = highest;
     }
     for (int64_t i = 0; i < r.n; ++i) p[i] -= step * m[i] / (std::sqrt(w[i]) / root2 + a.eps);
-    store(m, a.m, r, a.of.rounding_key, 1);
-    store(v, a.v, r, key2, 0);
+    store(m, a.m, r, state_bits(a.of, 0));
+    store(v, a.v, r, state_bits(a.of, 1));
   });
 }
 
@@ -114,7 +124,7 @@ void sgd(const Sgd& a) {
     load(a.buffer, r, b);
     for (int64_t i = 0; i < r.n; ++i) b[i] = a.first ? g[i] : a.momentum * b[i] + g[i];
     for (int64_t i = 0; i < r.n; ++i) p[i] -= a.of.lr * (a.nesterov ? g[i] + a.momentum * b[i] : b[i]);
-    store(b, a.buffer, r, a.of.rounding_key, 1);
+    store(b, a.buffer, r, state_bits(a.of, 0));
   });
 }
 
@@ -127,7 +137,7 @@ void lion(const Lion& a) {
       p[i] -= a.of.lr * (c > 0 ? 1.0f : c < 0 ? -1.0f : 0.0f);
       m[i] = a.beta2 * m[i] + (1.0f - a.beta2) * g[i];
     }
-    store(m, a.m, r, a.of.rounding_key, 1);
+    store(m, a.m, r, state_bits(a.of, 0));
   });
 }
 
