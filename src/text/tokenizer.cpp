@@ -21,6 +21,10 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const fs::path& directory) {
          directory.string());
 }
 
+bool Tokenizer::found_in(const fs::path& directory) {
+  return fs::exists(directory / "tokenizer.json") || fs::exists(directory / "tokenizer.model") || fs::exists(directory / "vocab.txt");
+}
+
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)
     : tokenizer_(tokenizer), skip_special_(skip_special_tokens) {}
 

@@ -155,31 +155,23 @@ optim::OptimizerOptions optimizer_options(const Config& c) {
   return o;
 }
 
-void plan_engine(RunSetup& setup) {
-  const Config& c = setup.config;
-  EngineOptions& e = setup.engine;
-  e.compute = c.compute();
-  e.masters = c.bf16 || c.fp16;
-  if (c.pure_bf16) e.masters = false;
-  e.loss_scaling = c.fp16;
-  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
-  e.lr_groups = lr_groups(c);
-  e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
-  e.recompute = c.recompute();
-  e.capacity = setup.train_batches->capacity();
-  if (setup.eval_batches) e.eval_capacity = setup.eval_batches->capacity();
-  e.micro_batches = c.gradient_accumulation_steps;
-  e.optimizer_in_backward = c.optimizer_in_backward;
-  e.max_grad_norm = static_cast<float>(c.clipping == "off" ? 0 : c.max_grad_norm);
-  e.clipping = c.clipping == "per_tensor"                                                    ? Clipping::per_tensor
-               : c.clipping == "previous_step" || (c.clipping == "auto" && c.optimizer_in_backward) ? Clipping::previous_step
-                                                                                             : Clipping::global;
-  e.attention_dropout = static_cast<float>(c.attention_dropout.value_or(setup.architecture.attention_dropout));
-  e.hidden_dropout = static_cast<float>(c.hidden_dropout);
-  e.embedding_dropout = static_cast<float>(c.embedding_dropout);
-  e.neftune_noise_alpha = static_cast<float>(c.neftune_noise_alpha);
-  e.seed = static_cast<uint64_t>(c.seed);
-  e.optimizer = optimizer_options(c);
+// What a sequence can hold where there is no data: cutoff_len tokens, all but the first of them labels.
+struct Longest {
+  int64_t tokens, labels;
+};
+Longest longest_of(const data::Batcher* batches, const Config& c) {
+  if (!batches) return {c.cutoff_len, c.cutoff_len - 1};
+  const BatchCapacity& most = batches->capacity();
+  const int64_t labels = batches->options().packing ? most.max_seqlen - 1 : most.label_rows / batches->options().micro_batch_size;
+  return {std::min(most.max_seqlen, c.cutoff_len), std::min(labels, c.cutoff_len - 1)};
+}
+
+BatchCapacity eval_capacity(const RunSetup& s, const Config& c) {
+  const bool wanted = s.train_set ? s.eval_set != nullptr : c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
+  if (!wanted) return {};
+  const auto [tokens, labels] = longest_of(s.eval_batches.get(), c);
+  const int64_t b = c.per_device_eval_batch_size;
+  return {b * tokens, b, b * labels, tokens};
 }
 
 void plan_saving(RunSetup& s) {
@@ -194,6 +186,41 @@ void plan_saving(RunSetup& s) {
 }
 
 }  // namespace
+
+BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
+  const auto [tokens, labels] = longest_of(s.train_batches.get(), c);
+  const int64_t b = c.per_device_train_batch_size;
+  if (!c.packing) return {b * tokens, b, b * labels, tokens};
+  const int64_t room = b * std::max(c.cutoff_len, tokens);
+  return {room, std::max<int64_t>(1, room / 2), room, tokens};  // a sequence has at least two tokens
+}
+
+EngineOptions engine_options(const RunSetup& setup, const Config& c) {
+  EngineOptions e;
+  e.compute = c.compute();
+  e.masters = c.bf16 || c.fp16;
+  if (c.pure_bf16) e.masters = false;
+  e.loss_scaling = c.fp16;
+  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
+  e.lr_groups = lr_groups(c);
+  e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
+  e.recompute = c.recompute();
+  e.capacity = capacity_with(setup, c);
+  e.eval_capacity = eval_capacity(setup, c);
+  e.micro_batches = c.gradient_accumulation_steps;
+  e.optimizer_in_backward = c.optimizer_in_backward;
+  e.max_grad_norm = static_cast<float>(c.clipping == "off" ? 0 : c.max_grad_norm);
+  e.clipping = c.clipping == "per_tensor"                                                    ? Clipping::per_tensor
+               : c.clipping == "previous_step" || (c.clipping == "auto" && c.optimizer_in_backward) ? Clipping::previous_step
+                                                                                             : Clipping::global;
+  e.attention_dropout = static_cast<float>(c.attention_dropout.value_or(setup.architecture.attention_dropout));
+  e.hidden_dropout = static_cast<float>(c.hidden_dropout);
+  e.embedding_dropout = static_cast<float>(c.embedding_dropout);
+  e.neftune_noise_alpha = static_cast<float>(c.neftune_noise_alpha);
+  e.seed = static_cast<uint64_t>(c.seed);
+  e.optimizer = optimizer_options(c);
+  return e;
+}
 
 void protect_output(const Config& config) {
   const fs::path output = config.output_dir;
@@ -271,6 +298,22 @@ RunSetup prepare(const Config& config, const Fold& fold) {
   }
   check_ids(*s.train_set, s.architecture.vocab_size, config.model_name_or_path);
   if (s.eval_set) check_ids(*s.eval_set, s.architecture.vocab_size, config.model_name_or_path);
+  arrange(s, config);
+  return s;
+}
+
+RunSetup prepare_without_data(const Config& config) {
+  RunSetup s;
+  s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
+  s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
+  arrange(s, config);
+  return s;
+}
+
+namespace {
+
+void arrange_batches(RunSetup& s) {
+  const Config& config = s.config;
   data::BatchingOptions batching;
   batching.micro_batch_size = config.per_device_train_batch_size;
   batching.micro_batches = config.gradient_accumulation_steps;
@@ -286,11 +329,19 @@ RunSetup prepare(const Config& config, const Fold& fold) {
     eval.shuffle = false;
     s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval);
   }
-  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
   count_steps(s);
-  plan_engine(s);
+}
+
+}  // namespace
+
+void arrange(RunSetup& s, const Config& config) {
+  s.config = config;
+  s.epoch_ends.clear();
+  s.total_steps = std::max<int64_t>(0, config.max_steps);
+  if (s.train_set) arrange_batches(s);
+  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
+  s.engine = engine_options(s, config);
   plan_saving(s);
-  return s;
 }
 
 std::vector<std::string> describe_data(const RunSetup& s) {
