@@ -17,6 +17,8 @@ namespace {
 // What measuring may take: the plan of a run that is about to start, one that is asked for, and one from config.json alone.
 constexpr double kBeforeRun = 0.8, kAsked = 1.6, kWithoutData = 0.3, kSuggestions = 0.3;
 
+constexpr uint64_t kOperands = 128'000'000, kFewOperands = 32'000'000;
+
 struct Planned {
   plan::Plan plan;
   std::vector<plan::Suggestion> suggestions;
@@ -25,7 +27,7 @@ struct Planned {
 // `always`: what else would fit is of interest even where the run does.
 Planned make_plan(train::RunSetup& setup, double budget, bool always) {
   Planned p{plan::make_plan(setup, nullptr), {}};
-  plan::Calibration calibration(budget, plan::calibration_memory(p.plan));
+  plan::Calibration calibration(budget, std::min(plan::calibration_memory(p.plan), setup.train_set ? kOperands : kFewOperands));
   p.plan = plan::make_plan(setup, &calibration);
   if (p.plan.fits() && !always) return p;
   calibration.add_budget(kSuggestions);

@@ -11,39 +11,17 @@
 #include "util/machine.h"
 
 namespace attune::plan {
+
 namespace {
 
-using ops::Job;
-using ops::Ledger;
-
-// Larger weights are cut: what does not fit into any cache runs no slower for being larger.
-constexpr int64_t kWeightElements = 8 << 20;
-constexpr int64_t kSweepElements = 4 << 20;
-constexpr int64_t kSequence = 2048;  // attention over longer sequences costs the same per pair
 // 0.01 in bf16 and fp32, 1 in fp16: plain numbers, so that no arithmetic meets a special case.
 constexpr uint16_t kPattern = 0x3C23;
-
-bool is_product(const Job& job) { return job.op.starts_with("gemm"); }
-bool is_attention(const Job& job) { return job.op.starts_with("attention"); }
-double amount_of(const Job& job, const Ledger::Entry& e) { return is_product(job) || is_attention(job) ? e.work.flops : e.work.bytes; }
-
 void fill(void* memory, uint64_t bytes) { std::fill_n(static_cast<uint16_t*>(memory), bytes / 2, kPattern); }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-template <class F>
-double timed(F&& call) {
-  const double start = seconds_now();
-  call();
-  return seconds_now() - start;
-}
+}  // namespace
 
 // Operands, each from memory that was not touched for a while: in a step, too, much happens between two uses of a weight.
-class Operands {
+class Calibration::Operands {
  public:
   explicit Operands(uint64_t bytes) : arena_(Arena::Kind::real, bytes), indices_(Arena::Kind::real, 8 * kMostRows) {
     void* all = arena_.allocate(bytes / 64 * 64);
@@ -62,12 +40,38 @@ class Operands {
   Tensor vector(int64_t n, DType dtype) { return matrix(1, n, dtype); }
   Tensor rows(int64_t n) const { return rows_.columns(0, n); }    // 0, 1, 2 …
   Tensor zeros(int64_t n) const { return zeros_.columns(0, n); }
-  uint64_t capacity() const { return arena_.capacity(); }
 
  private:
   Arena arena_, indices_;
   Tensor rows_, zeros_;
 };
+
+namespace {
+
+using ops::Job;
+using ops::Ledger;
+
+// Larger weights are cut: what does not fit into any cache runs no slower for being larger.
+constexpr int64_t kWeightElements = 8 << 20;
+constexpr int64_t kSweepElements = 4 << 20;
+constexpr int64_t kSequence = 2048;  // attention over longer sequences costs the same per pair
+
+bool is_product(const Job& job) { return job.op.starts_with("gemm"); }
+bool is_attention(const Job& job) { return job.op.starts_with("attention"); }
+double amount_of(const Job& job, const Ledger::Entry& e) { return is_product(job) || is_attention(job) ? e.work.flops : e.work.bytes; }
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+template <class F>
+double timed(F&& call) {
+  const double start = seconds_now();
+  call();
+  return seconds_now() - start;
+}
 
 struct Shape {
   int64_t rows, x, y;
@@ -82,7 +86,7 @@ Shape cut(const Job& job, int64_t rows, uint64_t memory) {
   return {rows, x, y};
 }
 
-void run_product(ops::Context& context, Operands& from, const Job& job, const Shape& s) {
+void run_product(ops::Context& context, Calibration::Operands& from, const Job& job, const Shape& s) {
   ops::Gemm g;
   g.accumulate = job.accumulate;
   const auto [a, b, c] = job.dtypes;
@@ -97,7 +101,7 @@ void run_product(ops::Context& context, Operands& from, const Job& job, const Sh
   ops::gemm(context, g);
 }
 
-void run_attention(ops::Context& context, Operands& from, const Job& job, int64_t length) {
+void run_attention(ops::Context& context, Calibration::Operands& from, const Job& job, int64_t length) {
   ops::AttentionShape s;
   s.heads = job.shape[0], s.kv_heads = job.shape[1], s.head_dim = job.shape[2];
   s.scale = 0.1f;
@@ -117,45 +121,45 @@ void run_attention(ops::Context& context, Operands& from, const Job& job, int64_
 }
 
 // What streams through memory, one call each on [rows, columns] of the job's dtype.
-using Stream = void (*)(ops::Context&, Operands&, const Job&, int64_t rows);
+using Stream = void (*)(ops::Context&, Calibration::Operands&, const Job&, int64_t rows);
 const std::map<std::string_view, Stream>& streams() {
   static const std::map<std::string_view, Stream> all{
-      {"rms_norm_forward", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"rms_norm_forward", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::rms_norm_forward(c, {o.matrix(r, j.shape[0], j.dtypes[0]), o.vector(j.shape[0], j.dtypes[0]), 1e-6f,
                                    o.matrix(r, j.shape[0], j.dtypes[0]), o.vector(r, DType::f32), 0});
        }},
-      {"rms_norm_backward", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"rms_norm_backward", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::RmsNormBackward a;
          a.x = o.matrix(r, j.shape[0], j.dtypes[0]), a.dy = o.matrix(r, j.shape[0], j.dtypes[0]), a.dx = o.matrix(r, j.shape[0], j.dtypes[0]);
          a.weight = o.vector(j.shape[0], j.dtypes[0]), a.rstd = o.vector(r, DType::f32), a.dweight = o.vector(j.shape[0], j.dtypes[0]);
          a.accumulate_dx = true;
          ops::rms_norm_backward(c, a);
        }},
-      {"swiglu_forward", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"swiglu_forward", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::swiglu_forward(c, {o.matrix(r, j.shape[0], j.dtypes[0]), o.matrix(r, j.shape[0] / 2, j.dtypes[0])});
        }},
-      {"swiglu_backward", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"swiglu_backward", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          const Tensor x = o.matrix(r, 2 * j.shape[0], j.dtypes[0]);
          ops::swiglu_backward(c, {x, o.matrix(r, j.shape[0], j.dtypes[0]), x});
        }},
-      {"rope", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"rope", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          const int64_t d = j.shape[0] % 64 == 0 ? 64 : j.shape[0];
          ops::rope(c, {o.matrix(r, j.shape[0], j.dtypes[0]), o.rows(r), o.matrix(r, d / 2 * 2, DType::f32), j.shape[0] / d, false});
        }},
-      {"add", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"add", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          const Tensor out = o.matrix(r, j.shape[0], j.dtypes[0]);
          ops::add(c, {o.matrix(r, j.shape[0], j.dtypes[0]), out, out});
        }},
-      {"token_logprob", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"token_logprob", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::token_logprob(c, {o.matrix(r, j.shape[0], DType::f32), o.zeros(r), o.vector(r, DType::f32), o.vector(r, DType::f32), o.vector(r, DType::f32)});
        }},
-      {"logprob_slab", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"logprob_slab", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::logprob_slab(c, {o.matrix(r, j.shape[0], DType::f32), o.zeros(r), o.matrix(r, ops::SlabColumn::count, DType::f32), 0});
        }},
-      {"logit_gradient", [](ops::Context& c, Operands& o, const Job& j, int64_t r) {
+      {"logit_gradient", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::logit_gradient(c, {o.matrix(r, j.shape[0], DType::f32), o.zeros(r), o.vector(r, DType::f32), o.vector(r, DType::f32), DType::bf16});
        }},
-      {"squared_norm", [](ops::Context& c, Operands& o, const Job& j, int64_t r) { ops::squared_norm(c, o.matrix(r, 1024, j.dtypes[0])); }},
+      {"squared_norm", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) { ops::squared_norm(c, o.matrix(r, 1024, j.dtypes[0])); }},
   };
   return all;
 }
@@ -248,7 +252,8 @@ void Calibration::measure(const Ledger& ledger, const train::EngineOptions& opti
     matrix_flops_[options.compute] = pace.matrix_flops;
     axpy_bytes_ = pace.axpy_bytes;
   }
-  Operands operands(operands_bytes_);
+  if (!operands_) operands_ = std::make_unique<Operands>(operands_bytes_);
+  Operands& operands = *operands_;
   std::vector<Measurement> all;
   const int64_t most_rows = rows_within(ledger, (budget_ - (seconds_now() - start)) / 5, matrix_flops_.at(options.compute));
   for (const auto& [job, entry] : ledger.entries()) {
@@ -309,8 +314,9 @@ int64_t Calibration::rows_within(const Ledger& ledger, double seconds, double fl
 void Calibration::run(std::vector<Measurement>& all, double until) {
   for (Measurement& m : all) m.call();
   constexpr size_t kMostRounds = 15;
-  for (size_t round = 0; round < kMostRounds && (round == 0 || seconds_now() < until); ++round)
-    for (Measurement& m : all) m.times.push_back(timed(m.call));
+  for (size_t round = 0; round < kMostRounds; ++round)
+    for (Measurement& m : all)
+      if (round == 0 || seconds_now() < until) m.times.push_back(timed(m.call));
   for (Measurement& m : all) m.into->seconds = median(m.times);
 }
 

@@ -28,6 +28,7 @@ class Calibration {
   // `memory`: bytes that operands may take.
   Calibration(double seconds, uint64_t memory);
   ~Calibration();
+  class Operands;  // memory to measure on
   void add_budget(double seconds) { budget_ = std::max(0.0, budget_) + seconds; }
 
   // Measures what matters of the ledger's jobs and of one optimizer update; what is known already is not measured again.
@@ -50,6 +51,7 @@ class Calibration {
 
   double budget_;
   uint64_t operands_bytes_;
+  std::unique_ptr<Operands> operands_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<ops::Context> context_;
   std::map<ops::Job, Rate> rates_;
