@@ -249,7 +249,7 @@ std::vector<Suggestion> suggestions(const RunSetup& s, const Plan& plan, Calibra
   return out;
 }
 
-std::vector<std::string> settle(RunSetup& s) {
+std::vector<std::string> settle(RunSetup& s, uint64_t available) {
   std::vector<std::string> said;
   if (!s.config.auto_fit && !s.config.auto_batch) return said;
   if (const Settings then = recorded(s.config); !then.empty()) {
@@ -264,10 +264,12 @@ std::vector<std::string> settle(RunSetup& s) {
   const bool batch = s.config.auto_batch;
   if (batch) said.push_back(choose_batch(s));
   if (!s.config.auto_fit) return said;
-  const Plan plan = make_plan(s, nullptr);
+  Plan plan = make_plan(s, nullptr);
+  if (available > 0) plan.available_bytes = available;
   if (plan.fits()) return said;
   Calibration calibration(0.8, calibration_memory(plan));
-  const Plan timed = make_plan(s, &calibration);
+  Plan timed = make_plan(s, &calibration);
+  timed.available_bytes = plan.available_bytes;
   const auto ways = suggestions(s, timed, &calibration, 1);
   if (ways.empty() || !ways[0].fits)
     refuse("auto_fit: this run needs {} and {} are available; no combination of settings that is known fits. Choose a smaller model",

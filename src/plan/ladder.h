@@ -40,7 +40,8 @@ std::vector<Suggestion> suggestions(const train::RunSetup& setup, const Plan& pl
 
 // Settles `per_device_train_batch_size: auto` and, where the run does not fit, `auto_fit`; `setup` is arranged anew. A run that
 // resumes takes what it recorded. Returns what was chosen and why, a line each. Refuses where nothing fits.
-std::vector<std::string> settle(train::RunSetup& setup);
+// `available`: bytes; 0: what this machine has now.
+std::vector<std::string> settle(train::RunSetup& setup, uint64_t available = 0);
 
 // The configuration with other values for some keys.
 train::Config with_settings(const train::Config& config, const Settings& settings, const std::string& where);

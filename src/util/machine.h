@@ -11,6 +11,22 @@ uint64_t peak_memory_bytes();     // VmHWM
 uint64_t resident_memory_bytes(); // VmRSS
 uint64_t total_memory_bytes();    // the smaller of RAM and the control group's limit
 uint64_t available_memory_bytes();
+uint64_t swapped_memory_bytes();  // VmSwap: of this process
+
+// Notices when memory runs short while a program works. Cheap: a few lines of /proc a look.
+class MemoryWatch {
+ public:
+  MemoryWatch() : swapped_(swapped_memory_bytes()) {}
+  // What is wrong, the first time that something is; empty otherwise.
+  std::string look();
+  // The same from given numbers.
+  std::string judge(uint64_t swapped, uint64_t available, uint64_t total);
+
+ private:
+  uint64_t swapped_;
+  bool said_ = false;
+};
+
 std::string processor_name();
 std::vector<std::string> instruction_sets();  // of those that matter here: avx2, avx512f, avx512_bf16, amx_bf16 …
 double seconds_now();             // monotonic
