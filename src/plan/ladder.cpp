@@ -130,7 +130,7 @@ std::vector<Candidate> measured(const RunSetup& s, const Plan& plan, std::vector
   std::vector<Candidate> out;
   for (Candidate& c : all) {
     try {
-      c.suggestion.peak_bytes = make_plan(s, c.config, nullptr).parts.total() + plan.program_bytes + plan.sample_bytes;
+      c.suggestion.peak_bytes = make_plan(s, c.config, nullptr).peak_bytes();
     } catch (const Error&) {
       continue;  // not with the other settings
     }

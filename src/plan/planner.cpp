@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/backend.h"
+#include "ops/blas/onednn.h"
 #include "train/samples.h"
 #include "util/error.h"
 #include "util/machine.h"
@@ -48,6 +49,19 @@ ops::Ledger sweep_ledger(DryEngine& dry) {
     p->gradient = gradient;
   }
   return *context.ledger();
+}
+
+// What the math library takes that no arena knows of: code that it compiles for bf16 and its tables, and what the largest
+// fp32 product packs inside.
+uint64_t library_bytes(const ops::Ledger& ledger) {
+  constexpr uint64_t kCode = 24'000'000;
+  uint64_t packed = 0;
+  for (const auto& [job, e] : ledger.entries()) {
+    if (!job.op.starts_with("gemm") || job.dtypes[0] != DType::f32 || job.dtypes[1] != DType::f32) continue;
+    const bool tn = job.op == "gemm_tn";
+    packed = std::max(packed, ops::onednn::sgemm_hidden_bytes(tn ? job.shape[1] : job.shape[0], tn ? static_cast<int64_t>(e.rows / e.calls) : job.shape[1]));
+  }
+  return kCode + packed;
 }
 
 int64_t tokens_of(const Step& step) {
@@ -193,6 +207,7 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
     plan.parts = dry.engine->memory();
     plan.arena = dry.engine->arena().parts();
     plan.step = dry.engine->step_work();
+    plan.program_bytes = library_bytes(*dry.engine->context().ledger());
     plan.parameters = dry.model.parameters().count();
     plan.trainable = dry.model.parameters().trainable_count();
   }
@@ -200,9 +215,8 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
   plan.from_data = s.train_set != nullptr;
   plan.updates = s.total_steps;
   plan.sample_bytes = sample_bytes(s, options);
-  // What is resident now (program, tokenizer, data) plus what the math library takes when it first computes.
-  const uint64_t resident = resident_memory_bytes();
-  plan.program_bytes = resident + 24'000'000;
+  const uint64_t resident = resident_memory_bytes();  // program, tokenizer, data
+  plan.program_bytes += resident;
   plan.available_bytes = available_memory_bytes() + resident;
   if (!calibration) return plan;
   Config timed = config;

@@ -1,7 +1,9 @@
 #include "ops/blas/onednn.h"
 
 #include <dnnl.hpp>
+#include <omp.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -87,6 +89,12 @@ void sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, 
   const auto status = dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb,
                                  accumulate ? 1.0f : 0.0f, c, ldc);
   if (status != dnnl_success) fail("oneDNN sgemm failed with status {} for M={} N={} K={}", static_cast<int>(status), m, n, k);
+}
+
+// oneDNN is column-major inside, so its M is our N. Blocks of its AVX-512 kernel; those of others are smaller.
+uint64_t sgemm_hidden_bytes(int64_t n, int64_t k) {
+  constexpr int64_t kBlockM = 9984, kBlockK = 768;
+  return static_cast<uint64_t>(std::min(n, omp_get_max_threads() * kBlockM) * std::min(k, kBlockK)) * sizeof(float);
 }
 
 bool bf16_hardware() {
