@@ -95,7 +95,7 @@ Json sample_json(const train::RunSetup& s, int64_t i) {
   const auto weights = s.train_set->weights(i);
   Json tokens = Json::array();
   for (int32_t id : ids) tokens.push_back(s.tokenizer->id_to_token(id));
-  return {{"where", s.train_set->where(i)}, {"data_set", s.train_set->sources.at(static_cast<size_t>(s.train_set->source(i)))}, {"ids", std::vector<int32_t>(ids.begin(), ids.end())},
+  return {{"where", s.train_set->where(i)}, {"data_set", s.train_set->sources().at(static_cast<size_t>(s.train_set->source(i)))}, {"ids", std::vector<int32_t>(ids.begin(), ids.end())},
           {"tokens", tokens}, {"weights", std::vector<float>(weights.begin(), weights.end())}};
 }
 

@@ -71,10 +71,9 @@ Lengths lengths_of(const data::TokenSet& set, int32_t source) {
   Lengths l;
   for (int64_t i = 0; i < set.size(); ++i) {
     if (source >= 0 && set.source(i) != source) continue;
-    const auto w = set.weights(i);
     l.sorted.push_back(set.length(i));
     l.tokens += set.length(i);
-    l.labelled += std::count_if(w.begin() + 1, w.end(), [](float x) { return x != 0; });
+    l.labelled += set.weights(i).labels();
   }
   std::sort(l.sorted.begin(), l.sorted.end());
   return l;
@@ -125,9 +124,9 @@ std::string samples_page(const data::TokenSet& set, const std::vector<int64_t>& 
 Json length_statistics(const data::TokenSet& set) {
   Json all = lengths_of(set, -1).json();
   Json each = Json::object();
-  for (size_t s = 0; s < set.sources.size(); ++s) {
+  for (size_t s = 0; s < set.sources().size(); ++s) {
     const Lengths l = lengths_of(set, static_cast<int32_t>(s));
-    if (!l.sorted.empty()) each[set.sources[s]] = l.json();
+    if (!l.sorted.empty()) each[set.sources()[s]] = l.json();
   }
   all["data_sets"] = each;
   return all;

@@ -36,16 +36,14 @@ int init(const InitArgs& args) {
     refuse("--out: {} already holds a model; it is not overwritten", args.out);
   double bytes = 0;
   for (const auto& p : model.parameters().all()) bytes += static_cast<double>(size_of(dtype)) * shape_count(p->shape);
-  if (bytes > static_cast<double>(available_memory_bytes()))
-    refuse("{}: this model takes {:.1f} GB, {} are available", args.config, bytes / 1e9, format_bytes(available_memory_bytes()));
-  model.parameters().allocate_weights(Arena::Kind::real, dtype);
-  models::initialise_weights(model, static_cast<uint64_t>(args.seed));
-  config[config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
   fs::create_directories(args.out);
+  if (const auto free = fs::space(args.out).available; bytes > static_cast<double>(free))
+    refuse("{}: this model takes {:.1f} GB, on the disk of {} are {} free", args.config, bytes / 1e9, args.out, format_bytes(free));
+  config[config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
   formats::SaveOptions save;
   save.config = &config;
   save.companions_from = args.tokenizer;
-  formats::save_model(args.out, models::tensor_sources(model, dtype), save);
+  formats::save_model(args.out, models::initial_tensors(model, dtype, static_cast<uint64_t>(args.seed)), save);
   info("{}: {} parameters, {}", args.out, model.parameters().count(), name_of(dtype));
   return 0;
 }

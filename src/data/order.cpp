@@ -39,10 +39,7 @@ Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set
     fail("internal error: {} samples do not form groups of {}", set.size(), options.group_size);
   int64_t longest_group = 0, most_labels = 0;
   for (int64_t g = 0; g < set.size() / options.group_size; ++g) longest_group = std::max(longest_group, group_tokens(g));
-  for (int64_t i = 0; i < set.size(); ++i) {
-    const auto w = set.weights(i);
-    most_labels = std::max<int64_t>(most_labels, std::count_if(w.begin() + 1, w.end(), [](float x) { return x != 0; }));
-  }
+  for (int64_t i = 0; i < set.size(); ++i) most_labels = std::max(most_labels, set.weights(i).labels());
   const int64_t b = options.micro_batch_size;
   capacity_.max_seqlen = set.longest();
   if (options.packing) {
@@ -56,6 +53,29 @@ Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set
     capacity_.sequences = b * options.group_size;
     capacity_.label_rows = b * most_labels * options.group_size;
   }
+}
+
+BatchCapacity Batcher::capacity_of(int64_t epochs) const {
+  if (options_.packing || set_.size() * epochs > kMostLooks) return capacity_;
+  std::vector<int64_t> labels(static_cast<size_t>(set_.size()));
+  for (int64_t i = 0; i < set_.size(); ++i) labels[static_cast<size_t>(i)] = set_.weights(i).labels();
+  BatchCapacity most = capacity_;
+  most.tokens = most.label_rows = 0;
+  for (int64_t epoch = 0; epoch < epochs; ++epoch) {
+    const auto& all = packs(epoch);
+    const auto b = static_cast<size_t>(options_.micro_batch_size);
+    for (size_t begin = 0; begin < all.size(); begin += b) {
+      int64_t tokens = 0, labelled = 0;
+      for (size_t p = begin; p < std::min(all.size(), begin + b); ++p)
+        for (int64_t group : all[p]) {
+          tokens += group_tokens(group);
+          for (int64_t i = 0; i < options_.group_size; ++i) labelled += labels[static_cast<size_t>(group * options_.group_size + i)];
+        }
+      most.tokens = std::max(most.tokens, tokens);
+      most.label_rows = std::max(most.label_rows, labelled);
+    }
+  }
+  return most;
 }
 
 int64_t Batcher::group_tokens(int64_t group) const {
@@ -149,7 +169,8 @@ void Batcher::make_step(int64_t epoch, int64_t index, Step& step) const {
       for (int64_t group : all[static_cast<size_t>(p)]) {
         for (int64_t i = 0; i < options_.group_size; ++i) {
           const int64_t sample = group * options_.group_size + i;
-          batch.add_sequence(sample, set_.ids(sample), set_.weights(sample), group_number);
+          set_.weights(sample).copy_to(weights_);
+          batch.add_sequence(sample, set_.ids(sample), weights_, group_number);
         }
         ++group_number;
       }

@@ -1,6 +1,8 @@
 #include "data/readers.h"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <nlohmann/json.hpp>
 
 #include "data/file_rows.h"
@@ -9,52 +11,76 @@
 #include "util/error.h"
 #include "util/files.h"
 #include "util/hash.h"
+#include "util/machine.h"
 #include "util/rng.h"
 
 namespace attune::data {
 namespace {
 
+// Rows that are read before they are handed on: enough for all threads, little beside the file.
+constexpr size_t kBlockRows = 2048, kBlockBytes = 8 << 20;
+
+// What became of one row.
+struct Outcome {
+  Record record;
+  Notes notes;
+  std::string bad;         // why it cannot be used; empty where it can
+  std::string keys;        // of the row, for messages
+  std::exception_ptr error;
+};
+
 // Reads the files of one data set.
 class SetReader {
  public:
-  SetReader(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report)
-      : set_(set), options_(options), records_(records), report_(report) {
+  SetReader(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report, const TakeRows& take)
+      : set_(set), options_(options), records_(records), report_(report), take_(take) {
     const Mapping& m = set.mapping;
     if (m.explicit_columns)
       for (const auto& [column, meaning] : {std::pair{m.query, "query"}, {m.history, "history"}, {m.system, "system"}, {m.tools, "tools"}})
-        if (!column.empty()) unseen_.push_back({column, meaning});
+        if (!column.empty()) optional_.push_back({column, meaning});
+    seen_ = std::vector<std::atomic<bool>>(optional_.size());
   }
 
   void read_file(const fs::path& file, int64_t most) {
     if (!fs::exists(file)) refuse("dataset: {} does not exist", file.string());
     if (!fs::is_regular_file(file)) refuse("dataset: {}: not a regular file", file.string());
-    const std::string content = attune::read_file(file, uint64_t{1} << 40);
+    std::string content = attune::read_file(file, uint64_t{1} << 40);
     std::string_view view = content;
     if (view.starts_with("\xEF\xBB\xBF")) view.remove_prefix(3);
-    const FileRows rows = split_file(view, split_options(file));
+    FileRows rows = split_file(view, split_options(file));
     if (rows.kind == FileRows::Kind::text && !options_.pretraining)
       refuse("{}: plain text is for stage pt; stage sft needs rows with questions and answers", file.string());
+    if (most > 0 && static_cast<int64_t>(rows.pieces.size()) > most) rows.pieces.resize(static_cast<size_t>(most));
     const auto index = static_cast<int32_t>(records_.files.size());
     records_.files.push_back(file.string());
     records_.data_set_of.push_back(static_cast<int32_t>(records_.data_sets.size()) - 1);
-    const size_t before = records_.rows.size();
+    usable_ = 0;
     first_reason_.clear();
-    int64_t read = 0;
-    for (const FileRows::Piece& piece : rows.pieces) {
-      if (most > 0 && read >= most) break;
-      ++read;
-      read_piece(rows, piece, {index, piece.line}, piece.text.data() - content.data());
+    size_t done = 0;  // bytes
+    for (size_t begin = 0; begin < rows.pieces.size();) {
+      size_t end = begin, bytes = 0;
+      while (end < rows.pieces.size() && end - begin < kBlockRows && bytes < kBlockBytes) bytes += rows.pieces[end++].text.size();
+      read_block(rows, begin, end, index, content.data());
+      begin = end;
+      const std::string_view last = rows.pieces[end - 1].text;
+      const auto behind = static_cast<size_t>(last.data() + last.size() - content.data());
+      // Nothing looks back: text makes room for the tokens that come of it.
+      release_memory(content.data() + done, behind - done);
+      if (take_) take_(records_, behind - done);
+      done = behind;
     }
+    const auto read = static_cast<int64_t>(rows.pieces.size());
     read_ += read;
     records_.rows_read += read;
-    if (records_.rows.size() == before)
-      refuse("{}: none of its {} rows can be used; the first: {}", file.string(), read, first_reason_);
+    if (usable_ == 0) refuse("{}: none of its {} rows can be used; the first: {}", file.string(), read, first_reason_);
   }
 
   // A column that the mapping names and no row has is a typing error, not an empty column.
   void check_columns() const {
-    for (const auto& [column, meaning] : unseen_)
-      refuse("{}: no row has the column \"{}\" ({} in {}); the first row has {}", set_.files[0].string(), column, meaning, set_.mapping.where, first_keys_);
+    for (size_t i = 0; i < optional_.size(); ++i)
+      if (!seen_[i])
+        refuse("{}: no row has the column \"{}\" ({} in {}); the first row has {}", set_.files[0].string(), optional_[i].first,
+               optional_[i].second, set_.mapping.where, first_keys_);
   }
   int64_t read() const { return read_; }
 
@@ -67,41 +93,66 @@ class SetReader {
     return split;
   }
 
-  void read_piece(const FileRows& rows, const FileRows::Piece& piece, Source source, int64_t offset) {
-    const std::string where = records_.where(source);
-    Notes notes;
+  void read_block(const FileRows& rows, size_t begin, size_t end, int32_t file, const char* content) {
+    std::vector<Outcome> outcomes(end - begin);
+#pragma omp parallel for schedule(dynamic, 16)
+    for (size_t i = 0; i < outcomes.size(); ++i) {
+      const FileRows::Piece& piece = rows.pieces[begin + i];
+      outcomes[i].record.source = {file, piece.line};
+      try {
+        read_piece(rows, piece, piece.text.data() - content, outcomes[i]);
+      } catch (...) {
+        outcomes[i].error = std::current_exception();
+      }
+    }
+    for (Outcome& o : outcomes) {
+      if (o.error) std::rethrow_exception(o.error);
+      if (first_keys_.empty()) first_keys_ = std::move(o.keys);
+      const std::string where = records_.where(o.record.source);
+      if (!o.bad.empty()) {
+        if (first_reason_.empty()) first_reason_ = where + ": " + o.bad;
+        report_.add(DataReport::Action::dropped, o.bad, where);
+        continue;
+      }
+      ++usable_;
+      for (const auto& [action, reason] : o.notes) report_.add(action, reason, where);
+      records_.rows.push_back(std::move(o.record));
+    }
+  }
+
+  // By many threads at once.
+  void read_piece(const FileRows& rows, const FileRows::Piece& piece, int64_t offset, Outcome& out) {
     try {
       if (const size_t bad = invalid_utf8(piece.text); bad != std::string_view::npos)
         throw BadRow{fmt::format("invalid UTF-8 at byte {} of the file", offset + static_cast<int64_t>(bad))};
-      Record record;
-      if (rows.kind == FileRows::Kind::text) record.text = std::string(piece.text);
-      else record = read_json(parse_row(rows, piece, where), notes);
-      record.source = source;
-      records_.rows.push_back(std::move(record));
+      const Source source = out.record.source;
+      if (rows.kind == FileRows::Kind::text) out.record.text = std::string(piece.text);
+      else out.record = read_json(parse_row(rows, piece, records_.where(source)), out);
+      out.record.source = source;
     } catch (const BadRow& bad) {
-      if (first_reason_.empty()) first_reason_ = where + ": " + bad.reason;
-      report_.add(DataReport::Action::dropped, bad.reason, where);
-      return;
+      out.bad = bad.reason;
     }
-    for (const auto& [action, reason] : notes) report_.add(action, reason, where);
   }
 
-  Record read_json(const Json& row, Notes& notes) {
+  Record read_json(const Json& row, Outcome& out) {
     if (row.is_object()) {
-      std::erase_if(unseen_, [&](const auto& column) { return row.contains(column.first); });
+      for (size_t i = 0; i < optional_.size(); ++i)
+        if (!seen_[i] && row.contains(optional_[i].first)) seen_[i] = true;
       if (first_keys_.empty())
-        for (const auto& [key, value] : row.items()) first_keys_ += (first_keys_.empty() ? "\"" : ", \"") + key + "\"";
+        for (const auto& [key, value] : row.items()) out.keys += (out.keys.empty() ? "\"" : ", \"") + key + "\"";
     }
-    return read_row(row, set_.mapping, options_.pretraining, notes);
+    return read_row(row, set_.mapping, options_.pretraining, out.notes);
   }
 
   const DataSet& set_;
   const ReadOptions& options_;
   Records& records_;
   DataReport& report_;
-  std::vector<std::pair<std::string, std::string>> unseen_;  // mapped columns that need not be in every row: name, meaning
+  const TakeRows& take_;
+  std::vector<std::pair<std::string, std::string>> optional_;  // mapped columns that need not be in every row: name, meaning
+  std::vector<std::atomic<bool>> seen_;                        // which of them a row had
   std::string first_keys_, first_reason_;
-  int64_t read_ = 0;
+  int64_t read_ = 0, usable_ = 0;
 };
 
 // Nobody means more.
@@ -123,10 +174,16 @@ void sample(Records& records, size_t before, int64_t n, uint64_t seed) {
 
 }  // namespace
 
-void read_records(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report) {
+void read_records(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report, const TakeRows& take) {
   if (set.mapping.explicit_columns && options.pretraining && set.mapping.formatting == Mapping::Formatting::detect && !set.mapping.response.empty())
     refuse("{}: stage pt reads plain text from the column prompt; the column response (\"{}\") would be ignored", set.mapping.where, set.mapping.response);
-  SetReader reader(set, options, records, report);
+  // Rows that are still to be chosen from stay; only the progress is told.
+  const bool choose = set.num_samples > 0;
+  const TakeRows tell = [&](Records&, uint64_t bytes) {
+    Records none;
+    if (take) take(none, bytes);
+  };
+  SetReader reader(set, options, records, report, choose ? tell : take);
   // Two files may have one name.
   const bool taken = std::find(records.data_sets.begin(), records.data_sets.end(), set.name) != records.data_sets.end();
   records.data_sets.push_back(taken ? set.files[0].string() : set.name);
@@ -141,6 +198,7 @@ void read_records(const DataSet& set, const ReadOptions& options, Records& recor
   if (set.num_samples > 0) {
     const int64_t n = options.max_samples > 0 ? std::min(set.num_samples, options.max_samples) : set.num_samples;
     sample(records, before, n, mix_key(options.seed, hash64(set.name)));
+    if (take) take(records, 0);
   }
 }
 

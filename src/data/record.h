@@ -37,6 +37,7 @@ class DataReport {
     std::string where;  // file:line
   };
   void add(Action action, const std::string& reason, const std::string& where) { entries_.push_back({action, reason, where}); }
+  void add(const DataReport& other) { entries_.insert(entries_.end(), other.entries_.begin(), other.entries_.end()); }
   const std::vector<Entry>& entries() const { return entries_; }
   int64_t count(Action action) const;
   // "dropped 3 rows: no answer (data.jsonl:4, data.jsonl:9, …)", one line a reason.

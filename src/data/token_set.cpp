@@ -1,193 +1,69 @@
 #include "data/token_set.h"
 
 #include <algorithm>
-#include <exception>
+#include <bit>
+#include <charconv>
+#include <cmath>
 
 #include "util/error.h"
 #include "util/hash.h"
 
 namespace attune::data {
-namespace {
 
-using text::ByteRange;
-
-// Encodes text[begin, end) with the user ranges that fall into it.
-void encode_part(const text::RenderedChat& chat, ByteRange part, bool first, const text::Tokenizer& tokenizer,
-                 std::vector<int32_t>& ids) {
-  if (part.begin >= part.end) return;
-  std::vector<ByteRange> user;
-  for (const ByteRange& r : chat.user_text) {
-    const size_t b = std::max(r.begin, part.begin), e = std::min(r.end, part.end);
-    if (b < e) user.push_back({b - part.begin, e - part.begin});
-  }
-  text::EncodeOptions options;
-  options.add_special_tokens = first && chat.add_special_tokens;
-  options.user_text = user;
-  options.continuation = !first;
-  const text::Encoding encoding =
-      tokenizer.encode(std::string_view(chat.text).substr(part.begin, part.end - part.begin), options);
-  ids.insert(ids.end(), encoding.ids.begin(), encoding.ids.end());
+float Weights::operator[](size_t j) const {
+  return std::upper_bound(runs_.begin(), runs_.end(), j, [](size_t at, const Run& r) { return at < static_cast<size_t>(r.end); })->weight;
 }
 
-// Fits a conversation into `limit` tokens: whole turns are left off the end; a first answer that is too long loses its
-// middle-to-end but keeps the token that closes it. Returns the reason it was cut, or empty; sets ids empty to drop.
-std::string fit(TokenizedRow& row, size_t limit) {
-  if (row.ids.size() <= limit) return "";
-  const auto keep = [&](size_t n) {
-    row.ids.resize(n);
-    row.weights.resize(n);
+int64_t Weights::labels() const {
+  int64_t n = 0, begin = 1;
+  for (const Run& run : runs_) {
+    if (run.weight != 0) n += run.end - begin;
+    begin = std::max<int64_t>(begin, run.end);
+  }
+  return n;
+}
+
+void Weights::copy_to(std::vector<float>& out) const {
+  out.clear();
+  for (const Run& run : runs_) out.resize(static_cast<size_t>(run.end), run.weight);
+}
+
+TokenSet::TokenSet(Storage storage) : store_(std::move(storage)) {
+  const auto check = [](bool good, const char* what) {
+    if (!good) fail("token set: {}", what);
   };
-  size_t end = 0;
-  for (const auto& answer : row.answers)
-    if (answer.end <= limit) end = answer.end;
-  if (end > 0) {
-    keep(end);
-    return "the last turns do not fit into cutoff_len";
-  }
-  if (row.answers.empty() || row.answers[0].begin + 2 > limit) {
-    row.ids.clear();
-    return "the prompt alone fills cutoff_len, no room is left for its answer";
-  }
-  const size_t last = row.answers[0].end - 1;
-  row.ids[limit - 1] = row.ids[last];
-  row.weights[limit - 1] = row.weights[last];
-  keep(limit);
-  return "the answer does not fit into cutoff_len (cut before its closing token, which is kept)";
-}
-
-struct RowResult {
-  std::vector<TokenizedRow> parts;
-  std::string reason;
-  bool dropped = false;
-};
-
-RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, const TokenizeOptions& options) {
-  text::EncodeOptions encode;
-  encode.add_special_tokens = true;
-  const ByteRange all{0, record.text.size()};
-  encode.user_text = {&all, 1};
-  std::vector<int32_t> ids = tokenizer.encode(record.text, encode).ids;
-  if (tokenizer.eos_id() && (ids.empty() || ids.back() != *tokenizer.eos_id())) ids.push_back(*tokenizer.eos_id());
-  RowResult result;
-  if (ids.size() < 2) {
-    result.reason = "a text of one token teaches nothing";
-    result.dropped = true;
-    return result;
-  }
-  const auto limit = static_cast<size_t>(options.cutoff_len);
-  for (size_t at = 0; at < ids.size(); at += limit) {
-    TokenizedRow part;
-    part.ids.assign(ids.begin() + static_cast<ptrdiff_t>(at), ids.begin() + static_cast<ptrdiff_t>(std::min(ids.size(), at + limit)));
-    if (part.ids.size() < 2 && at > 0) {
-      // One token alone predicts nothing: let the piece before lend it one.
-      part.ids.insert(part.ids.begin(), ids[at - 1]);
+  int64_t ids = 0, runs = 0;
+  for (const Sample& s : store_.samples) {
+    check(s.ids_end > ids && s.ids_end <= static_cast<int64_t>(store_.ids.size()), "the tokens of a sample lie outside");
+    check(s.runs_end > runs && s.runs_end <= static_cast<int64_t>(store_.runs.size()), "the weights of a sample lie outside");
+    check(s.file >= 0 && static_cast<size_t>(s.file) < store_.files.size(), "a sample names no file");
+    check(s.source >= 0 && static_cast<size_t>(s.source) < store_.sources.size(), "a sample names no data set");
+    int64_t at = 0;
+    for (; runs < s.runs_end; ++runs) {
+      const Weights::Run& run = store_.runs[static_cast<size_t>(runs)];
+      check(run.end > at && std::isfinite(run.weight), "a weight is not in order");
+      at = run.end;
     }
-    part.weights.assign(part.ids.size(), record.weight);
-    result.parts.push_back(std::move(part));
+    check(at == s.ids_end - ids, "a sample has not as many weights as tokens");
+    ids = s.ids_end;
   }
-  return result;
+  check(ids == static_cast<int64_t>(store_.ids.size()) && runs == static_cast<int64_t>(store_.runs.size()), "something belongs to no sample");
 }
 
-// The conversation without its first `exchanges` questions and what follows each; system messages at its head stay.
-text::Conversation without_first(const text::Conversation& conversation, size_t exchanges) {
-  text::Conversation out;
-  out.tools_json = conversation.tools_json;
-  size_t questions = 0;
-  for (const text::Message& m : conversation.messages) {
-    if (m.role == "user") ++questions;
-    if (questions > exchanges || (questions == 0 && m.role == "system")) out.messages.push_back(m);
-  }
-  return out;
+Weights TokenSet::weights_at(size_t s) const {
+  const int64_t begin = runs_begin(s);
+  return Weights({store_.runs.data() + begin, static_cast<size_t>(store_.samples[s].runs_end - begin)});
 }
 
-// As few of the first turns left off as the last answer, the only one that is learnt, needs to fit.
-TokenizedRow tokenize_last_answer(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate& chat,
-                                  const TokenizeOptions& options, std::string& reason) {
-  const auto& messages = record.conversation.messages;
-  const auto limit = static_cast<size_t>(options.cutoff_len);
-  const auto at = [&](size_t exchanges) { return tokenize_conversation(without_first(record.conversation, exchanges), tokenizer, chat, options.train_on_prompt); };
-  TokenizedRow row = at(0);
-  if (row.ids.size() > limit) {
-    const auto questions = static_cast<size_t>(std::count_if(messages.begin(), messages.end(), [](const auto& m) { return m.role == "user"; }));
-    size_t low = 0, high = questions - 1;  // `low` is too long; fewer turns are never longer
-    while (high > low + 1) {
-      const size_t middle = (low + high) / 2;
-      (at(middle).ids.size() > limit ? low : high) = middle;
-    }
-    if (high > 0) row = at(high), reason = "the first turns do not fit into cutoff_len";
-  }
-  if (!options.train_on_prompt)
-    for (size_t i = 0; i + 1 < row.answers.size(); ++i)
-      std::fill(row.weights.begin() + static_cast<ptrdiff_t>(row.answers[i].begin), row.weights.begin() + static_cast<ptrdiff_t>(row.answers[i].end), 0.0f);
-  return row;
-}
-
-RowResult tokenize_row(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
-                       const TokenizeOptions& options) {
-  if (!record.is_conversation()) return tokenize_text(record, tokenizer, options);
-  RowResult result;
-  TokenizedRow row = options.mask_history ? tokenize_last_answer(record, tokenizer, *chat, options, result.reason)
-                                          : tokenize_conversation(record.conversation, tokenizer, *chat, options.train_on_prompt);
-  for (float& w : row.weights) w *= record.weight;
-  if (const std::string reason = fit(row, static_cast<size_t>(options.cutoff_len)); !reason.empty()) result.reason = reason;
-  result.dropped = row.ids.empty();
-  if (!result.dropped && std::none_of(row.weights.begin() + 1, row.weights.end(), [](float w) { return w != 0; })) {
-    result.reason = "no token carries a label";
-    result.dropped = true;
-  }
-  if (!result.dropped) result.parts.push_back(std::move(row));
-  return result;
-}
-
-}  // namespace
-
-TokenizedRow tokenize_conversation(const text::Conversation& conversation, const text::Tokenizer& tokenizer,
-                                   const text::ChatTemplate& chat, bool train_on_prompt) {
-  const text::RenderedChat rendered = chat.render(conversation);
-  TokenizedRow row;
-  size_t at = 0;
-  bool first = true;
-  // Each answer begins a piece of its own: in use, the prompt is tokenised without knowing what will follow.
-  for (const auto& answer : rendered.answers) {
-    encode_part(rendered, {at, answer.range.begin}, first, tokenizer, row.ids);
-    first = first && answer.range.begin == 0;
-    row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : 0.0f);
-    const size_t begin = row.ids.size();
-    encode_part(rendered, answer.range, first, tokenizer, row.ids);
-    first = false;
-    // A template that puts nothing behind the turn would teach the model never to stop.
-    if (!answer.closed && tokenizer.eos_id()) row.ids.push_back(*tokenizer.eos_id());
-    row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : conversation.messages[answer.message].weight);
-    row.answers.push_back({begin, row.ids.size()});
-    at = answer.range.end;
-  }
-  encode_part(rendered, {at, rendered.text.size()}, first, tokenizer, row.ids);
-  row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : 0.0f);
-  return row;
-}
-
-std::vector<int32_t> tokenize_prompt(const text::Conversation& conversation, const text::Tokenizer& tokenizer,
-                                     const text::ChatTemplate& chat) {
-  const text::RenderedChat rendered = chat.render(conversation, true);
-  std::vector<int32_t> ids;
-  size_t at = 0;
-  bool first = true;
-  for (const auto& answer : rendered.answers) {
-    encode_part(rendered, {at, answer.range.begin}, first, tokenizer, ids);
-    first = false;
-    encode_part(rendered, answer.range, first, tokenizer, ids);
-    at = answer.range.end;
-  }
-  encode_part(rendered, {at, rendered.text.size()}, first, tokenizer, ids);
-  return ids;
+std::string TokenSet::where(int64_t i) const {
+  const Sample& s = store_.samples[stored(i)];
+  const std::string& file = store_.files[static_cast<size_t>(s.file)];
+  return s.line < 0 ? file : file + ":" + std::to_string(s.line);
 }
 
 int64_t TokenSet::labelled_tokens() const {
   int64_t n = 0;
-  for (int64_t i = 0; i < size(); ++i) {
-    const auto w = weights(i);
-    n += std::count_if(w.begin() + 1, w.end(), [](float x) { return x != 0; });
-  }
+  for (int64_t i = 0; i < size(); ++i) n += weights(i).labels();
   return n;
 }
 
@@ -203,61 +79,89 @@ int64_t TokenSet::total_tokens() const {
   return n;
 }
 
+int32_t TokenSet::file_index(const std::string& file) {
+  auto& files = store_.files;
+  // Rows come file by file: it is the last one, or a new one.
+  const auto found = std::find(files.rbegin(), files.rend(), file);
+  if (found != files.rend()) return static_cast<int32_t>(files.rend() - found) - 1;
+  files.push_back(file);
+  return static_cast<int32_t>(files.size()) - 1;
+}
+
+void TokenSet::add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where, int32_t source) {
+  if (selected_) fail("internal error: a selection of samples takes no further ones");
+  if (ids.size() != weights.size() || ids.empty()) fail("internal error: {} tokens with {} weights", ids.size(), weights.size());
+  Sample sample;
+  const size_t colon = where.rfind(':');
+  const char* end = where.data() + where.size();
+  const bool has_line = colon != std::string::npos && std::from_chars(where.data() + colon + 1, end, sample.line) == std::from_chars_result{end, std::errc()} &&
+                        std::to_string(sample.line) == where.substr(colon + 1) && sample.line >= 0;
+  if (!has_line) sample.line = -1;
+  sample.file = file_index(has_line ? where.substr(0, colon) : where);
+  sample.source = source;
+  store_.ids.insert(store_.ids.end(), ids.begin(), ids.end());
+  for (size_t j = 0; j < weights.size(); ++j)
+    if (j + 1 == weights.size() || std::bit_cast<uint32_t>(weights[j]) != std::bit_cast<uint32_t>(weights[j + 1]))
+      store_.runs.push_back({static_cast<int32_t>(j) + 1, weights[j]});
+  sample.ids_end = static_cast<int64_t>(store_.ids.size());
+  sample.runs_end = static_cast<int64_t>(store_.runs.size());
+  store_.samples.push_back(sample);
+}
+
+TokenSet TokenSet::take(const std::vector<bool>& chosen) {
+  if (selected_) fail("internal error: nothing is taken out of a selection of samples");
+  TokenSet taken;
+  taken.store_.files = store_.files;
+  taken.store_.sources = store_.sources;
+  int64_t ids = 0, runs = 0, kept_ids = 0, kept_runs = 0;
+  size_t kept = 0;
+  for (size_t i = 0; i < store_.samples.size(); ++i) {
+    Sample s = store_.samples[i];
+    const auto id = store_.ids.begin() + ids, ids_end = store_.ids.begin() + s.ids_end;
+    const auto run = store_.runs.begin() + runs, runs_end = store_.runs.begin() + s.runs_end;
+    ids = s.ids_end, runs = s.runs_end;
+    if (chosen[i]) {
+      taken.store_.ids.insert(taken.store_.ids.end(), id, ids_end);
+      taken.store_.runs.insert(taken.store_.runs.end(), run, runs_end);
+      s.ids_end = static_cast<int64_t>(taken.store_.ids.size());
+      s.runs_end = static_cast<int64_t>(taken.store_.runs.size());
+      taken.store_.samples.push_back(s);
+    } else {
+      s.ids_end = kept_ids = std::copy(id, ids_end, store_.ids.begin() + kept_ids) - store_.ids.begin();
+      s.runs_end = kept_runs = std::copy(run, runs_end, store_.runs.begin() + kept_runs) - store_.runs.begin();
+      store_.samples[kept++] = s;
+    }
+  }
+  store_.ids.resize(static_cast<size_t>(kept_ids));
+  store_.runs.resize(static_cast<size_t>(kept_runs));
+  store_.samples.resize(kept);
+  return taken;
+}
+
 void TokenSet::select(std::vector<int64_t> samples) {
   for (int64_t& i : samples) i = static_cast<int64_t>(stored(i));
   selection_ = std::move(samples);
   selected_ = true;
 }
 
-void TokenSet::add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where, int32_t source) {
-  if (selected_) fail("internal error: a selection of samples takes no further ones");
-  ids_.insert(ids_.end(), ids.begin(), ids.end());
-  weights_.insert(weights_.end(), weights.begin(), weights.end());
-  offsets_.push_back(static_cast<int64_t>(ids_.size()));
-  places_.push_back(where);
-  source_of_.push_back(source);
-}
-
 std::string TokenSet::fingerprint() const {
   const auto bytes = [](const auto& v) {
     return std::string_view(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(v[0]));
   };
-  uint64_t hash = hash64(bytes(ids_), hash64(bytes(weights_), hash64(bytes(offsets_))));
+  // Checkpoints of all versions agree on it: the hash of where each sample begins, of one weight a token, and of the ids.
+  Hasher places;
+  int64_t begin = 0;
+  places.update(&begin, sizeof begin);
+  for (const Sample& s : store_.samples) places.update(&s.ids_end, sizeof s.ids_end);
+  Hasher loss(places.digest64());
+  std::vector<float> weights;
+  for (size_t s = 0; s < store_.samples.size(); ++s) {
+    weights_at(s).copy_to(weights);
+    loss.update(weights.data(), weights.size() * sizeof(float));
+  }
+  uint64_t hash = hash64(bytes(store_.ids), loss.digest64());
   if (selected_) hash = hash64(bytes(selection_), hash);
   return fmt::format("{:016x}", hash);
-}
-
-TokenSet tokenize(const Records& records, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
-                  const TokenizeOptions& options, DataReport& report) {
-  if (options.cutoff_len < 2) refuse("cutoff_len: {} is too short; at least 2 tokens are needed", options.cutoff_len);
-  std::vector<RowResult> results(records.rows.size());
-  std::vector<std::exception_ptr> refused(records.rows.size());
-#pragma omp parallel for schedule(dynamic, 16)
-  for (size_t i = 0; i < records.rows.size(); ++i) {
-    try {
-      results[i] = tokenize_row(records.rows[i], tokenizer, chat, options);
-    } catch (const Error& e) {
-      // The template refuses this conversation: the others are not hidden by it.
-      results[i] = {{}, e.what(), true};
-      refused[i] = std::make_exception_ptr(Error(e.blame(), records.where(records.rows[i].source) + ": " + e.what()));
-    } catch (...) {
-      refused[i] = std::current_exception();
-    }
-  }
-  for (size_t i = 0; i < refused.size(); ++i)
-    if (refused[i] && !results[i].dropped) std::rethrow_exception(refused[i]);
-  if (!refused.empty() && std::all_of(refused.begin(), refused.end(), [](const auto& e) { return e != nullptr; }))
-    std::rethrow_exception(refused[0]);
-  TokenSet set;
-  set.sources = records.data_sets;
-  for (size_t i = 0; i < results.size(); ++i) {
-    const std::string where = records.where(records.rows[i].source);
-    const RowResult& r = results[i];
-    if (!r.reason.empty())
-      report.add(r.dropped ? DataReport::Action::dropped : DataReport::Action::cut, r.reason, where);
-    for (const TokenizedRow& part : r.parts) set.add(part.ids, part.weights, where, records.data_set(records.rows[i].source));
-  }
-  return set;
 }
 
 }  // namespace attune::data

@@ -112,7 +112,7 @@ void write_safetensors(const fs::path& file, std::vector<TensorSource> tensors,
   writer.write(text.data(), text.size());
   std::vector<char> buffer;
   for (const TensorSource& t : tensors) {
-    if (!t.file && t.from == t.to) {
+    if (t.data && t.from == t.to) {
       writer.write(t.data, t.bytes());
       continue;
     }
@@ -120,7 +120,8 @@ void write_safetensors(const fs::path& file, std::vector<TensorSource> tensors,
     buffer.resize(kBuffer);
     for (uint64_t i = 0; i < count; i += step) {
       const uint64_t n = std::min(step, count - i);
-      if (t.file) t.file->read(*t.info, t.to, i, n, buffer.data());
+      if (t.make) t.make(i, n, buffer.data());
+      else if (t.file) t.file->read(*t.info, t.to, i, n, buffer.data());
       else convert(static_cast<const char*>(t.data) + i * size_of(t.from), t.from, buffer.data(), t.to, n);
       writer.write(buffer.data(), n * size_of(t.to));
     }

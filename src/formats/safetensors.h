@@ -6,6 +6,7 @@
 // overlap, nothing behind), nothing is allocated beyond what the file itself holds.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,15 +25,17 @@ class SafetensorsFile : public TensorFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// What is to be written: tensors are streamed one by one, converted on the way.
+// What is to be written: tensors are streamed one by one, converted on the way. They lie in memory, are to come out of
+// another file, or are made while they are written.
 struct TensorSource {
   std::string name;
   std::vector<int64_t> shape;
-  const void* data = nullptr;  // or, where it is to come out of another file:
+  const void* data = nullptr;
   DType from = DType::f32;
   DType to = DType::f32;
   const TensorFile* file = nullptr;
   const TensorInfo* info = nullptr;
+  std::function<void(uint64_t first, uint64_t n, void* out)> make = {};  // elements [first, first + n), as `to`
   uint64_t bytes() const;
 };
 

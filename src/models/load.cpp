@@ -50,25 +50,60 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory) {
          "together", directory.path().string(), unused.size(), *unused.begin());
 }
 
-void initialise_weights(Decoder& model, uint64_t seed) {
-  for (const auto& p : model.parameters().all()) {
-    const uint64_t key = mix_key(seed, hash64(p->name));
-    const bool norm = p->name.ends_with("norm.weight"), bias = p->name.ends_with(".bias");
-    const int64_t n = p->count();
-    const float std = model.config().initializer_range;
-    const auto put = [&](int64_t i, float x) {
-      if (p->weight.dtype == DType::f32) p->weight.as<float>()[i] = x;
-      else p->weight.as<BFloat16>()[i] = to_bf16(x);
-    };
-#pragma omp parallel for schedule(static)
-    for (int64_t block = 0; block < (n + 3) / 4; ++block) {
-      const PhiloxBlock r = philox(key, static_cast<uint64_t>(block), 0);
-      const auto a = normal_pair(r[0], r[1]), b = normal_pair(r[2], r[3]);
-      const float values[4] = {a[0], a[1], b[0], b[1]};
-      for (int64_t i = block * 4; i < std::min(n, block * 4 + 4); ++i)
-        put(i, norm ? 1.0f - model.config().norm_offset : bias ? 0.0f : std * values[i - block * 4]);
-    }
+namespace {
+
+void put(float& to, float x) { to = x; }
+void put(BFloat16& to, float x) { to = to_bf16(x); }
+
+// Calls f with a null pointer of the element type.
+template <class F>
+void with_element(DType dtype, F&& f) {
+  if (dtype == DType::f32) f(static_cast<float*>(nullptr));
+  else if (dtype == DType::bf16) f(static_cast<BFloat16*>(nullptr));
+  else fail("internal error: weights cannot be initialised as {}", name_of(dtype));
+}
+
+// Elements [first, first + n) of a tensor as transformers initialises it. `first` is a multiple of 4, of which one block
+// of random words makes as many.
+template <class T>
+void initial_values(const DecoderConfig& config, const std::string& name, uint64_t seed, int64_t first, int64_t n, T* out) {
+  const uint64_t key = mix_key(seed, hash64(name));
+  const bool norm = name.ends_with("norm.weight"), bias = name.ends_with(".bias");
+  if (norm || bias) {
+    for (int64_t i = 0; i < n; ++i) put(out[i], norm ? 1.0f - config.norm_offset : 0.0f);
+    return;
   }
+  const float std = config.initializer_range;
+#pragma omp parallel for schedule(static)
+  for (int64_t at = 0; at < n; at += 4) {
+    const PhiloxBlock r = philox(key, static_cast<uint64_t>((first + at) / 4), 0);
+    const auto a = normal_pair(r[0], r[1]), b = normal_pair(r[2], r[3]);
+    const float values[4] = {a[0], a[1], b[0], b[1]};
+    for (int64_t i = at; i < std::min(n, at + 4); ++i) put(out[i], std * values[i - at]);
+  }
+}
+
+}  // namespace
+
+void initialise_weights(Decoder& model, uint64_t seed) {
+  for (const auto& p : model.parameters().all())
+    with_element(p->weight.dtype, [&](auto* element) {
+      initial_values(model.config(), p->name, seed, 0, p->count(), static_cast<decltype(element)>(p->weight.data));
+    });
+}
+
+std::vector<formats::TensorSource> initial_tensors(const Decoder& model, DType dtype, uint64_t seed) {
+  std::vector<formats::TensorSource> sources;
+  for (const auto& p : model.parameters().all()) {
+    formats::TensorSource source{p->name, p->shape, nullptr, dtype, dtype};
+    source.make = [&config = model.config(), name = p->name, dtype, seed](uint64_t first, uint64_t n, void* out) {
+      with_element(dtype, [&](auto* element) {
+        initial_values(config, name, seed, static_cast<int64_t>(first), static_cast<int64_t>(n), static_cast<decltype(element)>(out));
+      });
+    };
+    sources.push_back(source);
+  }
+  return sources;
 }
 
 std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, formats::ModelDirectory* base) {
@@ -76,7 +111,7 @@ std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType sa
   for (const auto& p : model.parameters().all()) {
     const Tensor& t = p->stepped();
     formats::TensorSource source{p->name, p->shape, t.data, t.dtype, save_dtype};
-    if (base && !p->trainable && t.dtype != DType::f32 && t.dtype != save_dtype)
+    if (base && !p->learns() && t.dtype != DType::f32 && t.dtype != save_dtype)
       if (const auto it = base->tensors().find(p->name); it != base->tensors().end())
         source.file = it->second.file, source.info = it->second.info;
     sources.push_back(source);

@@ -19,6 +19,9 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory);
 // seed and the tensor's name: sharding and order change nothing.
 void initialise_weights(Decoder& model, uint64_t seed);
 
+// The same tensors, made while they are written: no weight is in memory. `model` must outlive them.
+std::vector<formats::TensorSource> initial_tensors(const Decoder& model, DType dtype, uint64_t seed);
+
 // What to save, in declaration order: masters where there are any, as `save_dtype`. A parameter that is not trained and
 // is held narrower than `save_dtype` comes out of `base`'s files (which must stay open), so that it keeps every bit.
 std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, formats::ModelDirectory* base = nullptr);

@@ -104,6 +104,10 @@ Tensor Head::logits(ops::Context& context, const Tensor& hidden_rows) const {
 
 void Head::loss(Tape& tape, Value hidden, const Targets& targets, const LossCall& call) const {
   const bool gradient = tape.training() && (hidden->needs_gradient || weight_.trainable);
+  // The gradient of what comes in lies below everything else, so that backward can free the head's own memory behind it:
+  // the weight's gradient too, where it is on the stack.
+  if (gradient && hidden->needs_gradient && !hidden->gradient_storage.defined()) tape.reserve_gradient(hidden);
+  Tape::Scope scope(tape);
   // dh of the labelled rows waits here until backward reaches it.
   Value dhidden = gradient && hidden->needs_gradient ? tape.make(targets.rows, hidden->value.cols, hidden->value.dtype, false) : nullptr;
   if (dhidden) tape.keep(dhidden);

@@ -42,7 +42,7 @@ int64_t ParameterStore::count() const {
 int64_t ParameterStore::trainable_count() const {
   int64_t n = 0;
   for (const auto& p : parameters_)
-    if (p->trainable) n += rows_of(*p) * cols_of(*p);
+    if (p->learns()) n += rows_of(*p) * cols_of(*p);
   return n;
 }
 

@@ -25,13 +25,15 @@ struct Parameter {
   Tensor anchor;               // the base model's weight, where the parameter is held near it
   Tensor gradient;             // undefined until somebody gives it storage
   DType gradient_dtype = DType::f32;
-  bool trainable = true;
+  bool trainable = true;   // takes part in this step
+  bool rotates = false;    // takes part in some steps and rests in others (tuning/block_rotation.h)
   bool is_table = false;  // one row a word (embedding, head): rules for hidden matrices leave it out
   float lr_scale = 1;  // of the run's learning rate
   bool gradient_written = false;
   int pending_uses = 0;  // uses recorded with gradient in this step whose backward has not run
 
   int64_t count() const { return weight.count(); }
+  bool learns() const { return trainable || rotates; }  // at some time of the run
   bool is_vector() const { return shape.size() == 1; }
   WeightView view() const { return {weight}; }
   // What the optimizer steps.

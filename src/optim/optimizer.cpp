@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <tuple>
 
@@ -188,6 +189,15 @@ std::vector<StateTensor> Optimizer::states() const {
   return out;
 }
 
+void Optimizer::hand_over(const nn::Parameter& from, const nn::Parameter& to) {
+  auto node = owned_.extract(&from);
+  node.key() = &to;
+  node.mapped().key = hash64(to.name);
+  for (const Tensor& t : node.mapped().tensors) std::memset(t.data, 0, t.bytes());
+  owned_.insert(std::move(node));
+  std::replace(order_.begin(), order_.end(), &from, &to);
+}
+
 void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parameters) {
   std::vector<Pattern> patterns;
   for (const LrGroup& g : groups) patterns.emplace_back(g.pattern, "learning_rate_groups");
@@ -195,7 +205,7 @@ void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parame
   for (const auto& p : parameters.all()) {
     bool taken = false;
     for (size_t i = 0; i < groups.size(); ++i) {
-      if (!p->trainable || !patterns[i].found_in(p->name)) continue;
+      if (!p->learns() || !patterns[i].found_in(p->name)) continue;
       used[i] = true;
       if (!taken) p->lr_scale = static_cast<float>(groups[i].scale);
       taken = true;

@@ -50,6 +50,8 @@ class Optimizer {
   void step_rows(ops::Context& context, nn::Parameter& parameter, int64_t first_row, const Tensor& gradient_of_rows, int64_t step,
                  float learning_rate, float grad_scale);
   std::vector<StateTensor> states() const;
+  // `to` takes over the memory of `from`'s states, which begin anew. Both have the same shape.
+  void hand_over(const nn::Parameter& from, const nn::Parameter& to);
 
  protected:
   explicit Optimizer(const OptimizerOptions& options) : options_(options) {}

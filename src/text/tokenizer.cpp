@@ -25,6 +25,14 @@ bool Tokenizer::found_in(const fs::path& directory) {
   return fs::exists(directory / "tokenizer.json") || fs::exists(directory / "tokenizer.model") || fs::exists(directory / "vocab.txt");
 }
 
+std::vector<fs::path> Tokenizer::files(const fs::path& directory) {
+  std::vector<fs::path> out;
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",
+                           "added_tokens.json", "generation_config.json", "chat_template.jinja"})
+    if (fs::exists(directory / name)) out.push_back(directory / name);
+  return out;
+}
+
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)
     : tokenizer_(tokenizer), skip_special_(skip_special_tokens) {}
 

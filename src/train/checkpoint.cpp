@@ -55,7 +55,7 @@ void write_states(const fs::path& file, const CheckpointContent& c) {
   for (const auto& s : c.optimizer->states()) tensors.push_back({s.name, s.shape, s.tensor.data, s.tensor.dtype, s.tensor.dtype});
   for (const auto& p : c.model->parameters().all()) {
     const Tensor& stepped = p->stepped();
-    if (p->trainable && stepped.dtype != c.save_dtype)
+    if (p->learns() && stepped.dtype != c.save_dtype)
       tensors.push_back({p->name + ".weight_fp32", p->shape, stepped.data, stepped.dtype, DType::f32});
   }
   formats::write_safetensors(file, std::move(tensors));

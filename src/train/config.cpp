@@ -128,6 +128,7 @@ void say_idle(const Config& c) {
       {"template", c.pretraining()}, {"mask_history", c.pretraining()}, {"train_on_prompt", c.pretraining()},
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
+      {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
       {"generation_max_new_tokens", c.num_generation_samples == 0}};
   std::vector<std::string> names;
   for (const Config::Setting& s : c.settings)

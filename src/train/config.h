@@ -32,6 +32,8 @@ struct Config {
   bool train_on_prompt = false;
   bool mask_history = false;
   int64_t max_samples = 0;
+  std::string tokenized_path;
+  bool token_cache = true, overwrite_cache = false;
   std::string mix_strategy = "concat";
   std::vector<double> interleave_probs, dataset_weights;
   double val_size = 0;
@@ -59,6 +61,10 @@ struct Config {
   std::string gradient_checkpointing = "none";
   std::string optim = "adamw_torch";
   Pairs optim_args;
+  bool use_badam = false;
+  std::string badam_mode = "layer", badam_switch_mode = "ascending";
+  std::optional<int64_t> badam_start_block;
+  int64_t badam_switch_interval = 50;
   bool optimizer_in_backward = false;
   std::string clipping = "auto";
   double weight_decay = 0, l2_to_base = 0;

@@ -57,6 +57,9 @@ class Schema {
     flag("train_on_prompt", &Config::train_on_prompt, "Learn the questions too, not only the answers.");
     flag("mask_history", &Config::mask_history, "Learn only the last answer of a conversation. One that is too long loses its first turns, not its last.");
     integer("max_samples", &Config::max_samples, 0, int64_t{1} << 40, "Read at most this many rows of each data set; 0: all.");
+    flag("token_cache", &Config::token_cache, "Keep tokenised data on disk and take it from there when nothing that decides it has changed ([data.md](data.md)).");
+    string("tokenized_path", &Config::tokenized_path, "Directory to keep tokenised data in, however small and for as long as you like; empty: the user's cache directory, where only what takes long is kept.");
+    flag("overwrite_cache", &Config::overwrite_cache, "Tokenise anew and replace what is kept. Leave it out to make use of it: a change of data or settings is seen without.");
     real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
     section("Prediction");
     flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");
@@ -88,6 +91,13 @@ class Schema {
     checkpointing();
     choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor"}, "AdamW (all its names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate).");
     maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor).");
+    flag("use_badam", &Config::use_badam, "BAdam, block coordinate descent: one layer learns at a time, so masters, gradients and optimizer states are those of one layer. Embedding, head and final norm keep the base's values.");
+    choices("badam_mode", &Config::badam_mode, {"layer"}, "The unit that takes turns. (`ratio` of LLaMA-Factory is not there.)");
+    choices("badam_switch_mode", &Config::badam_switch_mode, {"ascending", "descending", "random", "fixed"}, "The order in which layers take turns; `fixed`: only `badam_start_block` learns.");
+    add({"badam_start_block", "", "integer", "The layer that begins; default: the first, or with `descending` the last.",
+         [](Config& c, const Given& g) { c.badam_start_block = whole(g, 0, 1 << 20); },
+         [](const Config& c) { return c.badam_start_block ? text(*c.badam_start_block) : ""; }, {}});
+    integer("badam_switch_interval", &Config::badam_switch_interval, 1, int64_t{1} << 40, "Updates until the next layer's turn; it begins with fresh optimizer states.");
     flag("optimizer_in_backward", &Config::optimizer_in_backward, "Update each parameter as soon as its gradient is complete and free the gradient: no memory for gradients, 2 bytes a parameter less in bf16. Needs `gradient_accumulation_steps: 1` and no fp16; for larger batches raise `per_device_train_batch_size` with `gradient_checkpointing: block`.");
     choices("clipping", &Config::clipping, {"auto", "global", "previous_step", "per_tensor", "off"}, "How `max_grad_norm` is applied. `global`: to the norm over all gradients of this update. With `optimizer_in_backward` that norm is not known in time: `previous_step` uses the norm of the update before (the first update is clipped per tensor), `per_tensor` clips each parameter's own norm. `auto`: `global`, or `previous_step` with `optimizer_in_backward`.");
     real("weight_decay", &Config::weight_decay, 0, 1e3, "Weight decay; norms and biases are left out. Decoupled, but for adam and sgd, as in PyTorch.");
@@ -226,20 +236,20 @@ const Key* find_key(const std::string& name) { return schema().find(name); }
 
 const std::set<std::string>& ignored_keys() {
   static const std::set<std::string> keys{
-      "do_eval", "do_predict", "overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout",
+      "do_eval", "do_predict", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout",
       "plot_loss", "report_to", "trust_remote_code", "flash_attn", "use_fast_tokenizer", "cache_dir", "hf_hub_token",
       "run_name", "push_to_hub", "hub_model_id", "logging_dir", "disable_tqdm", "tf32", "torch_compile", "use_cache",
       "include_num_input_tokens_seen", "enable_liger_kernel", "dataloader_pin_memory", "ddp_find_unused_parameters",
       "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
       "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
       "hub_private_repo", "ms_hub_token", "om_hub_token", "use_cpu", "log_on_each_node", "skip_memory_metrics",
-      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "save_safetensors", "full_determinism"};
+      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
   return keys;
 }
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "streaming", "use_badam", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
+      "streaming", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
       "quantization_bit", "disable_shuffling"};
   return keys;
 }

@@ -26,6 +26,8 @@ int64_t count_correct(const objectives::BatchView& view) {
 namespace {
 
 void check(const EngineOptions& o) {
+  if (o.rotation && o.optimizer.anchor_decay > 0)
+    refuse("l2_to_base keeps a copy of everything that learns; with use_badam that would be the whole model. Leave one of them out");
   if (!o.optimizer_in_backward) {
     if (o.clipping == Clipping::previous_step && o.max_grad_norm > 0)
       refuse("clipping: previous_step belongs to optimizer_in_backward; without it the norm of this update is known: use global");
@@ -45,6 +47,7 @@ void check(const EngineOptions& o) {
 
 void allocate_model(models::Decoder& model, const EngineOptions& options, Arena::Kind kind) {
   tuning::apply(options.tuning, model);
+  if (options.rotation) tuning::BlockRotation(*options.rotation, model, kind == Arena::Kind::dry);
   optim::apply_groups(options.lr_groups, model.parameters());
   model.parameters().allocate_weights(kind, options.compute);
   if (options.masters) model.parameters().allocate_masters(kind);
@@ -54,6 +57,7 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
                Arena::Kind kind, uint64_t activation_bytes)
     : model_(model), objective_(objective), options_(options) {
   check(options);
+  if (options.rotation) rotation_.emplace(*options.rotation, model, kind == Arena::Kind::dry);
   auto& parameters = model.parameters();
   for (const auto& p : parameters.all()) memory_.weights += p->weight.bytes();
   optimizer_ = optim::Optimizer::create(options.optimizer);
@@ -103,6 +107,7 @@ double Engine::run_micro_batch(const objectives::BatchView& view, bool last) {
 
 StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   number_ = number;
+  resume_at(number);
   updated_ = 0;
   learning_rate_ = learning_rate;
   model_.parameters().begin_step();
@@ -124,6 +129,13 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   step_work_ = context_->work();
   return result;
 }
+
+void Engine::resume_at(int64_t number) {
+  if (rotation_)
+    rotation_->move_to(rotation_->block_at(number), [&](nn::Parameter& from, nn::Parameter& to) { optimizer_->hand_over(from, to); });
+}
+
+int64_t Engine::updates() const { return rotation_ ? rotation_->turn_update(number_) : number_ - scaler_.skipped; }
 
 // Clips and updates what has not been updated inside backward; notes the global gradient norm.
 void Engine::finish_gradients(StepResult& result) {

@@ -4,10 +4,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "objectives/objective.h"
 #include "optim/optimizer.h"
 #include "train/loss_scaler.h"
+#include "tuning/block_rotation.h"
 #include "tuning/tuner.h"
 #include "util/error.h"
 
@@ -23,6 +25,7 @@ struct EngineOptions {
   bool masters = false;        // fp32 copies that the optimizer steps; without, bf16 weights are rounded stochastically
   bool loss_scaling = false;   // fp16
   tuning::TunerOptions tuning;
+  std::optional<tuning::RotationOptions> rotation;  // use_badam
   std::vector<optim::LrGroup> lr_groups;
   DType anchor_dtype = DType::f32;  // of the base's copy, where optimizer.anchor_decay asks for one
   nn::Recompute recompute = nn::Recompute::none;
@@ -86,6 +89,8 @@ class Engine : public nn::StepHooks {
   // Throws where loss or gradient is not finite, naming tensor or token; parameters are then untouched, or with
   // optimizer_in_backward and a gradient a SpoiledModel is thrown.
   StepResult step(const Step& step, int64_t number, float learning_rate);
+  // Before a checkpoint of update `number` is loaded: lets those parameters learn that did then.
+  void resume_at(int64_t number);
   // Replaces `losses` by those of the batch's sequences.
   void evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses);
 
@@ -128,6 +133,7 @@ class Engine : public nn::StepHooks {
   std::unique_ptr<ops::Context> context_;
   std::unique_ptr<nn::Tape> tape_;
   std::unique_ptr<optim::Optimizer> optimizer_;
+  std::optional<tuning::BlockRotation> rotation_;
   objectives::BatchView view_;
   std::vector<double> squared_norms_;  // by parameter, in declaration order
   MemoryParts memory_;
@@ -136,7 +142,7 @@ class Engine : public nn::StepHooks {
   double previous_norm_ = -1;
   int64_t number_ = 0;
   int64_t updated_ = 0;  // parameters that this step's backward has changed
-  int64_t updates() const { return number_ - scaler_.skipped; }  // that the optimizer has made, this one included
+  int64_t updates() const;  // that the optimizer has made with these parameters, this one included
   float learning_rate_ = 0;
 };
 

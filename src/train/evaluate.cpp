@@ -34,13 +34,12 @@ std::string short_name(const std::string& source) {
 
 std::vector<std::string> metric_names(const data::TokenSet& set) {
   std::vector<std::string> prefixes{"eval_"}, names;
-  std::vector<bool> labelled(set.sources.size());
+  std::vector<bool> labelled(set.sources().size());
   for (int64_t i = 0; i < set.size(); ++i)
-    for (const float weight : set.weights(i).subspan(1))  // nothing predicts the first token
-      if (weight != 0) labelled[static_cast<size_t>(set.source(i))] = true;
-  if (set.sources.size() > 1)
-    for (size_t i = 0; i < set.sources.size(); ++i)
-      if (labelled[i]) prefixes.push_back("eval_" + short_name(set.sources[i]) + "_");
+    if (set.weights(i).labels() > 0) labelled[static_cast<size_t>(set.source(i))] = true;
+  if (set.sources().size() > 1)
+    for (size_t i = 0; i < set.sources().size(); ++i)
+      if (labelled[i]) prefixes.push_back("eval_" + short_name(set.sources()[i]) + "_");
   for (const std::string& prefix : prefixes)
     for (const char* name : {"loss", "perplexity", "accuracy"}) names.push_back(prefix + name);
   return names;
@@ -49,7 +48,7 @@ std::vector<std::string> metric_names(const data::TokenSet& set) {
 Json evaluate_set(Engine& engine, const data::Batcher& batches, const data::TokenSet& set) {
   const double begin = seconds_now();
   Sums all;
-  std::vector<Sums> each(std::max<size_t>(1, set.sources.size()));
+  std::vector<Sums> each(std::max<size_t>(1, set.sources().size()));
   std::vector<SequenceLoss> losses;
   int64_t steps = 0;
   Step step;
@@ -77,7 +76,7 @@ Json evaluate_set(Engine& engine, const data::Batcher& batches, const data::Toke
   if (each.size() > 1)
     for (size_t i = 0; i < each.size(); ++i) {
       if (each[i].labels == 0) continue;
-      std::string prefix = "eval_" + short_name(set.sources[i]) + "_";
+      std::string prefix = "eval_" + short_name(set.sources()[i]) + "_";
       if (json.contains(prefix + "loss")) prefix += fmt::format("{}_", i + 1);  // two files of one name
       each[i].write(json, prefix);
     }

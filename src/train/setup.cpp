@@ -5,77 +5,16 @@
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "models/families/family.h"
+#include "train/data_setup.h"
 #include "util/error.h"
 #include "util/log.h"
-#include "util/rng.h"
 
 namespace attune::train {
 namespace {
 
 using data::TokenSet;
-
-TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
-  const data::Records records = read_data_sets(setup.config, names, setup.report);
-  setup.data_files.insert(setup.data_files.end(), records.files.begin(), records.files.end());
-  setup.rows_read += records.rows_read;
-  bool conversations = false;
-  for (const auto& r : records.rows) conversations |= r.is_conversation();
-  if (conversations && !setup.chat) setup.chat = text::ChatTemplate::create(setup.config.chat_template, *setup.tokenizer, setup.config.tool_format);
-  return data::tokenize(records, *setup.tokenizer, setup.chat.get(),
-                        {setup.config.cutoff_len, setup.config.train_on_prompt, setup.config.pretraining(), setup.config.mask_history}, setup.report);
-}
-
-// Holds val_size samples out, or those of one fold, chosen by the seed.
-void split(RunSetup& setup, TokenSet all, const Fold& fold) {
-  if (all.size() == 0)
-    refuse("dataset: no sample is left to train on: {}", fmt::join(setup.report.summary(), "; "));
-  const double val = setup.config.val_size;
-  if (val > 1 && val != std::floor(val)) refuse("val_size: {} is neither a share below 1 nor a whole number of samples", val);
-  auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(all.size())) : val);
-  if (val > 0) count = std::max<int64_t>(1, count);
-  int64_t first = 0;
-  if (fold.count > 0) {
-    if (all.size() < fold.count) refuse("cross_validation: {} folds need as many samples, there are {}", fold.count, all.size());
-    first = all.size() * fold.index / fold.count;
-    count = all.size() * (fold.index + 1) / fold.count - first;
-  }
-  if (count >= all.size())
-    refuse("val_size: {} samples would be held out of {}; nothing would be left to train on", count, all.size());
-  if (count == 0) {
-    setup.train_set = std::make_unique<TokenSet>(std::move(all));
-    return;
-  }
-  const data::Permutation order(all.size(), mix_key(static_cast<uint64_t>(setup.config.seed), 0x5EED), 0);
-  std::set<int64_t> held;
-  for (int64_t i = 0; i < count; ++i) held.insert(order[first + i]);
-  setup.train_set = std::make_unique<TokenSet>();
-  setup.eval_set = std::make_unique<TokenSet>();
-  setup.train_set->sources = setup.eval_set->sources = all.sources;
-  for (int64_t i = 0; i < all.size(); ++i)
-    (held.count(i) ? *setup.eval_set : *setup.train_set).add(all.ids(i), all.weights(i), all.where(i), all.source(i));
-}
-
-// What is held out must not come back through repetition: first split, then mix.
-void mix_sets(RunSetup& setup, const data::MixOptions& mixing) {
-  const TokenSet& set = *setup.train_set;
-  std::vector<bool> found(set.sources.size(), false);
-  for (int64_t i = 0; i < set.size(); ++i) found[static_cast<size_t>(set.source(i))] = true;
-  for (size_t s = 0; s < found.size(); ++s)
-    if (!found[s] && !mixing.is_plain())
-      refuse("dataset: no sample of \"{}\" is left to mix: {}", set.sources[s], fmt::join(setup.report.summary(), "; "));
-  data::mix(*setup.train_set, mixing);
-}
-
-void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
-  for (int64_t i = 0; i < set.size(); ++i)
-    for (int32_t id : set.ids(i))
-      if (id < 0 || id >= vocab)
-        refuse("{}: the tokenizer gives id {} but the model has only {} embedding rows. Tokenizer and model do not belong "
-               "together ({})", model, id, vocab, set.where(i));
-}
 
 // The end of each epoch is known before the run; nobody means more passes than this.
 constexpr size_t kMostEpochs = 100'000;
@@ -155,23 +94,44 @@ optim::OptimizerOptions optimizer_options(const Config& c) {
   return o;
 }
 
-// What a sequence can hold where there is no data: cutoff_len tokens, all but the first of them labels.
-struct Longest {
-  int64_t tokens, labels;
-};
-Longest longest_of(const data::Batcher* batches, const Config& c) {
-  if (!batches) return {c.cutoff_len, c.cutoff_len - 1};
-  const BatchCapacity& most = batches->capacity();
-  const int64_t labels = batches->options().packing ? most.max_seqlen - 1 : most.label_rows / batches->options().micro_batch_size;
-  return {std::min(most.max_seqlen, c.cutoff_len), std::min(labels, c.cutoff_len - 1)};
+data::BatchingOptions train_batching(const Config& c) {
+  data::BatchingOptions batching;
+  batching.micro_batch_size = c.per_device_train_batch_size;
+  batching.micro_batches = c.gradient_accumulation_steps;
+  batching.packing = c.packing;
+  batching.cutoff_len = c.cutoff_len;
+  batching.group_by_length = c.group_by_length;
+  batching.drop_last = c.dataloader_drop_last;
+  batching.seed = static_cast<uint64_t>(c.data_seed.value_or(c.seed));
+  return batching;
+}
+
+data::BatchingOptions eval_batching(const Config& c) {
+  data::BatchingOptions batching;
+  batching.micro_batch_size = c.per_device_eval_batch_size;
+  batching.shuffle = false;
+  return batching;
+}
+
+// Without data: `batch` sequences (packs) of cutoff_len tokens, all but the first of them labels.
+BatchCapacity worst_case(const Config& c, int64_t batch, bool packing) {
+  const int64_t tokens = batch * c.cutoff_len;
+  if (!packing) return {tokens, batch, tokens - batch, c.cutoff_len};
+  return {tokens, std::max<int64_t>(1, tokens / 2), tokens, c.cutoff_len};
+}
+
+// With a shorter cutoff_len than the tokens were cut to.
+BatchCapacity cut_to(BatchCapacity most, const Config& c, int64_t batch, bool packing) {
+  const BatchCapacity limit = worst_case(c, batch, packing);
+  return {std::min(most.tokens, limit.tokens), std::min(most.sequences, limit.sequences), std::min(most.label_rows, limit.label_rows),
+          std::min(most.max_seqlen, limit.max_seqlen)};
 }
 
 BatchCapacity eval_capacity(const RunSetup& s, const Config& c) {
-  const bool wanted = s.train_set ? s.eval_set != nullptr : c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
-  if (!wanted) return {};
-  const auto [tokens, labels] = longest_of(s.eval_batches.get(), c);
-  const int64_t b = c.per_device_eval_batch_size;
-  return {b * tokens, b, b * labels, tokens};
+  const int64_t batch = c.per_device_eval_batch_size;
+  if (s.eval_set) return cut_to(data::Batcher(*s.eval_set, eval_batching(c)).capacity_of(1), c, batch, false);
+  const bool wanted = !s.train_set && (c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0);
+  return wanted ? worst_case(c, batch, false) : BatchCapacity{};
 }
 
 void plan_saving(RunSetup& s) {
@@ -188,11 +148,11 @@ void plan_saving(RunSetup& s) {
 }  // namespace
 
 BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
-  const auto [tokens, labels] = longest_of(s.train_batches.get(), c);
-  const int64_t b = c.per_device_train_batch_size;
-  if (!c.packing) return {b * tokens, b, b * labels, tokens};
-  const int64_t room = b * std::max(c.cutoff_len, tokens);
-  return {room, std::max<int64_t>(1, room / 2), room, tokens};  // a sequence has at least two tokens
+  const int64_t batch = c.per_device_train_batch_size;
+  if (!s.train_set) return worst_case(c, batch, c.packing);
+  data::BatchingOptions batching = train_batching(c);
+  batching.cutoff_len = s.config.cutoff_len;
+  return cut_to(data::Batcher(*s.train_set, batching).capacity_of(static_cast<int64_t>(s.epoch_ends.size())), c, batch, c.packing);
 }
 
 EngineOptions engine_options(const RunSetup& setup, const Config& c) {
@@ -203,6 +163,11 @@ EngineOptions engine_options(const RunSetup& setup, const Config& c) {
   e.loss_scaling = c.fp16;
   e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
   e.lr_groups = lr_groups(c);
+  if (c.use_badam) {
+    if (c.finetuning_type != "full")
+      refuse("use_badam: chooses itself what learns; it goes with finetuning_type: full, not {}", c.finetuning_type);
+    e.rotation = {c.badam_switch_mode, c.badam_start_block, c.badam_switch_interval, static_cast<uint64_t>(c.seed)};
+  }
   e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
   e.recompute = c.recompute();
   e.capacity = capacity_with(setup, c);
@@ -288,16 +253,7 @@ RunSetup prepare(const Config& config, const Fold& fold) {
   s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
   protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
-  const data::MixOptions mixing{config.mix_strategy, config.interleave_probs, config.dataset_weights, static_cast<uint64_t>(config.seed)};
-  data::check_mixing(mixing, config.dataset.size());
-  split(s, read_set(s, config.dataset), fold);
-  mix_sets(s, mixing);
-  if (!config.eval_dataset.empty()) {
-    s.eval_set = std::make_unique<TokenSet>(read_set(s, config.eval_dataset));
-    if (s.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));
-  }
-  check_ids(*s.train_set, s.architecture.vocab_size, config.model_name_or_path);
-  if (s.eval_set) check_ids(*s.eval_set, s.architecture.vocab_size, config.model_name_or_path);
+  prepare_data(s, fold);
   arrange(s, config);
   return s;
 }
@@ -313,22 +269,8 @@ RunSetup prepare_without_data(const Config& config) {
 namespace {
 
 void arrange_batches(RunSetup& s) {
-  const Config& config = s.config;
-  data::BatchingOptions batching;
-  batching.micro_batch_size = config.per_device_train_batch_size;
-  batching.micro_batches = config.gradient_accumulation_steps;
-  batching.packing = config.packing;
-  batching.cutoff_len = config.cutoff_len;
-  batching.group_by_length = config.group_by_length;
-  batching.drop_last = config.dataloader_drop_last;
-  batching.seed = static_cast<uint64_t>(config.data_seed.value_or(config.seed));
-  s.train_batches = std::make_unique<data::Batcher>(*s.train_set, batching);
-  if (s.eval_set) {
-    data::BatchingOptions eval;
-    eval.micro_batch_size = config.per_device_eval_batch_size;
-    eval.shuffle = false;
-    s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval);
-  }
+  s.train_batches = std::make_unique<data::Batcher>(*s.train_set, train_batching(s.config));
+  if (s.eval_set) s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval_batching(s.config));
   count_steps(s);
 }
 
@@ -348,7 +290,7 @@ std::vector<std::string> describe_data(const RunSetup& s) {
   std::vector<std::string> lines;
   lines.push_back(fmt::format("data: {} rows read, {} training samples of {} tokens ({} labelled), longest {}", s.rows_read,
                               s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
-  if (s.train_set->sources.size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
+  if (s.train_set->sources().size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
   if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
   if (s.config.packing) {
     const auto packs = s.train_batches->steps_in_epoch(0);

@@ -150,6 +150,7 @@ Json Trainer::order_settings() const {
           {"dataloader_drop_last", config_.dataloader_drop_last},
           {"cutoff_len", config_.cutoff_len},
           {"optim", setup_.engine.optimizer.name},
+          {"use_badam", config_.use_badam},
           {"optimizer_in_backward", setup_.engine.optimizer_in_backward},
           {"precision", config_.pure_bf16 ? "pure_bf16" : config_.fp16 ? "fp16" : config_.bf16 ? "bf16" : "fp32"},
           {"trainable_parameters", model_->parameters().trainable_count()}};
@@ -184,8 +185,9 @@ void Trainer::check_same_run(const Json& state) const {
 void Trainer::restore() {
   const Json state = read_checkpoint_state(*checkpoint_);
   check_same_run(state);
-  load_checkpoint(*checkpoint_, *model_, engine_->optimizer());
   done_ = state.at("step").get<int64_t>();
+  engine_->resume_at(done_);
+  load_checkpoint(*checkpoint_, *model_, engine_->optimizer());
   if (done_ > setup_.total_steps)
     refuse("{}: stands at update {}, behind the end of this run ({})", checkpoint_->string(), done_, setup_.total_steps);
   tokens_seen_ = state.at("tokens_seen").get<int64_t>();

@@ -30,6 +30,12 @@ Place place_of(const std::string& name) {
   return {layer, std::string(end + 1, name.data() + name.size())};
 }
 
+}  // namespace
+
+std::optional<int64_t> layer_of(const std::string& name) { return place_of(name).layer; }
+
+namespace {
+
 // Whether one of the dotted parts of `path` is `word`, or `word` is a dotted part sequence of it.
 bool names_module(const std::string& path, const std::string& word) {
   const std::string dotted = "." + path + ".";

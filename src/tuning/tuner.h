@@ -1,6 +1,7 @@
 // What is trained: a policy over the model's parameters. The loop does not know which one it has.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@ struct TunerOptions {
 
 // Sets Parameter::trainable before storage is allocated. Refuses options that choose nothing, naming what there is.
 void apply(const TunerOptions& options, models::Decoder& model);
+
+// "model.layers.12.mlp.down_proj.weight" → 12; nothing for what lies outside of the layers.
+std::optional<int64_t> layer_of(const std::string& name);
 
 // "trainable parameters: 1,234 of 5,678 (21.7 %)"
 std::string describe(const models::Decoder& model);

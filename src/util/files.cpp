@@ -62,8 +62,8 @@ DirectoryLock::~DirectoryLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-FileWriter::FileWriter(const fs::path& file) : path_(file) {
-  fd_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+FileWriter::FileWriter(const fs::path& file, unsigned mode) : path_(file) {
+  fd_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
   if (fd_ < 0) fail_errno("create", file);
 }
 
@@ -127,6 +127,22 @@ void write_file_atomic(const fs::path& file, std::string_view content) {
   sync_path(file.has_parent_path() ? file.parent_path() : fs::path("."));
 }
 
+void publish_file(const fs::path& file, unsigned mode, const std::function<void(FileWriter&)>& fill) {
+  fs::path temporary = file;
+  temporary += "." + std::to_string(::getpid()) + ".tmp";
+  try {
+    FileWriter writer(temporary, mode);
+    fill(writer);
+    writer.close();
+    fs::rename(temporary, file);
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
+  }
+  sync_path(file.has_parent_path() ? file.parent_path() : fs::path("."));
+}
+
 fs::path safe_child(const fs::path& directory, const std::string& name, const std::string& what) {
   if (name.empty() || name == "." || name == ".." || name.find_first_of("/\\") != std::string::npos ||
       name.find('\0') != std::string::npos)
@@ -143,6 +159,11 @@ fs::path safe_child(const fs::path& directory, const std::string& name, const st
       fail("{}: \"{}\" is a symbolic link that leads outside of {}", what, name, directory.string());
   }
   return child;
+}
+
+void create_private_directory(const fs::path& directory) {
+  if (directory.has_parent_path()) fs::create_directories(directory.parent_path());
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) fail_errno("create the directory", directory);
 }
 
 void publish_directory(const fs::path& directory, const std::function<void(const fs::path&)>& fill) {

@@ -28,6 +28,9 @@ void sync_path(const fs::path& path);
 // lead outside. `what` names the place the name came from.
 fs::path safe_child(const fs::path& directory, const std::string& name, const std::string& what);
 
+// Creates `directory` for its owner alone, and what is above it as usual. One that exists stays as it is.
+void create_private_directory(const fs::path& directory);
+
 // A directory that becomes visible as a whole: `fill` writes into a temporary sibling, which is synced and
 // renamed to `directory`. Anything already at `directory` is replaced.
 void publish_directory(const fs::path& directory, const std::function<void(const fs::path&)>& fill);
@@ -65,7 +68,7 @@ class DirectoryLock {
 // Buffered sequential writer; `close` makes the bytes durable and throws when the disk is full.
 class FileWriter {
  public:
-  explicit FileWriter(const fs::path& file);
+  explicit FileWriter(const fs::path& file, unsigned mode = 0644);
   ~FileWriter();
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
@@ -76,5 +79,9 @@ class FileWriter {
   fs::path path_;
   int fd_ = -1;
 };
+
+// A file that becomes visible as a whole: `fill` writes a temporary sibling of its own name, `<file>.<process>.tmp`, so that
+// several processes may publish one file at once. Nothing stays behind where it throws.
+void publish_file(const fs::path& file, unsigned mode, const std::function<void(FileWriter&)>& fill);
 
 }  // namespace attune

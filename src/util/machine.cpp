@@ -1,6 +1,8 @@
 #include "util/machine.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -79,6 +81,12 @@ std::vector<std::string> instruction_sets() {
   for (std::string flag; flags >> flag;)
     if (std::find(known.begin(), known.end(), flag) != known.end()) found.push_back(flag);
   return found;
+}
+
+void release_memory(char* from, uint64_t bytes) {
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)), address = reinterpret_cast<uint64_t>(from);
+  const uint64_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+  if (begin < end) ::madvise(from + (begin - address), end - begin, MADV_DONTNEED);  // only advice: it need not succeed
 }
 
 double seconds_now() {

@@ -27,6 +27,8 @@ class MemoryWatch {
   bool said_ = false;
 };
 
+// Gives whole pages between `from` and `from + bytes`, whose content is no longer needed, back to the system.
+void release_memory(char* from, uint64_t bytes);
 std::string processor_name();
 std::vector<std::string> instruction_sets();  // of those that matter here: avx2, avx512f, avx512_bf16, amx_bf16 …
 double seconds_now();             // monotonic

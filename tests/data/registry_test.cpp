@@ -146,7 +146,7 @@ TEST_F(Registry, SamplesAreChosenBySeed) {
 
 TokenSet three_and_five() {
   TokenSet set;
-  set.sources = {"three", "five"};
+  set.set_sources({"three", "five"});
   const std::vector<float> weights{0, 1};
   for (int32_t i = 0; i < 8; ++i) set.add(std::vector<int32_t>{i, i}, weights, fmt::format("x:{}", i), i < 3 ? 0 : 1);
   return set;
@@ -183,7 +183,7 @@ TEST(Mixing, StrategiesStopWhereTheyShould) {
 
 TEST(Mixing, ProbabilitiesAreKeptAndDeterministic) {
   TokenSet set;
-  set.sources = {"a", "b"};
+  set.set_sources({"a", "b"});
   const std::vector<float> weights{0, 1};
   for (int32_t i = 0; i < 4000; ++i) set.add(std::vector<int32_t>{i, i}, weights, "x:1", i < 2000 ? 0 : 1);
   const auto share = [&](const MixOptions& options) {

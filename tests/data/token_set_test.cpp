@@ -57,6 +57,9 @@ std::vector<std::string> learnt(const text::Tokenizer& tokenizer, std::span<cons
   }
   return out;
 }
+std::vector<std::string> learnt(const text::Tokenizer& tokenizer, std::span<const int32_t> ids, const Weights& weights) {
+  return learnt(tokenizer, ids, std::vector<float>(weights.begin(), weights.end()));
+}
 std::vector<std::string> learnt(const text::Tokenizer& tokenizer, const TokenizedRow& row) { return learnt(tokenizer, row.ids, row.weights); }
 using List = std::vector<std::string>;
 

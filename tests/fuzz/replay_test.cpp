@@ -18,7 +18,8 @@ TEST(FuzzCorpus, EndsInAResultOrAnError) {
                                                     {"safetensors", fuzz::safetensors},
                                                     {"torch_bin", fuzz::torch_bin},
                                                     {"records", fuzz::records},
-                                                    {"config", fuzz::config}};
+                                                    {"config", fuzz::config},
+                                                    {"token_file", fuzz::token_file}};
   for (const auto& [name, target] : targets) {
     size_t files = 0;
     for (const auto& entry : fs::directory_iterator(fs::path(ATTUNE_ROOT) / "tests/fuzz/corpus" / name)) {

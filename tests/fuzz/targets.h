@@ -15,5 +15,6 @@ int safetensors(const uint8_t* data, size_t size);
 int torch_bin(const uint8_t* data, size_t size);
 int records(const uint8_t* data, size_t size);
 int config(const uint8_t* data, size_t size);
+int token_file(const uint8_t* data, size_t size);
 
 }  // namespace attune::fuzz

@@ -327,6 +327,25 @@ TEST_F(Weights, SavedAndLoadedAgainTheyAreTheSame) {
   for (const auto& p : a->parameters().all()) EXPECT_EQ(floats(p->weight), floats(b->parameters().find(p->name)->weight)) << p->name;
 }
 
+TEST(Initialise, WhatIsMadeWhileItIsWrittenIsWhatWouldBeInMemory) {
+  const DecoderConfig config = parsed(fixture("models/qwen2_tiny/config.json"));
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    models::Decoder model(config);
+    model.parameters().allocate_weights(Arena::Kind::real, dtype);
+    models::initialise_weights(model, 5);
+    const auto sources = models::initial_tensors(model, dtype, 5);
+    ASSERT_EQ(sources.size(), model.parameters().all().size());
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const nn::Parameter& p = *model.parameters().all()[i];
+      std::vector<char> made(p.weight.bytes());
+      const auto n = static_cast<uint64_t>(p.count()), half = n / 8 * 4;
+      sources[i].make(0, half, made.data());
+      sources[i].make(half, n - half, made.data() + half * size_of(dtype));
+      EXPECT_EQ(std::memcmp(made.data(), p.weight.data, made.size()), 0) << p.name;
+    }
+  }
+}
+
 TEST(Initialise, IsAFunctionOfSeedAndName) {
   const DecoderConfig config = parsed(fixture("models/qwen2_tiny/config.json"));
   models::Decoder a(config), b(config), other(config);

@@ -1,48 +1,16 @@
-// What a training step means, as properties: splitting, order, packing, recomputation and updates inside backward change
-// nothing but rounding; a dry run measures a real one to the byte.
+// What a training step means, as properties: splitting, order, packing and recomputation change nothing but rounding; a
+// dry run measures a real one to the byte.
 #include <fmt/format.h>
 
 #include <map>
 
-#include "support/fixtures.h"
+#include "support/steps.h"
 
 namespace attune {
 namespace {
 
 using namespace test;
 using Gradients = std::map<std::string, std::vector<float>>;
-
-// Eight samples of different lengths; every second masks its beginning.
-std::vector<Sample> eight_samples(int vocab) {
-  std::vector<Sample> out;
-  for (int s = 0; s < 8; ++s) {
-    Sample sample;
-    for (int j = 0; j < 4 + 3 * s; ++j) {
-      sample.ids.push_back((s * 31 + j * j * 7 + j + 1) % vocab);
-      sample.weights.push_back(s % 2 && j < 3 ? 0.0f : s == 4 ? 0.5f : 1.0f);
-    }
-    out.push_back(sample);
-  }
-  return out;
-}
-
-// The samples named by `parts`, one micro-batch a part; ids stay those of the samples.
-Step split(const std::vector<Sample>& samples, const std::vector<std::vector<int>>& parts) {
-  std::vector<MicroBatch> batches;
-  for (const auto& part : parts) {
-    MicroBatch b;
-    for (int i : part) b.add_sequence(i, samples[static_cast<size_t>(i)].ids, samples[static_cast<size_t>(i)].weights, b.groups);
-    batches.push_back(b);
-  }
-  return step_of(std::move(batches));
-}
-
-train::EngineOptions options_for(const Step& step) {
-  train::EngineOptions options;
-  options.capacity = capacity_of(step);
-  options.micro_batches = static_cast<int64_t>(step.micro_batches.size());
-  return options;
-}
 
 class Accumulation : public ::testing::TestWithParam<std::tuple<const char*, float>> {};
 
@@ -98,53 +66,6 @@ TEST(Dropout, ChangesWithTheStepAndRepeatsWithIt) {
   const double a = engine->step(step, 1, 0.0f).loss, b = engine->step(step, 2, 0.0f).loss, again = engine->step(step, 1, 0.0f).loss;
   EXPECT_NE(a, b);
   EXPECT_EQ(a, again);
-}
-
-class InBackward : public ::testing::TestWithParam<std::tuple<const char*, nn::Recompute>> {};
-
-TEST_P(InBackward, SgdGivesTheSameWeightsBitForBit) {
-  const auto [name, recompute] = GetParam();
-  const Step step = split(eight_samples(150), {{0, 1, 2, 3, 4, 5, 6, 7}});
-  objectives::CausalLm objective;
-  Gradients plain;
-  uint64_t plain_gradients = 0;
-  for (bool in_backward : {false, true}) {
-    auto model = load_model(fixture("models") / name);
-    train::EngineOptions options = options_for(step);
-    options.optimizer.name = "sgd";
-    options.max_grad_norm = 0;
-    options.recompute = recompute;
-    options.optimizer_in_backward = in_backward;
-    auto engine = make_engine(*model, objective, options);
-    for (int64_t s = 1; s <= 3; ++s) engine->step(step, s, 0.1f);
-    for (const auto& p : model->parameters().all()) {
-      if (!in_backward) {
-        plain[p->name] = floats(p->weight);
-      } else {
-        EXPECT_EQ(floats(p->weight), plain[p->name]) << p->name;
-      }
-    }
-    if (!in_backward) {
-      plain_gradients = engine->memory().gradients;
-    } else {
-      EXPECT_LT(engine->memory().gradients, plain_gradients);
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Models, InBackward,
-                         ::testing::Combine(::testing::Values("llama2_tiny", "qwen2_tiny"),
-                                            ::testing::Values(nn::Recompute::none, nn::Recompute::block)));
-
-TEST(InBackward, IsRefusedWithAccumulationAndWithClipping) {
-  auto model = load_model(fixture("models/llama2_tiny"));
-  objectives::CausalLm objective;
-  train::EngineOptions options = options_for(split(eight_samples(150), {{0}}));
-  options.optimizer_in_backward = true;
-  EXPECT_THROW(make_engine(*model, objective, options), Error);
-  options.max_grad_norm = 0;
-  options.micro_batches = 2;
-  EXPECT_THROW(make_engine(*model, objective, options), Error);
 }
 
 // Clipping and the global norm ------------------------------------------------------------------------------------------

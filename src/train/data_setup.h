@@ -1,0 +1,13 @@
+// The data of a run: read, tokenised or taken from the cache, what is held out split off, the rest mixed.
+#pragma once
+
+#include "train/setup.h"
+
+namespace attune::train {
+
+// Reads and tokenises data sets by their names; what is reported goes to the setup.
+data::TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names);
+// Makes `train_set` and `eval_set` as the configuration says.
+void prepare_data(RunSetup& setup, const Fold& fold);
+
+}  // namespace attune::train
