@@ -92,6 +92,8 @@ def measure(c, model, args):
     settings = [f"model_name_or_path={model}", f"stage={c['stage']}", f"dataset={data}", f"cutoff_len={c['length']}",
                 f"per_device_train_batch_size={c['batch']}", f"max_steps={c['steps']}", "save_strategy=no", "template=default",
                 f"output_dir={output}", *c["settings"]]
+    if c["stage"] == "sft":  # one whole epoch: its largest micro-batch is what memory is planned for
+        settings.append(f"max_samples={c['batch'] * c['steps']}")
     if not any(s.startswith("finetuning_type") for s in settings):
         settings.append("finetuning_type=full")
     shutil.rmtree(output, ignore_errors=True)
