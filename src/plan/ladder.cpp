@@ -130,7 +130,9 @@ std::vector<Candidate> measured(const RunSetup& s, const Plan& plan, std::vector
   std::vector<Candidate> out;
   for (Candidate& c : all) {
     try {
-      c.suggestion.peak_bytes = make_plan(s, c.config, nullptr).peak_bytes();
+      Plan other = make_plan(s, c.config, nullptr);
+      other.program_bytes = plan.program_bytes;
+      c.suggestion.peak_bytes = other.peak_bytes();
     } catch (const Error&) {
       continue;  // not with the other settings
     }
@@ -270,6 +272,7 @@ std::vector<std::string> settle(RunSetup& s, uint64_t available) {
   Calibration calibration(0.8, calibration_memory(plan));
   Plan timed = make_plan(s, &calibration);
   timed.available_bytes = plan.available_bytes;
+  timed.program_bytes = plan.program_bytes;
   const auto ways = suggestions(s, timed, &calibration, 1);
   if (ways.empty() || !ways[0].fits)
     refuse("auto_fit: this run needs {} and {} are available; no combination of settings that is known fits. Choose a smaller model",

@@ -207,7 +207,7 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
     plan.parts = dry.engine->memory();
     plan.arena = dry.engine->arena().parts();
     plan.step = dry.engine->step_work();
-    plan.program_bytes = library_bytes(*dry.engine->context().ledger());
+    plan.library_bytes = library_bytes(*dry.engine->context().ledger());
     plan.parameters = dry.model.parameters().count();
     plan.trainable = dry.model.parameters().trainable_count();
   }
@@ -216,7 +216,7 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
   plan.updates = s.total_steps;
   plan.sample_bytes = sample_bytes(s, options);
   const uint64_t resident = resident_memory_bytes();  // program, tokenizer, data
-  plan.program_bytes += resident;
+  plan.program_bytes = resident;
   plan.available_bytes = available_memory_bytes() + resident;
   if (!calibration) return plan;
   Config timed = config;

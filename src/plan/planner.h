@@ -15,7 +15,8 @@ struct Plan {
   // stream), "head" (final norm, logits of a chunk), "backward" (the block in work), "gradients" (of parameters, with
   // optimizer_in_backward), "workspace" (of kernels).
   std::map<std::string, uint64_t> arena;
-  uint64_t program_bytes = 0;  // the program itself, tokenizer and data
+  uint64_t program_bytes = 0;  // resident now: the program itself, tokenizer and data
+  uint64_t library_bytes = 0;  // what the math library takes when it computes
   uint64_t sample_bytes = 0;   // num_generation_samples: cache and workspace of an evaluation's answers
   uint64_t available_bytes = 0;
   int64_t parameters = 0, trainable = 0, layers = 0;
@@ -27,7 +28,7 @@ struct Plan {
   double update_seconds = 0, evaluation_seconds = 0, checkpoint_seconds = 0;  // one update; all evaluations; all checkpoints
   double tokens_per_second = 0, seconds = 0;
 
-  uint64_t peak_bytes() const { return parts.total() + program_bytes + sample_bytes; }
+  uint64_t peak_bytes() const { return parts.total() + program_bytes + library_bytes + sample_bytes; }
   bool fits() const { return peak_bytes() <= available_bytes; }
   // So near the limit that the machine may begin to swap.
   bool tight() const { return fits() && static_cast<double>(peak_bytes()) > 0.9 * static_cast<double>(available_bytes); }

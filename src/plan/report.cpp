@@ -32,7 +32,7 @@ std::vector<Part> parts_of(const Plan& p) {
           {"workspace", "workspace", workspace},
           {"tables", "position tables", p.parts.tables},
           {"samples", "generated samples", p.sample_bytes},
-          {"program", "program and data", p.program_bytes}};
+          {"program", "program and data", p.program_bytes + p.library_bytes}};
 }
 
 std::string count_text(double n) { return n >= 1e9 ? fmt::format("{:.2f} B", n / 1e9) : n >= 1e6 ? fmt::format("{:.1f} M", n / 1e6) : fmt::format("{:.0f}", n); }
