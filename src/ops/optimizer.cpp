@@ -31,7 +31,7 @@ void check_states(const char* op, const Stepped& s, std::initializer_list<State8
 }
 
 void count(Context& context, const Stepped& s, double flops, std::initializer_list<Tensor> states) {
-  context.count(flops * static_cast<double>(s.parameter.count()),
+  context.count("optimizer", flops * static_cast<double>(s.parameter.count()),
                 2 * (sweep_bytes({s.parameter}) + sweep_bytes(states)) + sweep_bytes({s.gradient, s.copy, s.anchor}));
 }
 
@@ -82,7 +82,7 @@ void adafactor(Context& context, Adafactor a) {
 }
 
 double squared_norm(Context& context, const Tensor& x) {
-  context.count(2.0 * static_cast<double>(x.count()), sweep_bytes({x}));
+  context.count({"squared_norm", {}, {x.dtype}}, 0, {2.0 * static_cast<double>(x.count()), sweep_bytes({x})});
   const int64_t blocks = (x.count() + kSquaredNormBlock - 1) / kSquaredNormBlock;
   ArenaScope scope(context.arena());
   auto* partial = static_cast<double*>(context.arena().allocate(static_cast<uint64_t>(blocks) * sizeof(double)));

@@ -87,9 +87,9 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
   config.settings.push_back({key->name, g.is_map ? pairs_text(g.pairs) : fmt::format("{}", fmt::join(g.values, ",")), g.where});
 }
 
-void check(const Config& c) {
+void check(const Config& c, bool needs_data) {
   if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
-  if (c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
+  if (needs_data && c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   if (!c.do_train) refuse("do_train is false: `attune train` has nothing to do");
   if (c.mask_history && c.train_on_prompt) refuse("mask_history and train_on_prompt exclude each other: one learns only the last answer, the other everything");
   if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
@@ -198,7 +198,14 @@ std::string Config::resolved_yaml() const {
   return out;
 }
 
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+Config read_resolved(const std::filesystem::path& file) {
+  Config config;
+  std::vector<std::string> ignored;
+  for (const Given& g : read_yaml(file)) apply(config, g, ignored);
+  return config;
+}
+
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data) {
   std::map<std::string, Given> merged;
   std::vector<std::string> order;
   std::set<std::string> given;
@@ -228,7 +235,7 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
   if (!ignored.empty()) notice("these keys do not matter here and are ignored: {}", fmt::join(ignored, ", "));
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
   if (implies_update_in_backward(config)) config.optimizer_in_backward = true;
-  check(config);
+  check(config, needs_data);
   say_idle(config);
   return config;
 }

@@ -44,6 +44,8 @@ struct Config {
   std::string output_dir = "output";
   bool overwrite_output_dir = false;
   int64_t per_device_train_batch_size = 8;
+  bool auto_batch = false;  // per_device_train_batch_size: auto, until it is settled
+  bool auto_fit = false;
   int64_t per_device_eval_batch_size = 8;
   int64_t gradient_accumulation_steps = 1;
   double learning_rate = 5e-5;
@@ -128,7 +130,10 @@ struct Config {
 
 // Reads a YAML file (may be empty) and applies `key=value` overrides. Unknown, duplicate and mistyped keys are refused
 // with file, line and the nearest known key. Keys that cannot matter here are accepted with one notice.
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+// `needs_data`: whether a configuration without data sets is refused.
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
+// What a run recorded as attune_config.yaml: no checks, no notices.
+Config read_resolved(const std::filesystem::path& file);
 
 // The reference of all keys as Markdown (docs/configuration.md is this text).
 std::string config_reference();

@@ -67,7 +67,13 @@ class Schema {
     section("Training");
     string("output_dir", &Config::output_dir, "Where the result goes.");
     flag("overwrite_output_dir", &Config::overwrite_output_dir, "Start afresh in an `output_dir` that already holds a result.");
-    integer("per_device_train_batch_size", &Config::per_device_train_batch_size, 1, 1 << 20, "Samples (packs with `packing`) in a micro-batch.");
+    add({"per_device_train_batch_size", "", "integer or auto", "Samples (packs with `packing`) in a micro-batch. `auto`: the largest power of two that fits into memory; where `gradient_accumulation_steps` is set, that is then the size of an update in samples, and `auto` only decides how it is split.",
+         [](Config& c, const Given& g) {
+           c.auto_batch = g.scalar() == "auto";
+           c.per_device_train_batch_size = c.auto_batch ? 1 : whole(g, 1, 1 << 20);
+         },
+         [](const Config& c) { return c.auto_batch ? "auto" : text(c.per_device_train_batch_size); }, {}});
+    flag("auto_fit", &Config::auto_fit, "Where the plan does not fit into memory, take the cheapest settings that do ([planning.md](planning.md)), say so, and record them. A resumed run keeps them.");
     integer("per_device_eval_batch_size", &Config::per_device_eval_batch_size, 1, 1 << 20, "The same for evaluation.");
     integer("gradient_accumulation_steps", &Config::gradient_accumulation_steps, 1, 1 << 20, "Micro-batches in an update. The loss is normalised over all of them together.");
     real("learning_rate", &Config::learning_rate, 0, 1e3, "Peak learning rate.");
