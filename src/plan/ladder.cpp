@@ -17,6 +17,9 @@ using train::RunSetup;
 // A plan above this share of what is available leaves no room for what else the machine does.
 constexpr double kComfortable = 0.9;
 
+// From this price on a rung gives up layers or length.
+constexpr double kDear = 30;
+
 bool has_optimizer(const std::string& name) {
   const auto& known = optim::Optimizer::names();
   return std::find(known.begin(), known.end(), name) != known.end();
@@ -74,7 +77,7 @@ std::vector<Rung> all_rungs() {
   rungs.push_back({"layers", [](const Config& c, const DecoderConfig& a) -> Settings {
                      if (c.finetuning_type != "full" || a.num_hidden_layers < 2) return {};
                      return {{"finetuning_type", "freeze"}, {"freeze_trainable_layers", std::to_string(a.num_hidden_layers / 2)}};
-                   }, 30, "only the last half of the layers learns"});
+                   }, kDear, "only the last half of the layers learns"});
   rungs.push_back({"length", [](const Config& c, const DecoderConfig&) -> Settings {
                      if (c.cutoff_len < 256) return {};
                      return {{"cutoff_len", std::to_string(c.cutoff_len / 2)}};
@@ -229,7 +232,10 @@ std::vector<Suggestion> suggestions(const RunSetup& s, const Plan& plan, Calibra
     if (std::any_of(found.begin(), found.end(), [](const Candidate& c) { return c.suggestion.fits; })) break;
   }
   // Where something fits, nobody wants to hear of what does not.
-  const auto by_peak = [](const Candidate& a, const Candidate& b) { return a.suggestion.peak_bytes < b.suggestion.peak_bytes; };
+  // Where nothing fits, first what comes nearest without giving up layers or length.
+  const auto by_peak = [](const Candidate& a, const Candidate& b) {
+    return std::tuple(a.suggestion.price >= kDear, a.suggestion.peak_bytes) < std::tuple(b.suggestion.price >= kDear, b.suggestion.peak_bytes);
+  };
   if (std::any_of(found.begin(), found.end(), [](const Candidate& c) { return c.suggestion.fits; }))
     std::erase_if(found, [](const Candidate& c) { return !c.suggestion.fits; });
   else
