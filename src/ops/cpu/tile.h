@@ -115,12 +115,18 @@ void pack_rows(const T* b, int64_t ldb, int64_t n, int64_t k, uint32_t* panel) {
   }
 }
 
+inline constexpr int64_t kAhead = 16;  // rows
+
 // Panel of B: b [k, n].
 template <class T, int NV>
 void pack_columns(const T* b, int64_t ldb, int64_t n, int64_t k, uint32_t* panel) {
   for (int64_t l = 0; l < k; l += kWord<T>, panel += NV * kLanes) {
     const T* upper = b + l * ldb;
     const T* lower = l + 1 < k ? upper + ldb : nullptr;
+    // Each row may lie on a page of its own, where the hardware does not look ahead.
+    for (int64_t r = 0; r < kWord<T>; ++r)
+      for (int64_t c = 0; c < NV * kLanes; c += 64 / static_cast<int64_t>(sizeof(T)))
+        _mm_prefetch(reinterpret_cast<const char*>(upper + (kAhead + r) * ldb + c), _MM_HINT_T0);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v)
       _mm512_store_si512(panel + v * kLanes, pair_rows(upper + v * kLanes, lower ? lower + v * kLanes : nullptr, n - v * kLanes));
@@ -214,6 +220,12 @@ void multiply(const Product<T>& p) {
   const uint32_t* b = p.panel;
   const T* a = p.a;
   const int64_t lda = p.lda;
+  // C is wanted when the sums are done: by then it is here.
+#pragma GCC unroll 6
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v)
+      __builtin_prefetch(static_cast<const char*>(p.c) + (i * p.ldc + v * kLanes) * (p.half ? 2 : 4), 1);
   for (const T* end = a + p.k / kWord<T> * kWord<T>; a < end; a += kWord<T>, b += NV * kLanes) {
     __m512i column[NV];
 #pragma GCC unroll 4
