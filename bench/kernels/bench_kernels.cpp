@@ -94,11 +94,12 @@ void roles(const Options& options, DType dtype) {
 void gemv(const Options& options, DType dtype) {
   ops::Context context(ops::cpu_backend(), arena());
   fmt::print("\n{} products of few rows, {} threads: GB/s of weights (share of read bandwidth), own | oneDNN\n", name_of(dtype), omp_get_max_threads());
-  for (const Layer& l : {kLayers[0], kLayers[2], kLayers[3], kLayers[4]}) {
+  for (const Layer& l : kLayers) {
+    if (!std::strstr(l.name, options.layer.c_str())) continue;
     const auto bytes = static_cast<double>(l.out * l.in) * size_of(dtype);
     const int64_t copies = std::max<int64_t>(1, static_cast<int64_t>(300e6 / bytes));
     const Memory w(dtype, l.out * copies, l.in, 2);
-    for (int64_t m : {1, 2, 4, 8, 16, 24}) {
+    for (int64_t m : options.m.empty() ? std::vector<int64_t>{1, 2, 4, 8} : options.m) {
       const Memory x(dtype, m, l.in, 1), y(dtype, m, l.out, 3);
       const auto all = [&](auto&& product) {
         for (int64_t c = 0; c < copies; ++c) product(ops::Gemm{x.tensor, w.tensor.slice(c * l.out, l.out), y.tensor, false, true, false});

@@ -41,12 +41,19 @@ inline double seconds(const std::function<void()>& run) {
 // `work` units (FLOPs or bytes) in one call of each candidate; candidates alternate, the peak is taken around each.
 inline std::vector<Sample> alternate(int rounds, double work, const std::function<double()>& peak,
                                      const std::vector<std::function<void()>>& candidates) {
-  constexpr double kSlice = 0.02;  // seconds a candidate runs in one turn
+  // Seconds a candidate runs in one turn; processor time comes in ticks of 10 ms on some machines.
+  const double slice = clock_used == Clock::wall ? 0.02 : 0.15;
   std::vector<int> repeats;
   for (const auto& run : candidates) {
     run();
-    const double once = std::min(seconds(run), seconds(run));
-    repeats.push_back(std::max(1, static_cast<int>(kSlice / once)));
+    int n = 1;
+    const auto many = [&] { for (int i = 0; i < n; ++i) run(); };
+    double time = seconds(many);
+    while (time < slice) {
+      n = time < slice / 4 ? 2 * n : static_cast<int>(1.2 * n * slice / time) + 1;
+      time = seconds(many);
+    }
+    repeats.push_back(n);
   }
   std::vector<std::vector<double>> rates(candidates.size()), shares(candidates.size());
   double before = peak();

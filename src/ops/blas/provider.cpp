@@ -20,9 +20,9 @@ Bf16Provider bf16_provider() {
   return provider;
 }
 
-void refuse_own_bf16(const char* backend) {
-  refuse("ATTUNE_BF16_GEMM=own: the kernels in use ({}) have no bf16 product; that takes a processor with AVX512-BF16 "
-         "and, if ATTUNE_ISA is set, avx512_bf16", backend);
+void refuse_own_bf16() {
+  refuse("ATTUNE_BF16_GEMM=own: the kernels in use have no bf16 product; that takes a processor with AVX512-BF16 "
+         "and, if ATTUNE_ISA is set, avx512_bf16");
 }
 
 }  // namespace attune::ops

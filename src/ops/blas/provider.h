@@ -14,6 +14,6 @@ enum class Bf16Provider {
 Bf16Provider bf16_provider();
 
 // For kernels, which do not throw themselves.
-[[noreturn]] void refuse_own_bf16(const char* backend);
+[[noreturn]] void refuse_own_bf16();
 
 }  // namespace attune::ops

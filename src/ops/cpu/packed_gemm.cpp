@@ -13,12 +13,14 @@ namespace {
 
 using namespace tile;
 
-constexpr int64_t kDepth = 2560;        // of the inner dimension in one panel: 320 kB of bf16
+template <class T>
+constexpr int64_t kDepth = 1280 * kWord<T>;  // of the inner dimension in one panel: 320 kB
 constexpr int64_t kPartialRows = 1024;  // of a chunk whose fp32 sums wait for the next panel
 constexpr int64_t kTurnedBytes = 2 << 20, kTurnedRows = 96;  // of a chunk of Aᵀ: at most the one, at least the other
 constexpr int64_t kChunkRows = 192;     // fewer do not pay for packing a panel
 constexpr int64_t kUnitsPerThread = 4;  // so that a thread that is held up delays the others little
 constexpr int64_t kFewRows = 24;        // up to here rows meet rows
+constexpr int64_t kStreamed = 8, kStreamedBytes = 4096;
 
 struct Plan {
   int64_t depth, depths;  // of a panel, and how many
@@ -30,7 +32,7 @@ struct Plan {
 template <class T>
 Plan make_plan(const Gemm& g, const Sizes& s) {
   Plan p;
-  p.depths = (s.k + kDepth - 1) / kDepth;
+  p.depths = (s.k + kDepth<T> - 1) / kDepth<T>;
   p.depth = round_up((s.k + p.depths - 1) / p.depths, kVector<T>);
   p.panels = (s.n + kColumns - 1) / kColumns;
   p.partial = p.depths > 1 && g.c.dtype != DType::f32;
@@ -56,7 +58,7 @@ Bytes bytes_of(const Gemm& g, const Sizes& s) {
   const Plan p = make_plan<T>(g, s);
   const int64_t element = sizeof(T);
   Bytes b;
-  b.panel = kColumns * std::min(round_up(s.k, kVector<T>), round_up(kDepth, kVector<T>)) * element;
+  b.panel = kColumns * std::min(round_up(s.k, kVector<T>), kDepth<T>) * element;
   b.partial = p.partial ? std::min(s.m, kPartialRows) * kColumns * static_cast<int64_t>(sizeof(float)) : 0;
   const int64_t row = p.turned_stride * element;
   b.turned = g.transpose_a ? round_up(std::min(s.m * row, std::max(kTurnedRows * row, kTurnedBytes)), 64) : 0;
@@ -119,69 +121,94 @@ void packed_gemm(const GemmCall& call, const Sizes& capacity, const Sizes& s) {
   }
 }
 
-// MR rows of A with NR rows of B, both along the inner dimension. `ahead`: the rows of B that come next.
+// The sums over the lanes of four vectors.
+[[gnu::always_inline]] inline __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))),
+                                   _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+void put(const Gemm& g, int64_t i, int64_t j, float total) {
+  if (g.c.dtype == DType::f32) {
+    float& to = g.c.row<float>(i)[j];
+    to = g.accumulate ? to + total : total;
+  } else {
+    BFloat16& to = g.c.row<BFloat16>(i)[j];
+    to = to_bf16(g.accumulate ? to_float(to) + total : total);
+  }
+}
+
+// Rows i…i+MR of A with rows j…j+NR of B, both along the inner dimension.
 template <class T, int MR, int NR>
-void dot_rows(const Gemm& g, int64_t k, int64_t i, int64_t j, int64_t columns, const T* ahead) {
+void dot_rows(const Gemm& g, int64_t k, int64_t i, int64_t j) {
   __m512 sum[MR][NR];
-  const T *a[MR], *b[NR];
-#pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r) a[r] = g.a.row<T>(i + r);
-#pragma GCC unroll 6
-  for (int c = 0; c < NR; ++c) b[c] = g.b.row<T>(j + std::min<int64_t>(c, columns - 1));
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 6
     for (int c = 0; c < NR; ++c) sum[r][c] = _mm512_setzero_ps();
-  const auto step = [&](int64_t l, auto&& load) __attribute__((always_inline)) {
+  const T *a = g.a.row<T>(i), *b = g.b.row<T>(j);
+  const int64_t lda = g.a.stride, ldb = g.b.stride;
+  const auto step = [&](auto&& load, int64_t l) __attribute__((always_inline)) {
     __m512i x[MR];
-#pragma GCC unroll 4
-    for (int r = 0; r < MR; ++r) x[r] = load(a[r] + l);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) x[r] = load(a + r * lda + l);
 #pragma GCC unroll 6
     for (int c = 0; c < NR; ++c) {
-      const __m512i y = load(b[c] + l);
-      if (ahead) _mm_prefetch(reinterpret_cast<const char*>(ahead + c * g.b.stride + l), _MM_HINT_T0);
-#pragma GCC unroll 4
+      const __m512i y = load(b + c * ldb + l);
+#pragma GCC unroll 8
       for (int r = 0; r < MR; ++r) sum[r][c] = multiply_add<T>(sum[r][c], x[r], y);
     }
   };
   int64_t l = 0;
-  for (; l + kVector<T> <= k; l += kVector<T>) step(l, [](const T* p) __attribute__((always_inline)) { return _mm512_loadu_si512(p); });
-  if (l < k) step(l, [&](const T* p) __attribute__((always_inline)) { return load_words(p, k - l); });
-#pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 6
-    for (int c = 0; c < NR; ++c) {
-      if (c >= columns) break;
-      const float total = _mm512_reduce_add_ps(sum[r][c]);
-      if (g.c.dtype == DType::f32) {
-        float& to = g.c.row<float>(i + r)[j + c];
-        to = g.accumulate ? to + total : total;
-      } else {
-        BFloat16& to = g.c.row<BFloat16>(i + r)[j + c];
-        to = to_bf16(g.accumulate ? to_float(to) + total : total);
-      }
+  for (; l + kVector<T> <= k; l += kVector<T>) step([](const T* p) __attribute__((always_inline)) { return _mm512_loadu_si512(p); }, l);
+  if (l < k) step([&](const T* p) __attribute__((always_inline)) { return load_words(p, k - l); }, l);
+#pragma GCC unroll 8
+  for (int c = 0; c < NR; ++c)
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r += 4) {
+      const auto row = [&](int n) __attribute__((always_inline)) { return n < MR ? sum[std::min(n, MR - 1)][c] : _mm512_setzero_ps(); };
+      alignas(16) float totals[4];
+      _mm_store_ps(totals, sums_of(row(r), row(r + 1), row(r + 2), row(r + 3)));
+      for (int n = 0; n < std::min(4, MR - r); ++n) put(g, i + r + n, j + c, totals[n]);
     }
 }
 
-// Few rows of A: each row of B is read from memory once.
+template <class T, int NR>
+void dot_rows(int height, const Gemm& g, int64_t k, int64_t i, int64_t j) {
+  if constexpr (NR == 1) switch (height) {
+    case 8: return dot_rows<T, 8, NR>(g, k, i, j);
+    case 7: return dot_rows<T, 7, NR>(g, k, i, j);
+    case 6: return dot_rows<T, 6, NR>(g, k, i, j);
+    case 5: return dot_rows<T, 5, NR>(g, k, i, j);
+    default: break;
+  }
+  switch (height) {
+    case 4: return dot_rows<T, 4, NR>(g, k, i, j);
+    case 3: return dot_rows<T, 3, NR>(g, k, i, j);
+    case 2: return dot_rows<T, 2, NR>(g, k, i, j);
+    default: return dot_rows<T, 1, NR>(g, k, i, j);
+  }
+}
+
+// Few rows of A: each row of B is read from memory once. Short rows of B are read from end to end, as the hardware
+// likes it; long ones several at a time, which uses what is loaded more often.
 template <class T>
 void few_rows_gemm(const Gemm& g, const Sizes& s) {
-  constexpr int kHigh = 4, kWide = 6;
-  const int64_t groups = (s.n + kWide - 1) / kWide;
+  const bool single = s.m <= kStreamed && s.k * static_cast<int64_t>(sizeof(T)) <= kStreamedBytes;
+  const int64_t high = single ? 8 : 4, wide = single ? 1 : 6;
+  const int64_t tiles = (s.m + high - 1) / high, groups = (s.n + wide - 1) / wide;
 #pragma omp parallel for schedule(static) if (s.n * s.k > kParallelElements)
   for (int64_t group = 0; group < groups; ++group) {
-    const int64_t j = group * kWide, columns = std::min<int64_t>(kWide, s.n - j);
-    const int64_t tiles = (s.m + kHigh - 1) / kHigh;
-    const T* ahead = j + 2 * kWide <= s.n ? g.b.row<T>(j + kWide) : nullptr;
+    const int64_t j = group * wide;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t i = s.m * t / tiles;
-      const T* next = t == 0 ? ahead : nullptr;
-      switch (s.m * (t + 1) / tiles - i) {
-        case 4: dot_rows<T, 4, kWide>(g, s.k, i, j, columns, next); break;
-        case 3: dot_rows<T, 3, kWide>(g, s.k, i, j, columns, next); break;
-        case 2: dot_rows<T, 2, kWide>(g, s.k, i, j, columns, next); break;
-        default: dot_rows<T, 1, kWide>(g, s.k, i, j, columns, next); break;
-      }
+      const int height = static_cast<int>(s.m * (t + 1) / tiles - i);
+      if (single) dot_rows<T, 1>(height, g, s.k, i, j);
+      else if (j + wide <= s.n) dot_rows<T, 6>(height, g, s.k, i, j);
+      else for (int64_t c = j; c < s.n; ++c) dot_rows<T, 1>(height, g, s.k, i, c);
     }
   }
 }
