@@ -114,7 +114,12 @@ void gemv(const Options& options, DType dtype) {
 
 void attention(const Options& options) {
   ops::Context context(ops::cpu_backend(), arena());
-  fmt::print("\nbf16 causal attention, {} threads: GFLOP/s (share of bf16 peak)\n{:>6} {:>4} {:>6}  {:^14}  {:^14}\n", omp_get_max_threads(), "T", "hd", "heads", "forward", "backward");
+  // The kernels that compute in fp32.
+  const ops::Backend* wide = ops::cpu_backends().front();
+  for (const ops::Backend* b : ops::cpu_backends())
+    if (std::strcmp(b->name, "cpu (avx512_bf16)") != 0) wide = b;
+  ops::Context fp32(*wide, arena());
+  fmt::print("\nbf16 causal attention, {} threads: GFLOP/s (share of bf16 peak), this backend | fp32 products\n{:>6} {:>4} {:>6}  {:^28}  {:^28}\n", omp_get_max_threads(), "T", "hd", "heads", "forward", "backward");
   for (auto [heads, kv, d] : {std::array<int64_t, 3>{14, 2, 64}, std::array<int64_t, 3>{12, 2, 128}})
     for (int64_t t : {512, 1024, 2048, 4096}) {
       const Memory q(DType::bf16, t, heads * d, 1), k(DType::bf16, t, kv * d, 2), v(DType::bf16, t, kv * d, 3), out(DType::bf16, t, heads * d, 4),
@@ -125,13 +130,15 @@ void attention(const Options& options) {
       ops::AttentionShape s;
       s.heads = heads, s.kv_heads = kv, s.head_dim = d, s.scale = 1.0f / std::sqrt(static_cast<float>(d)), s.max_q = t, s.max_k = t;
       const double flops = 2.0 * static_cast<double>(t * t * heads * d);
-      const auto forward = alternate(options.rounds, flops, bf16_peak, {[&] {
-        ops::attention_forward(context, {s, q.tensor, k.tensor, v.tensor, bounds, bounds, out.tensor, lse.tensor, {}});
-      }});
-      const auto backward = alternate(options.rounds, 2.5 * flops, bf16_peak, {[&] {
-        ops::attention_backward(context, {s, q.tensor, k.tensor, v.tensor, bounds, bounds, out.tensor, lse.tensor, dout.tensor, dq.tensor, dk.tensor, dv.tensor, {}});
-      }});
-      fmt::print("{:6} {:4} {:6}  {}  {}\n", t, d, heads, show(forward[0]), show(backward[0]));
+      const auto run_forward = [&](ops::Context& c) {
+        ops::attention_forward(c, {s, q.tensor, k.tensor, v.tensor, bounds, bounds, out.tensor, lse.tensor, {}});
+      };
+      const auto run_backward = [&](ops::Context& c) {
+        ops::attention_backward(c, {s, q.tensor, k.tensor, v.tensor, bounds, bounds, out.tensor, lse.tensor, dout.tensor, dq.tensor, dk.tensor, dv.tensor, {}});
+      };
+      const auto forward = alternate(options.rounds, flops, bf16_peak, {[&] { run_forward(context); }, [&] { run_forward(fp32); }});
+      const auto backward = alternate(options.rounds, 2.5 * flops, bf16_peak, {[&] { run_backward(context); }, [&] { run_backward(fp32); }});
+      fmt::print("{:6} {:4} {:6}  {} | {}  {} | {}\n", t, d, heads, show(forward[0]), show(forward[1]), show(backward[0]), show(backward[1]));
       std::fflush(stdout);
     }
 }
