@@ -14,7 +14,7 @@ tree=$work/tree build=$work/build
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # the compiler wants the cores too
 
 mkdir -p "$tree"
-for part in CMakeLists.txt cmake src tests; do
+for part in CMakeLists.txt cmake src bench tests; do
   rm -rf "${tree:?}/$part"
   cp -rL --preserve=timestamps "$root/$part" "$tree/$part"
 done

@@ -144,7 +144,7 @@ TEST_P(Gemm, OwnKernelsGiveTheSameBitsForEveryNumberOfThreads) {
   for (DType dtype : {DType::f32, DType::bf16})
     for (auto [ta, tb] : kRoles)
       for (int64_t m : {5, 400}) {
-        if (dtype == DType::bf16 && !bf16) continue;
+        if (dtype == DType::bf16 ? !bf16 : !tb) continue;
         Owned a(dtype, ta ? 2700 : m, ta ? m : 2700, random_doubles(m * 2700, 4)), b(dtype, tb ? 150 : 2700, tb ? 2700 : 150, random_doubles(2700 * 150, 5));
         std::vector<std::vector<char>> results;
         for (int threads : {1, 2, 5}) {
