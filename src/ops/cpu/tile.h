@@ -94,12 +94,12 @@ template <class T>
   }
 }
 
-// Panel of Bᵀ: b [n, k] with the inner dimension along its rows.
+// Panel of Bᵀ: b [n, k] with the inner dimension along its rows. Sixteen rows at a time, each on pages of its own.
 template <class T, int NV>
 void pack_rows(const T* b, int64_t ldb, int64_t n, int64_t k, uint32_t* panel) {
-  for (int64_t c = 0; c < k; c += kVector<T>) {
-    const int64_t depth = std::min<int64_t>(kLanes, words<T>(k - c));
-    for (int v = 0; v < NV; ++v) {
+  for (int v = 0; v < NV; ++v)
+    for (int64_t c = 0; c < k; c += kVector<T>) {
+      const int64_t depth = std::min<int64_t>(kLanes, words<T>(k - c));
       __m512i r[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) r[i] = v * kLanes + i < n ? load_words(b + (v * kLanes + i) * ldb + c, k - c) : _mm512_setzero_si512();
@@ -112,7 +112,6 @@ void pack_rows(const T* b, int64_t ldb, int64_t n, int64_t k, uint32_t* panel) {
         for (int64_t i = 0; i < depth; ++i) _mm512_store_si512(to + i * NV * kLanes, r[i]);
       }
     }
-  }
 }
 
 inline constexpr int64_t kAhead = 16;  // rows
