@@ -22,8 +22,8 @@ bool native_bf16(const Gemm& g) {
   return g.a.dtype == DType::bf16 && g.b.dtype == DType::bf16 && g.c.dtype != DType::f16 && onednn::bf16_hardware();
 }
 
-// Measured (docs/benchmarks.md): our own kernels are level with oneDNN or ahead, but for AMX and for fp32 without Bᵀ (the
-// gradients), where oneDNN is up to a tenth faster. Nothing is timed at run time, so that a run gives the same bits each time.
+// Measured (docs/benchmarks.md): our own kernels are level with oneDNN or ahead at nearly every shape, but for fp32 without
+// Bᵀ (the gradients); with AMX oneDNN has the faster units. Nothing is timed at run time, so that a run gives the same bits each time.
 bool own(const Gemm& g) {
   if (all_f32(g)) return g.transpose_b && packed::can(g);
   if (g.a.dtype != DType::bf16 || g.b.dtype != DType::bf16 || g.c.dtype == DType::f16) return packed::can(g);
