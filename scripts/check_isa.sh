@@ -14,7 +14,7 @@ case "$(uname -m)" in
 esac
 
 bad=0 checked=0
-for isa in avx2 avx512; do
+for isa in avx2 avx512 avx512_bf16; do
   shopt -s nullglob
   objects=("$build/src/CMakeFiles/attune_cpu_$isa.dir/ops/cpu/"*.o)
   if [[ ${#objects[@]} -eq 0 ]]; then

@@ -12,6 +12,7 @@ namespace portable { const Backend& backend(); }
 #if defined(__x86_64__)
 namespace avx2 { const Backend& backend(); }
 namespace avx512 { const Backend& backend(); }
+namespace avx512_bf16 { const Backend& backend(); }
 #endif
 }  // namespace cpu
 
@@ -23,6 +24,7 @@ std::vector<const Backend*> detect() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("x86-64-v3")) found.push_back(&cpu::avx2::backend());
   if (__builtin_cpu_supports("x86-64-v4")) found.push_back(&cpu::avx512::backend());
+  if (__builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")) found.push_back(&cpu::avx512_bf16::backend());
 #endif
   return found;
 }
@@ -33,7 +35,7 @@ const Backend& choose() {
   if (!wanted) return *available.back();
   for (const Backend* b : available)
     if (std::string(b->name) == std::string("cpu (") + wanted + ")") return *b;
-  refuse("ATTUNE_ISA={}: this processor or build does not have it; known are portable, avx2 and avx512", wanted);
+  refuse("ATTUNE_ISA={}: this processor or build does not have it; known are portable, avx2, avx512 and avx512_bf16", wanted);
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ struct Backend {
   double (*squared_norm)(const SquaredNorm&);
 };
 
-// The CPU backend for this processor; ATTUNE_ISA=portable|avx2|avx512 in the environment chooses a lower one.
+// The CPU backend for this processor; ATTUNE_ISA=portable|avx2|avx512|avx512_bf16 in the environment chooses a lower one.
 const Backend& cpu_backend();
 // All CPU backends this processor can run, the portable one first.
 std::span<const Backend* const> cpu_backends();

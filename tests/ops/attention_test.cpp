@@ -83,11 +83,12 @@ class Attention : public EveryBackend {
 
   // q‖k‖v lie in one tensor where the row counts allow it, and gradients overwrite them where `in_place`.
   Result run(const Case& t, const Doubles& q, const Doubles& k, const Doubles& v, const Doubles& dout, DType dtype = DType::f32,
-             bool in_place = false) {
+             bool in_place = false, float sign = 1) {
     const int64_t qc = t.heads * t.d, kc = t.kv_heads * t.d;
     Owned tq(dtype, t.nq(), qc, q, qc + 3), tk(dtype, t.nk(), kc, k, kc + 1), tv(dtype, t.nk(), kc, v), out(dtype, t.nq(), qc),
         lse(DType::f32, t.nq(), t.heads), tdo(dtype, t.nq(), qc, dout), dq(dtype, t.nq(), qc), dk(dtype, t.nk(), kc), dv(dtype, t.nk(), kc);
-    const ops::AttentionShape s = shape_of(t);
+    ops::AttentionShape s = shape_of(t);
+    s.scale *= sign;
     ops::attention_forward(context, {s, tq, tk, tv, vector_of(t.cu_q), vector_of(t.cu_k), out, lse, {}});
     ops::attention_backward(context, {s, tq, tk, tv, vector_of(t.cu_q), vector_of(t.cu_k), out, lse, tdo, in_place ? tq : dq,
                                       in_place ? tk : dk, in_place ? tv : dv, {}});
@@ -123,6 +124,33 @@ class Attention : public EveryBackend {
     EXPECT_EQ(in_place.dq, r.dq);
     EXPECT_EQ(in_place.dk, r.dk);
     EXPECT_EQ(in_place.dv, r.dv);
+    check_bf16(t);
+  }
+
+  // bf16 tensors may go to kernels of their own: the same case, beside fp32 from the same numbers.
+  void check_bf16(const Case& t) {
+    const Input x = input(t, DType::bf16);
+    const Result wide = run(t, x.q, x.k, x.v, x.dout), narrow = run(t, x.q, x.k, x.v, x.dout, DType::bf16),
+                 in_place = run(t, x.q, x.k, x.v, x.dout, DType::bf16, true);
+    expect_close(narrow.out, wide.out, "out");
+    expect_close(narrow.dq, wide.dq, "dq");
+    expect_close(narrow.dk, wide.dk, "dk");
+    expect_close(narrow.dv, wide.dv, "dv");
+    for (size_t i = 0; i < wide.lse.size(); ++i)
+      if (std::isfinite(wide.lse[i])) {
+        EXPECT_NEAR(narrow.lse[i], wide.lse[i], 1e-4);
+      } else {
+        EXPECT_EQ(narrow.lse[i], wide.lse[i]);
+      }
+    EXPECT_EQ(in_place.dq, narrow.dq);
+    EXPECT_EQ(in_place.dk, narrow.dk);
+    EXPECT_EQ(in_place.dv, narrow.dv);
+  }
+  static void expect_close(const Doubles& a, const Doubles& b, const char* what) {
+    ASSERT_EQ(a.size(), b.size());
+    double scale = 0.5;  // gradients that cancel to nothing are as exact as their terms
+    for (double x : b) scale = std::max(scale, std::abs(x));
+    for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 0.012 * scale) << what << " element " << i;
   }
 };
 
@@ -172,6 +200,32 @@ TEST_P(Attention, SlidingWindow) {
   for (int64_t window : {1, 3, 100}) {
     t.window = window;
     check(t);
+  }
+}
+
+TEST_P(Attention, SlidingWindowThatLeavesWholePanelsOfKeysBehind) {
+  Case t = packed({0, 210}, 2, 1, 6);
+  t.window = 70;
+  check(t, {}, 2);
+}
+
+TEST_P(Attention, HeadsWiderThanAPanel) {
+  Case t = packed({0, 75, 110}, 2, 1, 83);
+  check(t, {}, 2);
+  t.softcap = 2, t.alibi = {0.5f, 0.125f};
+  check(t, {}, 2);
+}
+
+TEST_P(Attention, NegativeScale) {
+  const Case t = packed({0, 20}, 1, 1, 8);
+  const Input x = input(t, DType::bf16);
+  Input turned = x;
+  for (double& q : turned.q) q = -q;
+  const Result expected = run(t, x.q, x.k, x.v, x.dout);
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    const Result r = run(t, turned.q, x.k, x.v, x.dout, dtype, false, -1);
+    expect_close(r.out, expected.out, "out");
+    expect_close(r.dk, expected.dk, "dk");
   }
 }
 
@@ -226,12 +280,14 @@ TEST_P(Attention, HalfPrecisionIsCloseToFp32) {
 
 TEST_P(Attention, TheSameBitsTwice) {
   const Case t = packed({0, 70, 200}, 4, 2, 16);
-  const Input x = input(t);
-  const Result a = run(t, x.q, x.k, x.v, x.dout), b = run(t, x.q, x.k, x.v, x.dout);
-  EXPECT_EQ(a.out, b.out);
-  EXPECT_EQ(a.dq, b.dq);
-  EXPECT_EQ(a.dk, b.dk);
-  EXPECT_EQ(a.dv, b.dv);
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    const Input x = input(t, dtype);
+    const Result a = run(t, x.q, x.k, x.v, x.dout, dtype), b = run(t, x.q, x.k, x.v, x.dout, dtype);
+    EXPECT_EQ(a.out, b.out);
+    EXPECT_EQ(a.dq, b.dq);
+    EXPECT_EQ(a.dk, b.dk);
+    EXPECT_EQ(a.dv, b.dv);
+  }
 }
 
 // Dropout ------------------------------------------------------------------------------------------------------------

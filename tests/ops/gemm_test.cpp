@@ -1,8 +1,11 @@
 // The matrix product in its three roles, in every mixture of dtypes, against a naive double-precision product.
 #include "ops/gemm.h"
 
+#include <omp.h>
+
 #include "op_test.h"
 #include "ops/blas/onednn.h"
+#include "ops/blas/provider.h"
 
 namespace attune {
 namespace {
@@ -85,6 +88,75 @@ TEST_P(Gemm, MoreThanOneTile) {
       check({3, 1030, 1100, ta, tb, accumulate, DType::bf16, DType::bf16, DType::f32});
       check({5, 3, 2050, ta, tb, accumulate, DType::bf16, DType::f32, DType::bf16});
     }
+}
+
+TEST_P(Gemm, InnerDimensionsAndChunksBeyondOnePanel) {
+  for (auto [ta, tb] : kRoles) {
+    check({210, 66, 5131, ta, tb, true, DType::bf16, DType::bf16, DType::bf16});
+    check({50, 66, 5131, ta, tb, true, DType::bf16, DType::bf16, DType::f32});
+    check({50, 66, 5131, ta, tb, false, DType::bf16, DType::bf16, DType::bf16});
+    check({50, 66, 2600, ta, tb, true});
+  }
+  check({1100, 17, 2570, false, true, true, DType::bf16, DType::bf16, DType::bf16});  // more rows than fp32 sums are kept for
+}
+
+TEST_P(Gemm, FewRows) {
+  for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 23, 24, 25})
+    for (int64_t k : {31, 64, 2081})
+      for (bool accumulate : {false, true}) {
+        check({m, 13, k, false, true, accumulate, DType::f32, DType::f32, DType::f32, true});
+        for (DType c : {DType::f32, DType::bf16}) check({m, 13, k, false, true, accumulate, DType::bf16, DType::bf16, c, true});
+      }
+}
+
+TEST_P(Gemm, EveryHeightAndWidthOfARegisterTile) {
+  for (auto [ta, tb] : kRoles)
+    for (int64_t m : {25, 26, 27, 28, 29, 30, 31})
+      for (int64_t n : {15, 16, 17, 33, 63, 64, 65})
+        for (DType dtype : {DType::f32, DType::bf16}) check({m, n, 35, ta, tb, true, dtype, dtype, dtype, true});
+}
+
+TEST_P(Gemm, WhatLiesBesideAMatrixIsNotRead) {
+  // Columns of wider tensors that are NaN elsewhere; odd sizes, so that words and vectors end within a row.
+  const int64_t k = 37;
+  for (DType dtype : {DType::f32, DType::bf16})
+    for (int64_t m : {3, 29})
+      for (auto [ta, tb] : kRoles) {
+        const int64_t n = 19, a_rows = ta ? k : m, a_cols = ta ? m : k, b_rows = tb ? n : k, b_cols = tb ? k : n;
+        const auto framed = [&](int64_t rows, int64_t cols) {
+          Doubles values(static_cast<size_t>((rows + 2) * (cols + 2)), NAN);
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < cols; ++c) values[static_cast<size_t>((r + 1) * (cols + 2) + c + 1)] = 1;
+          return values;
+        };
+        const auto inner = [](const Tensor& t) { return t.slice(1, t.rows.count - 2).columns(1, t.cols - 2); };
+        Owned a(dtype, a_rows + 2, a_cols + 2, framed(a_rows, a_cols)), b(dtype, b_rows + 2, b_cols + 2, framed(b_rows, b_cols)), c(dtype, m, n);
+        ops::gemm(context, {inner(a), inner(b), c, ta, tb, false});
+        for (double x : c.doubles()) ASSERT_EQ(x, 37) << m << " ta" << ta << " tb" << tb;
+      }
+}
+
+TEST_P(Gemm, OwnKernelsGiveTheSameBitsForEveryNumberOfThreads) {
+  const std::string name = context.backend().name;
+  if (name.find("avx512") == std::string::npos) GTEST_SKIP() << "oneDNN multiplies here";
+  const bool bf16 = name == "cpu (avx512_bf16)" && ops::bf16_provider() == ops::Bf16Provider::automatic && !ops::onednn::matrix_tiles();
+  const int before = omp_get_max_threads();
+  for (DType dtype : {DType::f32, DType::bf16})
+    for (auto [ta, tb] : kRoles)
+      for (int64_t m : {5, 400}) {
+        if (dtype == DType::bf16 ? !bf16 : !tb) continue;
+        Owned a(dtype, ta ? 2700 : m, ta ? m : 2700, random_doubles(m * 2700, 4)), b(dtype, tb ? 150 : 2700, tb ? 2700 : 150, random_doubles(2700 * 150, 5));
+        std::vector<std::vector<char>> results;
+        for (int threads : {1, 2, 5}) {
+          omp_set_num_threads(threads);
+          Owned c(dtype, m, 150);
+          ops::gemm(context, {a, b, c, ta, tb, false});
+          results.push_back(c.bytes());
+        }
+        omp_set_num_threads(before);
+        EXPECT_EQ(results[0], results[1]);
+        EXPECT_EQ(results[0], results[2]);
+      }
 }
 
 TEST_P(Gemm, SumsAreRoundedOnceWhateverTheLengthOfTheInnerDimension) {

@@ -4,12 +4,12 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <string>
 #include <tuple>
 
+#include "ops/blas/provider.h"
 #include "util/error.h"
 
 namespace attune::ops::onednn {
@@ -99,12 +99,15 @@ uint64_t sgemm_hidden_bytes(int64_t n, int64_t k) {
 
 bool bf16_hardware() {
   static const bool found = [] {
-    if (const char* forced = std::getenv("ATTUNE_BF16_GEMM")) return std::string(forced) == "onednn";
+    if (bf16_provider() == Bf16Provider::onednn) return true;
+    if (bf16_provider() == Bf16Provider::convert) return false;
     const auto isa = dnnl::get_effective_cpu_isa();
     return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
   }();
   return found;
 }
+
+bool matrix_tiles() { return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx; }
 
 // oneDNN may want a little more for other row counts than for full capacity: a quarter is kept in reserve. Asking takes it
 // some time, and a step asks for the same few shapes again and again.

@@ -14,6 +14,8 @@ uint64_t sgemm_hidden_bytes(int64_t n, int64_t k);
 
 // Whether this processor multiplies bf16 in hardware (AVX512-BF16 or AMX); without, bf16 tiles are converted to fp32.
 bool bf16_hardware();
+// AMX: several times faster than the vector units.
+bool matrix_tiles();
 
 // bf16·bf16 → f32 or bf16 through the matmul primitive.
 uint64_t bf16_workspace(const Gemm& args);

@@ -1,6 +1,5 @@
 #include "ops/blas/onednn.h"
-#include "ops/cpu/kernel.h"
-#include "util/rng.h"
+#include "ops/cpu/attention_rows.h"
 
 // One unit of work is a head of a sequence (forward) or a k/v head with all its query heads (backward, so that dK and
 // dV have one owner and one order of summation). Tiles of queries meet all visible keys at once; the products run on
@@ -9,18 +8,6 @@ namespace attune::ops::cpu::ATTUNE_ISA {
 namespace {
 
 constexpr int64_t kTile = 64;
-
-struct Range {
-  int64_t begin, end;
-};
-
-// Keys that query i (of lq) sees among lk.
-Range visible(const AttentionShape& s, int64_t i, int64_t lq, int64_t lk) {
-  if (!s.causal) return {0, lk};
-  const int64_t last = i + lk - lq;
-  const int64_t end = std::min(lk, std::max<int64_t>(0, last + 1));
-  return {s.window > 0 ? std::min(end, std::max<int64_t>(0, last - s.window + 1)) : 0, end};
-}
 
 void load(const Tensor& t, int64_t row, int64_t col, int64_t rows, int64_t cols, float* out) {
   with_type(t.dtype, [&](auto zero) {
@@ -42,35 +29,6 @@ void store(const float* in, int64_t rows, int64_t cols, const Tensor& t, int64_t
   });
 }
 
-// Scales and caps a row of raw scores and adds the bias; only [begin, end) counts. `slope_of_cap` [lk], where
-// there is a cap, receives its derivative; it may be null.
-void finish_scores(const AttentionShape& s, int64_t head, int64_t i, int64_t lq, int64_t lk, Range r, float* row, float* slope_of_cap) {
-  for (int64_t j = r.begin; j < r.end; ++j) row[j] *= s.scale;
-  if (s.softcap > 0) {
-    for (int64_t j = r.begin; j < r.end; ++j) {
-      const float t = fast_tanh(row[j] / s.softcap);
-      row[j] = s.softcap * t;
-      if (slope_of_cap) slope_of_cap[j] = 1.0f - t * t;
-    }
-  }
-  if (!s.alibi) return;
-  const float slope = s.alibi[head];
-  for (int64_t j = r.begin; j < r.end; ++j) row[j] += slope * static_cast<float>(j - i - (lk - lq));
-}
-
-// Multiplies row[begin, end) by the inverted dropout mask of (token, head, key).
-void drop(const AttentionShape& s, int64_t token, int64_t head, Range r, float* row) {
-  const uint64_t key = mix_key(s.dropout_key, static_cast<uint64_t>(head));
-  const auto sample = static_cast<uint64_t>(s.sample_ids.as<int64_t>()[token]);
-  const auto position = static_cast<uint64_t>(s.positions.as<int32_t>()[token]) << 32;
-  const float keep = 1.0f / (1.0f - s.dropout);
-  for (int64_t block = r.begin / 4; block * 4 < r.end; ++block) {
-    const PhiloxBlock words = philox(key, sample, position | static_cast<uint64_t>(block));
-    for (int64_t j = std::max(r.begin, block * 4); j < std::min(r.end, block * 4 + 4); ++j)
-      row[j] *= uniform_float(words[static_cast<size_t>(j - block * 4)]) >= s.dropout ? keep : 0.0f;
-  }
-}
-
 // Turns scores into probabilities in place and returns the row's LSE; everything outside of r is zero.
 float softmax_row(float* row, Range r, int64_t width) {
   std::fill(row, row + r.begin, 0.0f);
@@ -90,29 +48,17 @@ float softmax_row(float* row, Range r, int64_t width) {
   return highest + std::log(sum);
 }
 
-struct Sequence {
-  int64_t q0, lq, k0, lk;
-};
-Sequence sequence(const Tensor& cu_q, const Tensor& cu_k, int64_t s) {
-  const auto *q = cu_q.as<int32_t>(), *k = cu_k.as<int32_t>();
-  return {q[s], q[s + 1] - q[s], k[s], k[s + 1] - k[s]};
-}
-
-// Keys that any query of the tile [t, t+rows) sees end here.
-int64_t tile_keys(const AttentionShape& s, int64_t t, int64_t rows, int64_t lq, int64_t lk) {
-  return visible(s, t + rows - 1, lq, lk).end;
-}
-
 }  // namespace
 
 int64_t attention_workspace(const AttentionShape& s, bool backward) {
   const int64_t d = s.head_dim, rows = std::min(kTile, s.max_q);
   const int64_t per_thread = backward ? 4 * s.max_k * d + 3 * rows * d + 2 * rows * s.max_k + (s.softcap > 0 ? s.max_k : 0)
                                       : 2 * s.max_k * d + 2 * rows * d + rows * s.max_k;
-  return per_thread * omp_get_max_threads();
+  return std::max(per_thread, attention_bf16::workspace(s, backward)) * omp_get_max_threads();
 }
 
 void attention_forward(const AttentionForward& a) {
+  if (attention_bf16::can(a)) return attention_bf16::forward(a);
   const AttentionShape& s = a.shape;
   const int64_t d = s.head_dim, group = s.heads / s.kv_heads, sequences = a.cu_q.cols - 1;
   const int64_t rows_max = std::min(kTile, s.max_q);
@@ -147,6 +93,7 @@ void attention_forward(const AttentionForward& a) {
 }
 
 void attention_backward(const AttentionBackward& a) {
+  if (attention_bf16::can(a)) return attention_bf16::backward(a);
   const AttentionShape& s = a.shape;
   const int64_t d = s.head_dim, group = s.heads / s.kv_heads, sequences = a.cu_q.cols - 1;
   const int64_t rows_max = std::min(kTile, s.max_q);

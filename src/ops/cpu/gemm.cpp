@@ -1,16 +1,17 @@
 #include "ops/blas/onednn.h"
-#include "ops/cpu/kernel.h"
+#include "ops/blas/provider.h"
+#include "ops/cpu/packed_gemm.h"
 
-// fp32 goes to oneDNN as it is. bf16 goes to oneDNN where the processor multiplies bf16; elsewhere tiles are converted
-// to fp32 (oneDNN's own emulation is several times slower), summed in fp32 and rounded once.
+// Where our own kernels are at least as fast they do the work. The rest of fp32 goes to oneDNN as it is; bf16 goes there
+// where the processor multiplies bf16; elsewhere tiles are converted to fp32 (oneDNN's own emulation is several times
+// slower), summed in fp32 and rounded once.
 namespace attune::ops::cpu::ATTUNE_ISA {
 namespace {
 
 constexpr int64_t kTile = 1024;
 
-struct Sizes {
-  int64_t m, n, k;
-};
+using packed::Sizes;
+
 Sizes sizes_of(const Gemm& g, bool capacity) {
   const auto rows = [&](const Tensor& t) { return capacity ? t.rows.capacity : t.rows.count; };
   return {g.transpose_a ? g.a.cols : rows(g.a), g.transpose_b ? rows(g.b) : g.b.cols, g.transpose_a ? rows(g.a) : g.a.cols};
@@ -20,6 +21,21 @@ bool all_f32(const Gemm& g) { return g.a.dtype == DType::f32 && g.b.dtype == DTy
 bool native_bf16(const Gemm& g) {
   return g.a.dtype == DType::bf16 && g.b.dtype == DType::bf16 && g.c.dtype != DType::f16 && onednn::bf16_hardware();
 }
+
+// Measured (docs/benchmarks.md): our own kernels are level with oneDNN or ahead at nearly every shape, but for fp32 without
+// Bᵀ (the gradients); with AMX oneDNN has the faster units. Nothing is timed at run time, so that a run gives the same bits each time.
+bool own(const Gemm& g) {
+  if (all_f32(g)) return g.transpose_b && packed::can(g);
+  if (g.a.dtype != DType::bf16 || g.b.dtype != DType::bf16 || g.c.dtype == DType::f16) return packed::can(g);
+  switch (bf16_provider()) {
+    case Bf16Provider::automatic: return packed::can(g) && !onednn::matrix_tiles();
+    case Bf16Provider::own:
+      if (!packed::can(g)) refuse_own_bf16();
+      return true;
+    default: return false;
+  }
+}
+
 int64_t tile(int64_t n) { return std::min(n, kTile); }
 
 // A block [rows, cols] of `t` at (r, c) as contiguous fp32.
@@ -74,6 +90,7 @@ void converted_gemm(const Gemm& g, float* workspace) {
 }  // namespace
 
 uint64_t gemm_workspace(const Gemm& g) {
+  if (own(g)) return packed::workspace(g, sizes_of(g, true));
   if (all_f32(g)) return 0;
   if (native_bf16(g)) return onednn::bf16_workspace(g);
   const Sizes s = sizes_of(g, true);
@@ -85,6 +102,8 @@ void gemm(const GemmCall& call) {
   const Sizes s = sizes_of(g, false);
   if (s.k == 0) {
     if (!g.accumulate) fill_zero(g.c);
+  } else if (own(g)) {
+    packed::gemm(call, sizes_of(g, true), s);
   } else if (all_f32(g)) {
     onednn::sgemm(g.transpose_a, g.transpose_b, s.m, s.n, s.k, g.a.as<float>(), g.a.stride, g.b.as<float>(), g.b.stride,
                   g.accumulate, g.c.as<float>(), g.c.stride);
