@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """How much of fp32 AdamW's improvement each memory rung keeps, and at what speed and memory.
 
-  bench/rungs.py MODEL DATA OUT [--seeds 3] [--only RUNG,RUNG] [key=value ...]
+  bench/rungs.py MODEL DATA OUT [--seeds 3] [--only RUNG;RUNG] [--rates 1] [key=value ...]
 
 MODEL is a trained base (Hugging Face directory), DATA a data set of which a tenth is held out, key=value further settings
-of all runs. Each rung runs with three learning rates and the first seed, then with its best rate and the other seeds.
+of all runs. --rates multiplies every learning rate: small models want larger ones. Each rung runs with three learning rates and the first seed, then with its best rate and the other seeds.
 "kept" is the rung's improvement of the validation loss over the base, divided by that of fp32 AdamW, both means over seeds.
 Runs that are there already are not repeated. Needs build/attune and Python's standard library.
 """
@@ -13,7 +13,7 @@ import argparse, json, pathlib, statistics, subprocess, sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 IN_BACKWARD = {"optimizer_in_backward": "true"}
 BF16 = {"pure_bf16": "true"}
-# name: (bytes a parameter, settings, learning rates as multiples of the scale, scale)
+# name: (bytes a parameter, settings, learning rates)
 RUNGS = {
     "adamw fp32": ("16", {}, (1e-4, 3e-4, 1e-3)),
     "adamw bf16, fp32 masters": ("16", {"bf16": "true"}, (1e-4, 3e-4, 1e-3)),
@@ -58,14 +58,16 @@ def main():
     parser.add_argument("model"), parser.add_argument("data"), parser.add_argument("out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="")
+    parser.add_argument("--rates", type=float, default=1)
     parser.add_argument("settings", nargs="*")
-    args = parser.parse_args()
-    chosen = [n for n in RUNGS if not args.only or n in args.only.split(",") or n == "adamw fp32"]
+    args = parser.parse_intermixed_args()
+    chosen = [n for n in RUNGS if not args.only or n in args.only.split(";") or n == "adamw fp32"]
     reference = None
     print("| rung | bytes a parameter | rate | base | validation loss | kept | tokens/s | peak |")
     print("|---|---|---|---|---|---|---|---|")
     for name in chosen:
         width, settings, rates = RUNGS[name]
+        rates = [float(f"{rate * args.rates:g}") for rate in rates]
         first = {rate: run(args, name, settings, rate, 1) for rate in rates}
         best = min(first, key=lambda rate: first[rate]["loss"])
         runs = [first[best]] + [run(args, name, settings, best, seed) for seed in range(2, args.seeds + 1)]

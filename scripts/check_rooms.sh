@@ -77,6 +77,8 @@ find "$src" -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*
         sub(/[>"].*/, "", target)
         if (target ~ /(^|\/)(dnnl|oneapi)/ && path != "ops/blas/onednn.cpp")
           report(file, number, "<" target ">: only ops/blas/onednn.cpp speaks oneDNN")
+        if (target ~ /^Eigen\//  && path != "ops/blas/eigen.cpp")
+          report(file, number, "<" target ">: only ops/blas/eigen.cpp speaks Eigen")
         if (target ~ /^CLI(11)?[\/.]/ && room != "cli") report(file, number, "<" target ">: only cli/ speaks CLI11")
         if (text ~ /include[ \t]*</) {
           other = target

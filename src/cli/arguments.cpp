@@ -8,7 +8,7 @@
 
 namespace attune::cli {
 
-train::Config read_config(const std::vector<std::string>& arguments) {
+train::Config read_config(const std::vector<std::string>& arguments, bool needs_data) {
   std::string file;
   std::vector<std::string> overrides = arguments;
   if (!arguments.empty() && (arguments[0].find('=') == std::string::npos || fs::exists(arguments[0]))) {
@@ -17,7 +17,7 @@ train::Config read_config(const std::vector<std::string>& arguments) {
     if (!fs::is_regular_file(file)) refuse("{}: not a regular file", file);
     overrides.erase(overrides.begin());
   }
-  return train::load_config(file, overrides);
+  return train::load_config(file, overrides, needs_data);
 }
 
 std::vector<std::string> read_lines(const std::string& file) {

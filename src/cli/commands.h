@@ -12,6 +12,7 @@ struct RunArgs {  // train, plan, eval, data
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   bool json = false;
   bool force = false;
+  bool all = false;  // plan: also what else would fit
 };
 int train(const RunArgs& args);
 int plan(const RunArgs& args);

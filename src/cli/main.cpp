@@ -38,6 +38,7 @@ void add_training(CLI::App& app, Action& action) {
     };
   });
   CLI::App* p = add_run(app, "plan", "Memory by part, speed and duration of a run, before it starts", plan_args, true);
+  p->add_flag("--all", plan_args.all, "Also show settings that take less memory where the run fits");
   p->callback([&action] { action = [] { return plan(plan_args); }; });
 }
 

@@ -55,6 +55,29 @@ Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set
   }
 }
 
+BatchCapacity Batcher::capacity_of(int64_t epochs) const {
+  if (options_.packing || set_.size() * epochs > kMostLooks) return capacity_;
+  std::vector<int64_t> labels(static_cast<size_t>(set_.size()));
+  for (int64_t i = 0; i < set_.size(); ++i) labels[static_cast<size_t>(i)] = set_.weights(i).labels();
+  BatchCapacity most = capacity_;
+  most.tokens = most.label_rows = 0;
+  for (int64_t epoch = 0; epoch < epochs; ++epoch) {
+    const auto& all = packs(epoch);
+    const auto b = static_cast<size_t>(options_.micro_batch_size);
+    for (size_t begin = 0; begin < all.size(); begin += b) {
+      int64_t tokens = 0, labelled = 0;
+      for (size_t p = begin; p < std::min(all.size(), begin + b); ++p)
+        for (int64_t group : all[p]) {
+          tokens += group_tokens(group);
+          for (int64_t i = 0; i < options_.group_size; ++i) labelled += labels[static_cast<size_t>(group * options_.group_size + i)];
+        }
+      most.tokens = std::max(most.tokens, tokens);
+      most.label_rows = std::max(most.label_rows, labelled);
+    }
+  }
+  return most;
+}
+
 int64_t Batcher::group_tokens(int64_t group) const {
   int64_t n = 0;
   for (int64_t i = 0; i < options_.group_size; ++i) n += set_.length(group * options_.group_size + i);

@@ -44,6 +44,10 @@ class Batcher {
   void make_step(int64_t epoch, int64_t index, Step& step) const;
   // What no micro-batch exceeds.
   const BatchCapacity& capacity() const { return capacity_; }
+  // The same for the first `epochs` alone, whose micro-batches are looked at one by one: the longest samples seldom
+  // meet in one. Beyond kMostLooks samples it is capacity().
+  BatchCapacity capacity_of(int64_t epochs) const;
+  static constexpr int64_t kMostLooks = 20'000'000;
   const BatchingOptions& options() const { return options_; }
 
  private:

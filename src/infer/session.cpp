@@ -252,7 +252,8 @@ uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequenc
   nn::Stream stream;
   stream.rows = Rows::exactly(rows);
   stream.tokens = stream.positions = inputs.vector(rows, DType::i32);
-  stream.cu_seqlens = stream.cu_keys = inputs.vector(2, DType::i32);
+  const std::vector<int32_t> all_rows{0, static_cast<int32_t>(rows)};
+  stream.cu_seqlens = stream.cu_keys = over(all_rows);
   stream.max_seqlen = alone;
   stream.past = longest;
   const nn::CachedSequence all{0, 0, rows};

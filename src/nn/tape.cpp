@@ -84,9 +84,17 @@ void Tape::announce_use(Parameter& p) {
   if (p.trainable && (mode_ == Mode::record || mode_ == Mode::forget)) ++p.pending_uses;
 }
 
+Tensor Tape::stack_gradient(Rows rows, int64_t cols, DType dtype) {
+  Arena& arena = context_.arena();
+  const std::string_view outer = arena.begin_part("gradients");
+  const Tensor gradient = arena.matrix(rows, cols, dtype);
+  arena.begin_part(outer);
+  return gradient;
+}
+
 void Tape::reserve_gradient(Parameter& p) {
   if (p.gradient.defined()) return;
-  p.gradient = context_.arena().matrix(p.weight.rows, p.weight.cols, p.gradient_dtype);
+  p.gradient = stack_gradient(p.weight.rows, p.weight.cols, p.gradient_dtype);
   p.gradient_written = false;
 }
 
@@ -115,7 +123,7 @@ GradientTarget Tape::gradient_of(const std::vector<Parameter*>& group) {
       at += p->gradient.bytes();
     }
   } else {
-    whole = context_.arena().matrix(Rows::exactly(rows), first.weight.cols, first.gradient_dtype);
+    whole = stack_gradient(Rows::exactly(rows), first.weight.cols, first.gradient_dtype);
     int64_t row = 0;
     for (Parameter* p : group) {
       p->gradient = whole.slice(row, p->weight.rows.count);

@@ -135,9 +135,14 @@ class Tape {
         context_.arena().release(mark);
         hooks_.release(index);
       });
+      context_.arena().begin_part("blocks");
       y = body(x);
-      record([this, index] { hooks_.acquire(index); });
+      record([this, index] {
+        context_.arena().begin_part("backward");
+        hooks_.acquire(index);
+      });
     }
+    context_.arena().begin_part("head");
     hooks_.release(index);
     return y;
   }
@@ -164,10 +169,12 @@ class Tape {
   // The gradient of a block's input must not lie inside the block: that memory goes when backward leaves it.
   void check_block_input(Value x) const;
   void copy(const Tensor& from, const Tensor& to);
+  Tensor stack_gradient(Rows rows, int64_t cols, DType dtype);
   void trim(size_t first_value, Arena::Mark mark);
 
   template <class F>
   Value run_in_place(Value x, F& body) {
+    const ArenaPart part(context_.arena(), "blocks");
     const Arena::Mark mark = context_.arena().mark();
     const size_t values = stack_.size();
     Value y = body(x);
@@ -179,8 +186,10 @@ class Tape {
 
   template <class F>
   Value run_and_forget(int index, Value x, F body) {
+    context_.arena().begin_part("blocks");
     Value y = make(x->value.rows, x->value.cols, x->value.dtype, false);
     {
+      const ArenaPart part(context_.arena(), "backward");
       const Mode outer = mode_;
       mode_ = Mode::forget;
       const Arena::Mark mark = context_.arena().mark();
@@ -196,6 +205,7 @@ class Tape {
     keep(x);
     y->keep = true;
     record([this, index, x, y, body] {
+      context_.arena().begin_part("backward");
       hooks_.acquire(index);
       const Arena::Mark mark = context_.arena().mark();
       const size_t values = stack_.size();

@@ -1,5 +1,7 @@
 #include "objectives/batch_view.h"
 
+#include <algorithm>
+
 #include "util/error.h"
 
 namespace attune::objectives {
@@ -46,7 +48,11 @@ void BatchView::bind_dry(Arena& addresses, const BatchCapacity& c) {
   stream_.rows = Rows::exactly(c.tokens);
   stream_.tokens = addresses.vector(c.tokens, DType::i32);
   stream_.positions = addresses.vector(c.tokens, DType::i32);
-  stream_.cu_seqlens = addresses.vector(c.sequences + 1, DType::i32);
+  // Where sequences begin is the one thing that a dry step looks at: as many of the longest as there is room for.
+  boundaries_.assign(1, 0);
+  for (int64_t i = 0; i < c.sequences; ++i)
+    boundaries_.push_back(static_cast<int32_t>(std::min(c.tokens, (i + 1) * c.max_seqlen)));
+  stream_.cu_seqlens = over(boundaries_);
   stream_.sample_ids = addresses.vector(c.tokens, DType::i64);
   stream_.max_seqlen = c.max_seqlen;
   targets_.rows = Rows::exactly(c.label_rows);

@@ -28,6 +28,7 @@ class BatchView {
   nn::Targets targets_;
   Tensor logp_, correct_;
   std::vector<float> coefficients_, logp_memory_, correct_memory_;
+  std::vector<int32_t> boundaries_;  // of a dry view
 };
 
 }  // namespace attune::objectives

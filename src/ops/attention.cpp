@@ -14,36 +14,32 @@ void check(const AttentionShape& s, const Tensor& q, const Tensor& k, const Tens
   require(s.dropout == 0 || (s.sample_ids.defined() && s.positions.defined()), "attention", "dropout knows its tokens");
 }
 
-// Visible pairs at full capacity in dry mode, real ones otherwise: pairs·4·H·d forward.
-double pair_flops(const Context& context, const AttentionShape& s, const Tensor& q, const Tensor& cu_q, const Tensor& cu_k) {
+// Σ len_q·len_k·4·H·d forward. Where sequences begin is known in dry mode too: it decides how much work there is.
+double pair_flops(const AttentionShape& s, const Tensor& cu_q, const Tensor& cu_k) {
+  const auto *cq = cu_q.as<int32_t>(), *ck = cu_k.as<int32_t>();
   double pairs = 0;
-  if (context.dry()) {
-    pairs = static_cast<double>(q.rows.count) * static_cast<double>(s.max_k);
-  } else {
-    for (int64_t i = 0; i + 1 < cu_q.cols; ++i) {
-      const auto *cq = cu_q.as<int32_t>(), *ck = cu_k.as<int32_t>();
-      pairs += static_cast<double>(cq[i + 1] - cq[i]) * static_cast<double>(ck[i + 1] - ck[i]);
-    }
-  }
+  for (int64_t i = 0; i + 1 < cu_q.cols; ++i) pairs += static_cast<double>(cq[i + 1] - cq[i]) * static_cast<double>(ck[i + 1] - ck[i]);
   return (s.causal ? 2.0 : 4.0) * pairs * static_cast<double>(s.heads * s.head_dim);
 }
+
+Job job_of(std::string_view op, const AttentionShape& s, const Tensor& q) { return {op, {s.heads, s.kv_heads, s.head_dim}, {q.dtype}}; }
 
 }  // namespace
 
 void attention_forward(Context& context, AttentionForward a) {
   check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
-  context.count(pair_flops(context, a.shape, a.q, a.cu_q, a.cu_k),
-                static_cast<double>(2 * a.q.count() + 2 * a.k.count()) * size_of(a.q.dtype));
-  ArenaScope scope(context.arena());
+  context.count(job_of("attention_forward", a.shape, a.q), static_cast<double>(a.q.rows.count),
+                {pair_flops(a.shape, a.cu_q, a.cu_k), static_cast<double>(2 * a.q.count() + 2 * a.k.count()) * size_of(a.q.dtype)});
+  const ArenaPart workspace(context.arena(), "workspace");
   a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, false), DType::f32);
   if (!context.dry()) context.backend().attention_forward(a);
 }
 
 void attention_backward(Context& context, AttentionBackward a) {
   check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
-  context.count(2.5 * pair_flops(context, a.shape, a.q, a.cu_q, a.cu_k),
-                static_cast<double>(4 * a.q.count() + 4 * a.k.count()) * size_of(a.q.dtype));
-  ArenaScope scope(context.arena());
+  context.count(job_of("attention_backward", a.shape, a.q), static_cast<double>(a.q.rows.count),
+                {2.5 * pair_flops(a.shape, a.cu_q, a.cu_k), static_cast<double>(4 * a.q.count() + 4 * a.k.count()) * size_of(a.q.dtype)});
+  const ArenaPart workspace(context.arena(), "workspace");
   a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, true), DType::f32);
   if (!context.dry()) context.backend().attention_backward(a);
 }

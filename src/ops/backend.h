@@ -10,6 +10,8 @@
 #include "ops/gemm.h"
 #include "ops/logit_transforms.h"
 #include "ops/optimizer.h"
+#include "ops/optimizer_blockwise.h"
+#include "ops/optimizer_low_rank.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/swiglu.h"
@@ -56,6 +58,14 @@ struct Backend {
   void (*sgd)(const Sgd&);
   void (*lion)(const Lion&);
   void (*adafactor)(const Adafactor&);
+  void (*adam_8bit)(const Adam8bit&);
+  void (*lion_8bit)(const Lion8bit&);
+  void (*random_projection)(const RandomProjection&);
+  uint64_t (*singular_vectors_workspace)(const SingularVectors&);
+  void (*singular_vectors)(const SingularVectors&);
+  void (*channel_sums)(const ChannelSums&);
+  void (*apollo_factors)(const ApolloFactors&);
+  void (*scaled_step)(const ScaledStep&);
   double (*squared_norm)(const SquaredNorm&);
 };
 

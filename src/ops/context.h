@@ -1,38 +1,43 @@
 // What every op gets: where to compute, where to take workspace from, and the books on work done.
 #pragma once
 
-#include <cstdint>
+#include <memory>
 
+#include "ops/ledger.h"
 #include "tensor/arena.h"
 
 namespace attune::ops {
 
 struct Backend;
 
-// Work as the mathematics demands it (dry mode counts the same as a real step).
-struct Work {
-  double flops = 0;
-  double bytes = 0;
-};
-
 class Context {
  public:
-  Context(const Backend& backend, Arena& arena) : backend_(backend), arena_(arena) {}
+  Context(const Backend& backend, Arena& arena)
+      : backend_(backend), arena_(arena), ledger_(arena.dry() ? std::make_unique<Ledger>() : nullptr) {}
 
   const Backend& backend() const { return backend_; }
   Arena& arena() { return arena_; }
   bool dry() const { return arena_.dry(); }
   const Work& work() const { return work_; }
-  void reset_work() { work_ = {}; }
-  void count(double flops, double bytes) {
-    work_.flops += flops;
-    work_.bytes += bytes;
+  // Since the last reset; null outside of dry mode, where only the sums are kept.
+  const Ledger* ledger() const { return ledger_.get(); }
+  void reset_work() {
+    work_ = {};
+    if (ledger_) *ledger_ = {};
   }
+  void count(const Job& job, double rows, const Work& work) {
+    work_.flops += work.flops;
+    work_.bytes += work.bytes;
+    if (ledger_) ledger_->add(job, rows, work);
+  }
+  // What has no shape worth telling apart.
+  void count(std::string_view op, double flops, double bytes) { count({op}, 0, {flops, bytes}); }
 
  private:
   const Backend& backend_;
   Arena& arena_;
   Work work_;
+  std::unique_ptr<Ledger> ledger_;
 };
 
 // Shape and dtype checks of the dispatchers: a violation is a programming error and names the op.

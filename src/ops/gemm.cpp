@@ -13,9 +13,9 @@ constexpr uint64_t kMostWorkspace = uint64_t{64} << 20;
 constexpr int64_t kPieceStep = 64;
 
 void run(Context& context, const Gemm& g) {
-  const uint64_t workspace = context.backend().gemm_workspace(g);
-  ArenaScope scope(context.arena());
-  void* memory = workspace ? context.arena().allocate(workspace) : nullptr;
+  const uint64_t bytes = context.backend().gemm_workspace(g);
+  const ArenaPart workspace(context.arena(), "workspace");
+  void* memory = bytes ? context.arena().allocate(bytes) : nullptr;
   if (!context.dry()) context.backend().gemm({g, memory});
 }
 
@@ -41,10 +41,13 @@ void gemm(Context& context, const Gemm& g) {
   require(m == g.c.rows.count && n == g.c.cols, "gemm", "C is [M,N]");
   const auto floating = [](DType t) { return t == DType::f32 || t == DType::bf16 || t == DType::f16; };
   require(floating(g.a.dtype) && floating(g.b.dtype) && floating(g.c.dtype), "gemm", "f32, bf16 or fp16 operands");
-  context.count(2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k),
-                static_cast<double>(g.a.count() * static_cast<int64_t>(size_of(g.a.dtype)) +
-                                    g.b.count() * static_cast<int64_t>(size_of(g.b.dtype)) +
-                                    g.c.count() * static_cast<int64_t>(size_of(g.c.dtype))));
+  Job job{g.transpose_a ? "gemm_tn" : g.transpose_b ? "gemm_nt" : "gemm_nn", {n, k}, {g.a.dtype, g.b.dtype, g.c.dtype}, g.accumulate};
+  if (g.transpose_a) job.shape = {m, n};
+  context.count(job, static_cast<double>(g.transpose_a ? k : m),
+                {2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k),
+                 static_cast<double>(g.a.count() * static_cast<int64_t>(size_of(g.a.dtype)) +
+                                     g.b.count() * static_cast<int64_t>(size_of(g.b.dtype)) +
+                                     g.c.count() * static_cast<int64_t>(size_of(g.c.dtype)))});
   if (m == 0 || n == 0) return;
   // Pieces follow from capacities, so that they are the same for every batch.
   const uint64_t parts = (context.backend().gemm_workspace(g) + kMostWorkspace - 1) / kMostWorkspace;

@@ -22,8 +22,16 @@ void check_sizes(const char* op, const Stepped& s, std::initializer_list<Tensor>
   for (const Tensor& t : states) require(!t.defined() || t.count() == n, op, "states have the parameter's size");
 }
 
+void check_states(const char* op, const Stepped& s, std::initializer_list<State8bit> states) {
+  check_sizes(op, s, {});
+  require(s.first_element % kStateBlock == 0, op, "begins with a block");
+  for (const State8bit& x : states)
+    require(x.codes.dtype == DType::u8 && x.codes.count() == s.parameter.count() && x.scales.count() == state_blocks(s.parameter.count()), op,
+            "codes of the parameter's size and a scale for each block");
+}
+
 void count(Context& context, const Stepped& s, double flops, std::initializer_list<Tensor> states) {
-  context.count(flops * static_cast<double>(s.parameter.count()),
+  context.count("optimizer", flops * static_cast<double>(s.parameter.count()),
                 2 * (sweep_bytes({s.parameter}) + sweep_bytes(states)) + sweep_bytes({s.gradient, s.copy, s.anchor}));
 }
 
@@ -47,18 +55,34 @@ void lion(Context& context, const Lion& a) {
   if (!context.dry()) context.backend().lion(a);
 }
 
+void adam_8bit(Context& context, const Adam8bit& a) {
+  check_states("adam_8bit", a.of, {a.m, a.v});
+  count(context, a.of, 40, {a.m.codes, a.v.codes});
+  if (!context.dry()) context.backend().adam_8bit(a);
+}
+
+void lion_8bit(Context& context, const Lion8bit& a) {
+  check_states("lion_8bit", a.of, {a.m});
+  count(context, a.of, 20, {a.m.codes});
+  if (!context.dry()) context.backend().lion_8bit(a);
+}
+
 void adafactor(Context& context, Adafactor a) {
   check_sizes("adafactor", a.of, {a.v});
   const Tensor& p = a.of.parameter;
   require(a.v.defined() || (a.rows.cols == p.rows.count && a.cols.cols == p.cols), "adafactor", "one row state a row, one column state a column");
   count(context, a.of, 12, {a.v});
   ArenaScope scope(context.arena());
-  a.workspace = context.arena().matrix(Rows::exactly(context.backend().threads() + 2), std::max(p.rows.count, p.cols), DType::f32);
+  if (!a.v.defined()) {
+    a.partial = context.arena().matrix(Rows::exactly(Adafactor::kParts), p.cols, DType::f32);
+    a.row_factor = context.arena().vector(p.rows.count, DType::f32);
+    a.col_factor = context.arena().vector(p.cols, DType::f32);
+  }
   if (!context.dry()) context.backend().adafactor(a);
 }
 
 double squared_norm(Context& context, const Tensor& x) {
-  context.count(2.0 * static_cast<double>(x.count()), sweep_bytes({x}));
+  context.count({"squared_norm", {}, {x.dtype}}, 0, {2.0 * static_cast<double>(x.count()), sweep_bytes({x})});
   const int64_t blocks = (x.count() + kSquaredNormBlock - 1) / kSquaredNormBlock;
   ArenaScope scope(context.arena());
   auto* partial = static_cast<double*>(context.arena().allocate(static_cast<uint64_t>(blocks) * sizeof(double)));

@@ -22,6 +22,16 @@ struct Stepped {
   // Where the tensors begin within the whole parameter: random bits and blocks of 8-bit states count from its start, so
   // that a parameter stepped in slabs of rows gets the numbers of one stepped whole.
   int64_t first_element = 0;
+
+  // The step of `n` rows alone, whose gradient is for the caller to set.
+  Stepped rows(int64_t first_row, int64_t n) const {
+    Stepped s = *this;
+    for (Tensor* t : {&s.parameter, &s.copy, &s.anchor})
+      if (t->defined()) *t = t->slice(first_row, n);
+    s.gradient = {};
+    s.first_element += first_row * parameter.cols;
+    return s;
+  }
 };
 
 // Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019), as torch.optim.Adam and AdamW:
@@ -64,7 +74,9 @@ struct Adafactor {
   Tensor v;           // f32 for a vector
   float beta = 0, eps = 1e-30f, eps_scale = 1e-3f, clip_threshold = 1;
   bool scale_parameter = false;
-  Tensor workspace;  // f32 [threads + 2, max(R, C)], set by the dispatcher
+  // Workspace, set by the dispatcher. The sums over rows are made in fixed parts: the same for every thread count.
+  static constexpr int64_t kParts = 32;
+  Tensor partial, row_factor, col_factor;  // f32 [kParts, C], [1,R], [1,C]
 };
 void adafactor(Context& context, Adafactor args);
 

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <tuple>
 
+#include "optim/rules.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/pattern.h"
@@ -15,33 +15,6 @@
 
 namespace attune::optim {
 namespace {
-
-float correction(float beta, int64_t step) {
-  return static_cast<float>(1 - std::pow(static_cast<double>(beta), static_cast<double>(step)));
-}
-
-class Adam : public Optimizer {
- public:
-  Adam(const OptimizerOptions& options, bool decoupled) : Optimizer(options), decoupled_(decoupled) {}
-
- protected:
-  std::vector<Slot> slots(const nn::Parameter& p) const override {
-    std::vector<Slot> all{{"exp_avg", p.shape, options_.state_dtype}, {"exp_avg_sq", p.shape, options_.state_dtype}};
-    if (options_.amsgrad) all.push_back({"max_exp_avg_sq", p.shape, options_.state_dtype});
-    return all;
-  }
-  void update(ops::Context& context, const Update& u) override {
-    const auto [of, s, step] = std::tie(u.stepped, u.states, u.step);
-    ops::Adam args{of, s[0], s[1], options_.amsgrad ? s[2] : Tensor{}, options_.beta1, options_.beta2, options_.eps, 1, 1};
-    args.correction1 = correction(options_.beta1, step);
-    args.correction2 = correction(options_.beta2, step);
-    ops::adam(context, args);
-  }
-  bool decoupled() const override { return decoupled_; }
-
- private:
-  bool decoupled_;
-};
 
 class Sgd : public Optimizer {
  public:
@@ -55,8 +28,7 @@ class Sgd : public Optimizer {
     return {{"momentum_buffer", p.shape, options_.state_dtype}};
   }
   void update(ops::Context& context, const Update& u) override {
-    const auto [of, s, step] = std::tie(u.stepped, u.states, u.step);
-    ops::sgd(context, {of, s.empty() ? Tensor{} : s[0], options_.momentum, options_.nesterov, step == 1});
+    ops::sgd(context, {u.stepped, u.states.empty() ? Tensor{} : u.states[0], options_.momentum, options_.nesterov, u.step == 1});
   }
   bool decoupled() const override { return false; }
 };
@@ -68,14 +40,13 @@ class Lion : public Optimizer {
  protected:
   std::vector<Slot> slots(const nn::Parameter& p) const override { return {{"exp_avg", p.shape, options_.state_dtype}}; }
   void update(ops::Context& context, const Update& u) override {
-    const auto [of, s] = std::tie(u.stepped, u.states);
-    ops::lion(context, {of, s[0], options_.beta1, options_.beta2});
+    ops::lion(context, {u.stepped, u.states[0], options_.beta1, options_.beta2});
   }
 };
 
 class Adafactor : public Optimizer {
  public:
-  explicit Adafactor(const OptimizerOptions& options) : Optimizer(options) {}
+  Adafactor(const OptimizerOptions& options, bool scale_parameter) : Optimizer(options), scale_parameter_(scale_parameter) {}
   bool accepts_row_slabs(const nn::Parameter&) const override { return false; }  // column means, norm of the update
 
  protected:
@@ -85,25 +56,36 @@ class Adafactor : public Optimizer {
     return {{"exp_avg_sq_row", {p.shape[0]}, DType::f32}, {"exp_avg_sq_col", {p.shape[1]}, DType::f32}};
   }
   void update(ops::Context& context, const Update& u) override {
-    const auto [of, s, step] = std::tie(u.stepped, u.states, u.step);
     ops::Adafactor args;
-    args.of = of;
-    if (s.size() == 1) args.v = s[0];
-    else args.rows = s[0], args.cols = s[1];
-    args.beta = static_cast<float>(1 - std::pow(static_cast<double>(step), static_cast<double>(options_.decay_rate)));
+    args.of = u.stepped;
+    if (u.states.size() == 1) args.v = u.states[0];
+    else args.rows = u.states[0], args.cols = u.states[1];
+    args.beta = static_cast<float>(1 - std::pow(static_cast<double>(u.step), static_cast<double>(options_.decay_rate)));
     args.clip_threshold = options_.clip_threshold;
-    args.scale_parameter = options_.scale_parameter;
+    args.scale_parameter = scale_parameter_;
     ops::adafactor(context, args);
   }
+
+ private:
+  bool scale_parameter_;
 };
 
 const std::map<std::string, std::function<std::unique_ptr<Optimizer>(const OptimizerOptions&)>>& registry() {
   static const std::map<std::string, std::function<std::unique_ptr<Optimizer>(const OptimizerOptions&)>> all{
-      {"adamw", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o, true); }},
+      {"adamw", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o); }},
       {"adam", [](const OptimizerOptions& o) { return std::make_unique<Adam>(o, false); }},
+      {"adamw_8bit", [](const OptimizerOptions& o) { return std::make_unique<Adam8bit>(o); }},
       {"sgd", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o); }},
+      // Without momentum it is the same whether decay goes into the gradient.
+      {"lomo", [](const OptimizerOptions& o) { return std::make_unique<Sgd>(o); }},
       {"lion", [](const OptimizerOptions& o) { return std::make_unique<Lion>(o); }},
-      {"adafactor", [](const OptimizerOptions& o) { return std::make_unique<Adafactor>(o); }}};
+      {"lion_8bit", make_lion_8bit},
+      {"adafactor", [](const OptimizerOptions& o) { return std::make_unique<Adafactor>(o, o.scale_parameter); }},
+      {"adalomo", [](const OptimizerOptions& o) { return std::make_unique<Adafactor>(o, true); }},
+      {"apollo", make_apollo},
+      {"galore", make_galore},
+      {"galore_8bit", make_galore_8bit},
+      {"muon", make_muon}};
   return all;
 }
 
@@ -124,7 +106,25 @@ std::unique_ptr<Optimizer> Optimizer::create(const OptimizerOptions& options) {
   return it->second(options);
 }
 
+void Optimizer::find_targets(const nn::ParameterStore& parameters) {
+  std::vector<Pattern> patterns;
+  for (const std::string& t : options_.targets) patterns.emplace_back(t, "optim_target_modules");
+  std::vector<bool> used(patterns.size());
+  for (const auto& p : parameters.all()) {
+    if (!p->trainable || p->is_vector() || p->is_table) continue;
+    bool found = patterns.empty();
+    for (size_t i = 0; i < patterns.size(); ++i)
+      if (patterns[i].found_in(p->name)) used[i] = found = true;
+    if (found) targets_.insert(p.get());
+  }
+  for (size_t i = 0; i < patterns.size(); ++i)
+    if (!used[i])
+      refuse("optim_target_modules: \"{}\" finds no trained matrix of a layer (embeddings, lm_head, norms and biases are always AdamW's)",
+             options_.targets[i]);
+}
+
 uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& parameters) {
+  if (has_targets()) find_targets(parameters);
   uint64_t bytes = 0;
   for (const auto& p : parameters.all()) {
     if (!p->trainable) continue;
@@ -161,7 +161,8 @@ ops::Stepped Optimizer::stepped(nn::Parameter& p, int64_t step, float learning_r
 }
 
 void Optimizer::step(ops::Context& context, nn::Parameter& p, int64_t step, float learning_rate, float grad_scale) {
-  update(context, {p, stepped(p, step, learning_rate, grad_scale), owned_.at(&p).tensors, step});
+  const Owned& owned = owned_.at(&p);
+  update(context, {p, stepped(p, step, learning_rate, grad_scale), owned.tensors, step, owned.key});
 }
 
 void Optimizer::step_rows(ops::Context& context, nn::Parameter& p, int64_t first_row, const Tensor& gradient, int64_t step,
@@ -169,15 +170,12 @@ void Optimizer::step_rows(ops::Context& context, nn::Parameter& p, int64_t first
   const int64_t rows = gradient.rows.count;
   if (!accepts_row_slabs(p) || gradient.cols != p.weight.cols || first_row < 0 || first_row + rows > p.weight.rows.count)
     fail("internal error: rows {} to {} of {} cannot be stepped alone", first_row, first_row + rows, p.name);
-  ops::Stepped of = stepped(p, step, learning_rate, grad_scale);
-  for (Tensor* t : {&of.parameter, &of.copy, &of.anchor})
-    if (t->defined()) *t = t->slice(first_row, rows);
+  ops::Stepped of = stepped(p, step, learning_rate, grad_scale).rows(first_row, rows);
   of.gradient = gradient;
-  of.first_element = first_row * p.weight.cols;
   Owned& owned = owned_.at(&p);
   owned.of_rows.clear();
   for (const Tensor& state : owned.tensors) owned.of_rows.push_back(state_rows(p, state, first_row, rows));
-  update(context, {p, of, owned.of_rows, step});
+  update(context, {p, of, owned.of_rows, step, owned.key});
 }
 
 std::vector<StateTensor> Optimizer::states() const {
@@ -196,6 +194,7 @@ void Optimizer::hand_over(const nn::Parameter& from, const nn::Parameter& to) {
   for (const Tensor& t : node.mapped().tensors) std::memset(t.data, 0, t.bytes());
   owned_.insert(std::move(node));
   std::replace(order_.begin(), order_.end(), &from, &to);
+  if (targets_.erase(&from)) targets_.insert(&to);
 }
 
 void apply_groups(const std::vector<LrGroup>& groups, nn::ParameterStore& parameters) {

@@ -1,8 +1,10 @@
 // Optimizers step one parameter at a time, so that they work inside and outside of the backward pass.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,8 +13,31 @@
 
 namespace attune::optim {
 
+// apollo, galore, galore_8bit: how gradients are projected.
+struct LowRankOptions {
+  int64_t rank = 128;        // at most the smaller side of a matrix
+  int64_t update_gap = 200;  // steps between new projections
+  float scale = 0.25f;       // of the update; APOLLO takes its root
+  std::string side = "std";  // "std": projects the longer side's rows (R ≥ C: right), "reverse_std", "right", "left"
+  bool random = true;               // apollo: normal numbers; otherwise singular vectors, as GaLore
+  std::string scale_type = "channel";  // apollo: one factor a "channel" or a "tensor"
+  bool scale_front = false;            // apollo: scale before the norm-growth limiter
+};
+
+// muon, as torch.optim.Muon.
+struct MuonOptions {
+  float momentum = 0.95f, eps = 1e-7f;
+  bool nesterov = true;
+  int64_t steps = 5;  // of Newton–Schulz
+  std::array<float, 3> coefficients{3.4445f, -4.7750f, 2.0315f};
+  std::string adjust_lr = "original";  // "original", "match_rms_adamw", "spectral_unclamped"
+};
+
 struct OptimizerOptions {
-  std::string name = "adamw";  // "adamw", "adam", "sgd", "lion", "adafactor"
+  // adamw, adam, sgd, lion, adafactor; with 8-bit states adamw_8bit, lion_8bit; lomo (sgd);
+  // adalomo (adafactor with scale_parameter); and for hidden matrices, the rest being AdamW's: apollo, galore, galore_8bit,
+  // muon.
+  std::string name = "adamw";
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
   // Not applied to norms and biases. adamw, lion, adafactor decay the weight itself; adam and sgd add it to the
   // gradient, as PyTorch does. `anchor_decay` is the same towards Parameter::anchor instead of zero.
@@ -23,7 +48,11 @@ struct OptimizerOptions {
   bool scale_parameter = false;              // adafactor
   float clip_threshold = 1, decay_rate = -0.8f;  // adafactor
   DType state_dtype = DType::f32;            // bf16: rounded stochastically
-  uint64_t seed = 42;                        // of stochastic rounding
+  // Of the last four: patterns over names of matrices (not tables); empty: all of them.
+  std::vector<std::string> targets;
+  LowRankOptions low_rank;
+  MuonOptions muon;
+  uint64_t seed = 42;                        // of stochastic rounding and projections
 };
 
 // A state tensor as checkpoints know it: by HF name and kind ("exp_avg", "exp_avg_sq").
@@ -38,6 +67,12 @@ class Optimizer {
   virtual ~Optimizer() = default;
   static std::unique_ptr<Optimizer> create(const OptimizerOptions& options);
   static const std::vector<std::string>& names();
+  // A state: what it is called in a checkpoint, its shape (one or two dimensions) and type.
+  struct Slot {
+    std::string kind;
+    std::vector<int64_t> shape;
+    DType dtype;
+  };
 
   // Storage for the states of the trainable parameters, zeroed. Returns the bytes taken.
   uint64_t allocate(Arena::Kind kind, const nn::ParameterStore& parameters);
@@ -55,12 +90,10 @@ class Optimizer {
 
  protected:
   explicit Optimizer(const OptimizerOptions& options) : options_(options) {}
+  // Whether hidden matrices are treated apart; is_target is one of those.
+  virtual bool has_targets() const { return false; }
+  bool is_target(const nn::Parameter& parameter) const { return targets_.count(&parameter) > 0; }
 
-  struct Slot {
-    std::string kind;
-    std::vector<int64_t> shape;
-    DType dtype;
-  };
   virtual std::vector<Slot> slots(const nn::Parameter& parameter) const = 0;
   // What update() needs: the parameter for its name and shape, `stepped` for its numbers.
   struct Update {
@@ -68,6 +101,7 @@ class Optimizer {
     ops::Stepped stepped;
     const std::vector<Tensor>& states;  // in the order of slots()
     int64_t step;                       // from 1
+    uint64_t name_key;                  // what is random about this parameter
   };
   virtual void update(ops::Context& context, const Update& update) = 0;
   // The part of a state that belongs to `rows` rows of the parameter from `first_row` on.
@@ -84,11 +118,13 @@ class Optimizer {
     std::vector<Tensor> tensors, of_rows;  // of_rows: views that step_rows makes, kept so that it takes no memory
     uint64_t key;  // of the HF name, so that sharding changes no rounding
   };
+  void find_targets(const nn::ParameterStore& parameters);
   ops::Stepped stepped(nn::Parameter& parameter, int64_t step, float learning_rate, float grad_scale) const;
 
   std::unique_ptr<Arena> memory_;
   std::map<const nn::Parameter*, Owned> owned_;
   std::vector<const nn::Parameter*> order_;
+  std::set<const nn::Parameter*> targets_;
 };
 
 // The learning rate of some parameters: the first group whose pattern (PCRE2) is found in a name decides.

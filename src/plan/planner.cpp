@@ -1,12 +1,9 @@
 #include "plan/planner.h"
 
 #include <algorithm>
-#include <bit>
-#include <functional>
-#include <nlohmann/json.hpp>
-#include <tuple>
 
 #include "ops/backend.h"
+#include "ops/blas/onednn.h"
 #include "train/samples.h"
 #include "util/error.h"
 #include "util/machine.h"
@@ -14,184 +11,218 @@
 namespace attune::plan {
 namespace {
 
+using train::Config;
 using train::EngineOptions;
-using train::MemoryParts;
+using train::RunSetup;
 
-struct DryResult {
-  MemoryParts parts;
-  ops::Work work;
+// Updates that are gone through dry to know the work of a mean one; shorter runs are gone through as a whole.
+constexpr int64_t kSampledUpdates = 8, kSampledMicroBatches = 32, kSampledEvaluations = 4;
+// What writing a checkpoint is taken to reach: a plan writes nothing, so it does not measure it.
+constexpr double kDiskBytes = 5e8;
+
+// An engine over memory that is not there.
+struct DryEngine {
+  models::Decoder model;
+  std::unique_ptr<train::Engine> engine;
+  DryEngine(const RunSetup& s, const EngineOptions& options) : model(s.architecture) {
+    train::allocate_model(model, options, Arena::Kind::dry);
+    engine = std::make_unique<train::Engine>(model, *s.objective, options, Arena::Kind::dry, 0);
+  }
 };
 
-DryResult dry(const models::DecoderConfig& architecture, const objectives::Objective& objective, const EngineOptions& options) {
-  models::Decoder model(architecture);
-  train::allocate_model(model, options, Arena::Kind::dry);
-  train::Engine engine(model, objective, options, Arena::Kind::dry, 0);
-  engine.dry_run();
-  return {engine.memory(), engine.step_work()};
-}
+// What an update asks of the machine beside the optimizer's own sweep, which is measured as a whole.
+struct UpdateWork {
+  ops::Ledger ledger;
+  ops::Work total;
+  double tokens = 0, updates = 0;
+};
 
-// Median rate of `work` per call over about `budget` seconds.
-template <class F>
-double rate(double work, double budget, F&& call) {
-  call();
-  std::vector<double> rates;
-  const double start = seconds_now();
-  while (seconds_now() - start < budget) {
-    const double t = seconds_now();
-    call();
-    rates.push_back(work / (seconds_now() - t));
+// The sweep over all parameters alone: products inside of optimizers are part of it.
+ops::Ledger sweep_ledger(DryEngine& dry) {
+  Arena arena(Arena::Kind::dry, uint64_t{1} << 42), gradients(Arena::Kind::dry, uint64_t{1} << 42);
+  ops::Context context(ops::cpu_backend(), arena);
+  for (const auto& p : dry.model.parameters().all()) {
+    if (!p->trainable) continue;
+    const Tensor gradient = p->gradient;
+    if (!gradient.defined()) p->gradient = gradients.matrix(p->weight.rows, p->weight.cols, p->gradient_dtype);
+    dry.engine->optimizer().step(context, *p, 1, 0, 1);
+    p->gradient = gradient;
   }
-  std::nth_element(rates.begin(), rates.begin() + static_cast<ptrdiff_t>(rates.size() / 2), rates.end());
-  return rates[rates.size() / 2];
+  return *context.ledger();
 }
 
-uint64_t sample_bytes(const train::RunSetup& s) {
-  if (s.config.num_generation_samples == 0) return 0;
+// What the math library takes that no arena knows of: code that it compiles for bf16 and its tables, and what the largest
+// fp32 product packs inside.
+uint64_t library_bytes(const ops::Ledger& ledger) {
+  constexpr uint64_t kCode = 24'000'000;
+  uint64_t packed = 0;
+  for (const auto& [job, e] : ledger.entries()) {
+    if (!job.op.starts_with("gemm") || job.dtypes[0] != DType::f32 || job.dtypes[1] != DType::f32) continue;
+    const bool tn = job.op == "gemm_tn";
+    packed = std::max(packed, ops::onednn::sgemm_hidden_bytes(tn ? job.shape[1] : job.shape[0], tn ? static_cast<int64_t>(e.rows / e.calls) : job.shape[1]));
+  }
+  return kCode + packed;
+}
+
+int64_t tokens_of(const Step& step) {
+  int64_t n = 0;
+  for (const MicroBatch& b : step.micro_batches) n += b.token_count();
+  return n;
+}
+
+Step worst_step(const Config& c) {
+  const std::vector<int32_t> ids(static_cast<size_t>(c.cutoff_len));
+  const std::vector<float> weights(ids.size(), 1.0f);
+  Step step;
+  step.micro_batches.resize(1);
+  for (int64_t i = 0; i < c.per_device_train_batch_size; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i));
+  step.total_weight = step.micro_batches[0].total_weight();
+  return step;
+}
+
+// Steps of the run as they will come, spread over its first epoch.
+std::vector<Step> sampled_steps(const data::Batcher& batches, int64_t total, bool every) {
+  const int64_t within = std::min(total, batches.steps_in_epoch(0));
+  const int64_t few = std::clamp<int64_t>(kSampledMicroBatches / batches.options().micro_batches, 1, kSampledUpdates);
+  const int64_t count = std::min(within, every ? kSampledUpdates : few);
+  std::vector<Step> steps(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) batches.make_step(0, count == 1 ? 0 : i * (within - 1) / (count - 1), steps[static_cast<size_t>(i)]);
+  return steps;
+}
+
+UpdateWork work_of(const RunSetup& s, const Config& c, DryEngine& dry) {
+  UpdateWork work;
+  std::vector<Step> steps;
+  double micro_batches = 1;  // that one shown here stands for
+  if (!s.train_set) {
+    steps.push_back(worst_step(c));
+    micro_batches = static_cast<double>(c.gradient_accumulation_steps);
+  } else if (c.per_device_train_batch_size == s.config.per_device_train_batch_size && c.gradient_accumulation_steps == s.config.gradient_accumulation_steps) {
+    steps = sampled_steps(*s.train_batches, s.total_steps, s.total_steps <= kSampledUpdates);
+  } else {
+    data::BatchingOptions batching = s.train_batches->options();
+    batching.micro_batch_size = c.per_device_train_batch_size;
+    batching.micro_batches = c.gradient_accumulation_steps;
+    steps = sampled_steps(data::Batcher(*s.train_set, batching), s.total_steps, false);
+  }
+  const ops::Ledger sweep = sweep_ledger(dry);
+  for (const Step& step : steps) {
+    if (step.total_weight <= 0) continue;  // the run will say so
+    dry.engine->step(step, 1, 0);
+    const ops::Ledger& ledger = *dry.engine->context().ledger();
+    work.ledger.add(ledger, micro_batches);
+    work.ledger.add(sweep, -micro_batches);
+    work.tokens += static_cast<double>(tokens_of(step)) * micro_batches;
+    work.updates += 1;
+  }
+  if (work.updates == 0) return work;
+  const ops::Work products = work.ledger.total(), update = sweep.total();
+  work.total = {products.flops / work.updates + update.flops, products.bytes / work.updates + update.bytes};
+  return work;
+}
+
+// Evaluations of a run, as the loop decides them.
+double evaluations(const RunSetup& s) {
+  const Config& c = s.config;
+  if (!s.eval_batches || c.eval_strategy == "no") return 0;
+  const bool by_steps = c.eval_strategy == "steps" || (c.eval_strategy == "auto" && c.eval_steps > 0);
+  const int64_t every = c.eval_steps > 0 ? c.eval_steps : c.logging_steps;
+  const auto count = by_steps ? (s.total_steps + every - 1) / every : static_cast<int64_t>(s.epoch_ends.size());
+  return static_cast<double>(count + (c.eval_on_start ? 1 : 0));
+}
+
+double evaluation_seconds(const RunSetup& s, DryEngine& dry, Calibration& calibration, const EngineOptions& options) {
+  const double count = evaluations(s);
+  if (count == 0) return 0;
+  ops::Ledger ledger;
+  double tokens = 0;
+  std::vector<train::SequenceLoss> losses;
+  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false))
+    for (const MicroBatch& batch : step.micro_batches) {
+      dry.engine->context().reset_work();
+      dry.engine->evaluate(batch, losses);
+      ledger.add(*dry.engine->context().ledger(), 1);
+      tokens += static_cast<double>(batch.token_count());
+    }
+  calibration.measure(ledger, options, dry.model);
+  return count * calibration.seconds(ledger) * static_cast<double>(s.eval_set->total_tokens()) / tokens;
+}
+
+double checkpoint_seconds(const RunSetup& s, const train::MemoryParts& parts) {
+  const Config& c = s.config;
+  const int64_t count = c.save_strategy == "steps" ? s.total_steps / c.save_steps : c.save_strategy == "epoch" ? static_cast<int64_t>(s.epoch_ends.size()) : 0;
+  const uint64_t state = c.save_only_model ? 0 : parts.masters + parts.optimizer;
+  return static_cast<double>(count) * static_cast<double>(parts.weights + state) / kDiskBytes;
+}
+
+uint64_t sample_bytes(const RunSetup& s, const EngineOptions& options) {
+  if (s.config.num_generation_samples == 0 || !s.train_set) return 0;
   models::Decoder model(s.architecture);
-  train::allocate_model(model, s.engine, Arena::Kind::dry);
-  model.prepare(Arena::Kind::dry, s.engine.capacity.max_seqlen);
+  train::allocate_model(model, options, Arena::Kind::dry);
+  model.prepare(Arena::Kind::dry, options.capacity.max_seqlen);
   return train::generation_sample_bytes(s, model);
+}
+
+void plan_time(const RunSetup& s, const Config& c, const EngineOptions& options, Calibration& calibration, Plan& plan) {
+  DryEngine dry(s, options);
+  const UpdateWork work = work_of(s, c, dry);
+  if (work.updates == 0) return;
+  plan.step = work.total;
+  plan.tokens_per_update = work.tokens / work.updates;
+  calibration.measure(work.ledger, options, dry.model);
+  const double per_token = calibration.seconds(work.ledger) / work.tokens, sweep = calibration.update_seconds(options, dry.model);
+  if (s.train_set) {
+    const double epochs = static_cast<double>(s.total_steps) / static_cast<double>(s.train_batches->steps_in_epoch(0));
+    const bool all_seen = static_cast<double>(s.total_steps) <= work.updates;
+    plan.tokens = all_seen ? static_cast<int64_t>(work.tokens) : static_cast<int64_t>(epochs * static_cast<double>(s.train_set->total_tokens()));
+    plan.tokens_per_update = static_cast<double>(plan.tokens) / static_cast<double>(std::max<int64_t>(1, s.total_steps));
+    plan.evaluation_seconds = evaluation_seconds(s, dry, calibration, options);
+  } else {
+    plan.tokens = static_cast<int64_t>(plan.tokens_per_update) * s.total_steps;
+  }
+  plan.update_seconds = per_token * plan.tokens_per_update + sweep;
+  plan.checkpoint_seconds = checkpoint_seconds(s, plan.parts);
+  plan.seconds = s.total_steps > 0 ? plan.update_seconds * static_cast<double>(s.total_steps) + plan.evaluation_seconds + plan.checkpoint_seconds : 0;
+  plan.tokens_per_second = plan.seconds > 0 ? static_cast<double>(plan.tokens) / plan.seconds : plan.tokens_per_update / plan.update_seconds;
 }
 
 }  // namespace
 
-MachinePace measure_pace(DType compute) {
-  Arena arena(Arena::Kind::real, uint64_t{1} << 28);
-  ops::Context context(ops::cpu_backend(), arena);
-  constexpr int64_t kSize = 768, kCount = 4 << 20;
-  const auto a = arena.matrix(Rows::exactly(kSize), kSize, compute), b = arena.matrix(Rows::exactly(kSize), kSize, compute),
-             c = arena.matrix(Rows::exactly(kSize), kSize, compute);
-  for (const Tensor& t : {a, b, c}) ops::fill_zero(context, t);
-  const auto x = arena.matrix(Rows::exactly(1024), kCount / 1024, DType::f32), y = arena.matrix(Rows::exactly(1024), kCount / 1024, DType::f32);
-  for (const Tensor& t : {x, y}) ops::fill_zero(context, t);
-  MachinePace pace;
-  pace.matrix_flops = rate(2.0 * kSize * kSize * kSize, 0.4, [&] { ops::gemm(context, {a, b, c, false, true, false}); });
-  pace.axpy_bytes = rate(12.0 * kCount, 0.3, [&] { ops::scale(context, {x, y, 1.0f, true}); });
-  return pace;
+uint64_t activation_bytes(const RunSetup& s) {
+  DryEngine dry(s, s.engine);
+  dry.engine->dry_run();
+  return dry.engine->memory().activations;
 }
 
-uint64_t activation_bytes(const train::RunSetup& s) { return dry(s.architecture, *s.objective, s.engine).parts.activations; }
+uint64_t calibration_memory(const Plan& plan) { return std::min(plan.parts.total() / 2, plan.available_bytes / 8); }
 
-Plan make_plan(const train::RunSetup& s, bool with_pace) {
-  const DryResult result = dry(s.architecture, *s.objective, s.engine);
+Plan make_plan(const RunSetup& s, Calibration* calibration) { return make_plan(s, s.config, calibration); }
+
+Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration) {
+  const EngineOptions options = train::engine_options(s, config);
   Plan plan;
-  plan.parts = result.parts;
-  plan.sample_bytes = sample_bytes(s);
-  // What is resident now (program, tokenizer, data) plus what the math library takes when it first computes.
-  plan.program_bytes = resident_memory_bytes() + 24'000'000;
-  plan.available_bytes = available_memory_bytes() + resident_memory_bytes();
-  plan.step_flops = result.work.flops;
-  plan.step_bytes = result.work.bytes;
-  plan.steps = s.total_steps;
-  const double epochs = s.total_steps > 0 ? static_cast<double>(s.total_steps) / static_cast<double>(s.train_batches->steps_in_epoch(0)) : 0;
-  plan.tokens = static_cast<int64_t>(epochs * static_cast<double>(s.train_set->total_tokens()));
-  if (!with_pace) return plan;
-  const MachinePace pace = measure_pace(s.engine.compute);
-  // Matrix work reaches most of the measured peak; what moves memory runs beside it, not over it. A step at capacity is
-  // scaled to the tokens the data really has.
-  const double capacity_tokens = static_cast<double>(s.engine.capacity.tokens * s.engine.micro_batches);
-  const double real_tokens = static_cast<double>(plan.tokens) / static_cast<double>(std::max<int64_t>(1, plan.steps));
-  uint64_t sweep = 0;
-  for (uint64_t part : {plan.parts.weights, plan.parts.masters, plan.parts.gradients, plan.parts.optimizer}) sweep += part;
-  const double fixed = 2.0 * static_cast<double>(sweep) / pace.axpy_bytes;
-  const double moving = std::max(0.0, plan.step_bytes - 2.0 * static_cast<double>(sweep));
-  const double per_capacity = plan.step_flops / (0.8 * pace.matrix_flops) + moving / pace.axpy_bytes;
-  const double per_step = fixed + per_capacity * real_tokens / capacity_tokens;
-  plan.seconds = per_step * static_cast<double>(plan.steps);
-  plan.tokens_per_second = plan.seconds > 0 ? static_cast<double>(plan.tokens) / plan.seconds : 0;
+  {
+    DryEngine dry(s, options);
+    dry.engine->dry_run();
+    plan.parts = dry.engine->memory();
+    plan.arena = dry.engine->arena().parts();
+    plan.step = dry.engine->step_work();
+    plan.library_bytes = library_bytes(*dry.engine->context().ledger());
+    plan.parameters = dry.model.parameters().count();
+    plan.trainable = dry.model.parameters().trainable_count();
+  }
+  plan.layers = s.architecture.num_hidden_layers;
+  plan.from_data = s.train_set != nullptr;
+  plan.updates = s.total_steps;
+  plan.sample_bytes = sample_bytes(s, options);
+  const uint64_t resident = resident_memory_bytes();  // program, tokenizer, data
+  plan.program_bytes = resident;
+  plan.available_bytes = available_memory_bytes() + resident;
+  if (!calibration) return plan;
+  Config timed = config;
+  timed.cutoff_len = s.config.cutoff_len;
+  plan_time(s, timed, timed.cutoff_len == config.cutoff_len ? options : train::engine_options(s, timed), *calibration, plan);
   return plan;
-}
-
-std::vector<Suggestion> suggestions(const train::RunSetup& s, const Plan& plan) {
-  // One change each: what it is, what it costs, what it does to the engine. All combinations are tried.
-  struct Change {
-    std::string what;
-    std::function<void(EngineOptions&)> make;
-  };
-  std::vector<Change> changes;
-  const int64_t batch = s.config.per_device_train_batch_size;
-  if (batch > 1)
-    changes.push_back({fmt::format("per_device_train_batch_size: 1 with gradient_accumulation_steps: {}", s.engine.micro_batches * batch),
-                       [batch](EngineOptions& o) {
-                         o.capacity.tokens /= batch;
-                         o.capacity.label_rows = std::max<int64_t>(1, o.capacity.label_rows / batch);
-                         o.capacity.sequences = std::max<int64_t>(1, o.capacity.sequences / batch);
-                         o.micro_batches *= batch;
-                       }});
-  if (s.engine.recompute == nn::Recompute::none)
-    changes.push_back({"gradient_checkpointing: block (about a third slower)", [](EngineOptions& o) { o.recompute = nn::Recompute::block; }});
-  if (s.engine.masters || s.engine.compute == DType::f32)
-    changes.push_back({"pure_bf16: true (no fp32 masters)", [](EngineOptions& o) {
-                         o.compute = o.optimizer.state_dtype = DType::bf16;
-                         o.masters = o.loss_scaling = false;
-                       }});
-  if (s.engine.optimizer.name.starts_with("adam") && s.config.optim_args.empty())
-    changes.push_back({"optim: adafactor (almost no moments; tune the rate anew)", [](EngineOptions& o) { o.optimizer.name = "adafactor"; }});
-  std::vector<Suggestion> out;
-  for (size_t set = 1; set < size_t{1} << changes.size(); ++set) {
-    EngineOptions options = s.engine;
-    std::string what;
-    for (size_t i = 0; i < changes.size(); ++i)
-      if (set >> i & 1) {
-        changes[i].make(options);
-        what += (what.empty() ? "" : " and ") + changes[i].what;
-      }
-    const uint64_t peak = dry(s.architecture, *s.objective, options).parts.total() + plan.program_bytes + plan.sample_bytes;
-    if (peak < plan.peak_bytes()) out.push_back({what, peak, std::popcount(set)});
-  }
-  // What fits with the fewest changes comes first; where nothing fits, what comes nearest.
-  const auto rank = [&](const Suggestion& x) {
-    const bool fits = x.peak_bytes <= plan.available_bytes;
-    return std::tuple(!fits, fits ? x.changes : 0, x.peak_bytes);
-  };
-  std::sort(out.begin(), out.end(), [&](const Suggestion& a, const Suggestion& b) { return rank(a) < rank(b); });
-  constexpr size_t kMost = 5;
-  if (out.size() > kMost) out.resize(kMost);
-  return out;
-}
-
-std::string plan_text(const train::RunSetup& s, const Plan& p) {
-  std::string out = fmt::format("{} parameters, {} updates, {} tokens\n", models::Decoder(s.architecture).parameters().count(), p.steps, p.tokens);
-  const auto line = [&](const char* name, uint64_t bytes) {
-    if (bytes) out += fmt::format("  {:<22}{:>12}\n", name, format_bytes(bytes));
-  };
-  line("weights", p.parts.weights);
-  line("fp32 masters", p.parts.masters);
-  line("gradients", p.parts.gradients);
-  line("optimizer", p.parts.optimizer);
-  line("activations, workspace", p.parts.activations);
-  line("position tables", p.parts.tables);
-  line("generated samples", p.sample_bytes);
-  line("program and data", p.program_bytes);
-  out += fmt::format("  {:<22}{:>12}   of {} available\n", "peak", format_bytes(p.peak_bytes()), format_bytes(p.available_bytes));
-  if (p.seconds > 0) out += fmt::format("about {} at {:.0f} tokens/s\n", format_seconds(p.seconds), p.tokens_per_second);
-  if (!p.fits()) {
-    out += "does not fit. What would lower the peak:\n";
-    for (const Suggestion& change : suggestions(s, p))
-      out += fmt::format("  {:>12}  {}{}\n", format_bytes(change.peak_bytes), change.change, change.peak_bytes <= p.available_bytes ? "  (fits)" : "");
-  }
-  return out;
-}
-
-std::string plan_json(const train::RunSetup& s, const Plan& p) {
-  Json json;
-  json["peak_memory_bytes"] = p.peak_bytes();
-  json["parts"] = {{"weights", p.parts.weights}, {"masters", p.parts.masters}, {"gradients", p.parts.gradients},
-                   {"optimizer", p.parts.optimizer}, {"activations", p.parts.activations}, {"tables", p.parts.tables},
-                   {"samples", p.sample_bytes}, {"program", p.program_bytes}};
-  json["available_memory_bytes"] = p.available_bytes;
-  json["steps"] = p.steps;
-  json["tokens"] = p.tokens;
-  json["flops_per_step"] = p.step_flops;
-  json["tokens_per_second"] = p.tokens_per_second;
-  json["duration_seconds"] = p.seconds;
-  json["fits"] = p.fits();
-  Json changes = Json::array();
-  if (!p.fits())
-    for (const Suggestion& change : suggestions(s, p))
-      changes.push_back({{"change", change.change}, {"peak_memory_bytes", change.peak_bytes}, {"fits", change.peak_bytes <= p.available_bytes}});
-  json["suggestions"] = changes;
-  return dump_json(json);
 }
 
 }  // namespace attune::plan

@@ -28,7 +28,10 @@ void* Arena::allocate(uint64_t bytes) {
          "please report this with the configuration", rounded, used_, capacity_);
   void* p = base_ + used_;
   used_ += rounded;
-  if (used_ > high_water_) high_water_ = used_;
+  if (used_ > high_water_) {
+    high_water_ = used_;
+    if (dry()) high_parts_ = parts_;
+  }
   return p;
 }
 
@@ -40,6 +43,22 @@ Tensor Arena::matrix(Rows rows, int64_t cols, DType dtype) {
 void Arena::release(Mark mark) {
   if (mark > used_) fail("activation memory was released out of order");
   used_ = mark;
+  while (parts_.back().begin > used_) parts_.pop_back();
+}
+
+std::string_view Arena::begin_part(std::string_view part) {
+  if (!dry()) return part;
+  const std::string_view outer = parts_.back().name;
+  if (parts_.back().begin == used_) parts_.pop_back();
+  if (parts_.empty() || parts_.back().name != part) parts_.push_back({used_, part});
+  return outer;
+}
+
+std::map<std::string, uint64_t> Arena::parts() const {
+  std::map<std::string, uint64_t> bytes;
+  for (size_t i = 0; i < high_parts_.size(); ++i)
+    bytes[std::string(high_parts_[i].name)] += (i + 1 < high_parts_.size() ? high_parts_[i + 1].begin : high_water_) - high_parts_[i].begin;
+  return bytes;
 }
 
 }  // namespace attune

@@ -4,6 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "tensor/tensor.h"
 
@@ -34,12 +38,24 @@ class Arena {
   Mark mark() const { return used_; }
   void release(Mark mark);
 
+  // What is allocated from here on belongs to `part` (a literal), until the next call or until a release reaches
+  // below. Only a dry arena keeps the books. Returns the part that it takes over from.
+  std::string_view begin_part(std::string_view part);
+  // Bytes of each part at the moment of the high water: their sum is high_water().
+  std::map<std::string, uint64_t> parts() const;
+
  private:
+  struct Part {
+    Mark begin;
+    std::string_view name;
+  };
+
   Kind kind_;
   std::byte* base_ = nullptr;
   uint64_t capacity_ = 0;
   uint64_t used_ = 0;
   uint64_t high_water_ = 0;
+  std::vector<Part> parts_{{0, "other"}}, high_parts_;  // lowest first
 };
 
 // Releases everything allocated since its construction.
@@ -53,6 +69,23 @@ class ArenaScope {
  private:
   Arena& arena_;
   Arena::Mark mark_;
+};
+
+// The same for memory of a part of its own.
+class ArenaPart {
+ public:
+  ArenaPart(Arena& arena, std::string_view part) : arena_(arena), mark_(arena.mark()), outer_(arena.begin_part(part)) {}
+  ~ArenaPart() {
+    arena_.release(mark_);
+    arena_.begin_part(outer_);
+  }
+  ArenaPart(const ArenaPart&) = delete;
+  ArenaPart& operator=(const ArenaPart&) = delete;
+
+ private:
+  Arena& arena_;
+  Arena::Mark mark_;
+  std::string_view outer_;
 };
 
 }  // namespace attune

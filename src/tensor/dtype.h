@@ -61,10 +61,10 @@ struct Float16 {
 // Rounds up with a probability equal to the part that is cut off: right on average, so that small updates are not lost.
 // `bits`: 16 random bits in the low half.
 [[gnu::always_inline]] inline BFloat16 to_bf16_stochastic(float x, uint32_t bits) {
-  const uint32_t u = std::bit_cast<uint32_t>(x);
-  const uint32_t rounded = (u + (bits & 0xFFFFu)) >> 16;
-  const bool finite = (u & 0x7F800000u) != 0x7F800000u;
-  return {static_cast<uint16_t>(finite ? rounded : to_bf16(x).bits)};
+  const uint32_t u = std::bit_cast<uint32_t>(x), magnitude = u & 0x7FFFFFFFu;
+  const uint32_t added = magnitude < 0x7F800000u ? bits & 0xFFFFu : 0u;  // infinity stays
+  const uint32_t quiet = magnitude > 0x7F800000u ? 0x40u : 0u;           // NaN stays
+  return {static_cast<uint16_t>((u + added) >> 16 | quiet)};
 }
 
 template <class T> struct DTypeOf;

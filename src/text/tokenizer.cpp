@@ -21,6 +21,10 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const fs::path& directory) {
          directory.string());
 }
 
+bool Tokenizer::found_in(const fs::path& directory) {
+  return fs::exists(directory / "tokenizer.json") || fs::exists(directory / "tokenizer.model") || fs::exists(directory / "vocab.txt");
+}
+
 std::vector<fs::path> Tokenizer::files(const fs::path& directory) {
   std::vector<fs::path> out;
   for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",

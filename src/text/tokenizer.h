@@ -44,6 +44,7 @@ class Tokenizer {
 
   // Throws when the directory holds no tokenizer, or one of a kind we do not read (named in the message).
   static std::unique_ptr<Tokenizer> load(const std::filesystem::path& directory);
+  static bool found_in(const std::filesystem::path& directory);
   // The files of a directory that `load` may read: what it makes is a function of their content.
   static std::vector<std::filesystem::path> files(const std::filesystem::path& directory);
 

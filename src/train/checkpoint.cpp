@@ -63,7 +63,7 @@ void write_states(const fs::path& file, const CheckpointContent& c) {
 
 void read_exactly(const formats::SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape, DType dtype, void* into) {
   const auto* info = file.find(name);
-  if (!info || info->shape != shape || info->dtype != (dtype == DType::bf16 ? "BF16" : "F32"))
+  if (!info || info->shape != shape || info->dtype != (dtype == DType::bf16 ? "BF16" : dtype == DType::u8 ? "U8" : "F32"))
     fail("{}: holds no {} tensor \"{}\" of the expected shape; the checkpoint belongs to another model or optimizer",
          file.path().string(), name_of(dtype), name);
   file.read_raw(*info, into);

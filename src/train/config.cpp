@@ -9,6 +9,7 @@
 #include <set>
 
 #include "train/config_schema.h"
+#include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/log.h"
@@ -86,14 +87,15 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
   config.settings.push_back({key->name, g.is_map ? pairs_text(g.pairs) : fmt::format("{}", fmt::join(g.values, ",")), g.where});
 }
 
-void check(const Config& c) {
+void check(const Config& c, bool needs_data) {
   if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
-  if (c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
+  if (needs_data && c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   if (!c.do_train) refuse("do_train is false: `attune train` has nothing to do");
   if (c.mask_history && c.train_on_prompt) refuse("mask_history and train_on_prompt exclude each other: one learns only the last answer, the other everything");
   if (c.val_size > 0 && !c.eval_dataset.empty()) refuse("val_size and eval_dataset exclude each other: choose one source of validation data");
   if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");
   if (c.output_dir.empty()) refuse("output_dir is empty");
+  check_optimizer(c);
   // LLaMA-Factory's files say bf16 beside pure_bf16.
   if (c.fp16 && (c.bf16 || c.pure_bf16)) refuse("fp16 and bf16 exclude each other: choose one precision");
   if (c.group_by_length && c.packing) refuse("group_by_length does nothing for packing, which fills every sequence: choose one of them");
@@ -116,7 +118,9 @@ void check(const Config& c) {
 
 // Keys that are set but have no effect beside the others. They do no harm, and files of other tools carry them.
 void say_idle(const Config& c) {
-  const bool adam = c.optim.starts_with("adam"), lion = c.optim.starts_with("lion");
+  const std::string rule = optimizer_options(c).name;
+  const bool adam = rule != "sgd" && rule != "lomo" && rule != "adafactor" && rule != "adalomo" && !rule.starts_with("lion");
+  const bool lion = rule.starts_with("lion");
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
   const bool warms_up = c.lr_scheduler_type != "constant";
@@ -131,8 +135,11 @@ void say_idle(const Config& c) {
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
       {"generation_max_new_tokens", c.num_generation_samples == 0}};
   std::vector<std::string> names;
-  for (const Config::Setting& s : c.settings)
-    if (const auto it = idle.find(s.key); it != idle.end() && it->second) names.push_back(s.key);
+  for (const Config::Setting& s : c.settings) {
+    const auto it = idle.find(s.key);
+    const bool other = (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
+    if (other || (it != idle.end() && it->second)) names.push_back(s.key);
+  }
   if (!names.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(names, ", "));
 }
 
@@ -191,7 +198,14 @@ std::string Config::resolved_yaml() const {
   return out;
 }
 
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+Config read_resolved(const std::filesystem::path& file) {
+  Config config;
+  std::vector<std::string> ignored;
+  for (const Given& g : read_yaml(file)) apply(config, g, ignored);
+  return config;
+}
+
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data) {
   std::map<std::string, Given> merged;
   std::vector<std::string> order;
   std::set<std::string> given;
@@ -220,7 +234,8 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
   for (const std::string& name : order) apply(config, merged.at(name), ignored);
   if (!ignored.empty()) notice("these keys do not matter here and are ignored: {}", fmt::join(ignored, ", "));
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
-  check(config);
+  if (implies_update_in_backward(config)) config.optimizer_in_backward = true;
+  check(config, needs_data);
   say_idle(config);
   return config;
 }

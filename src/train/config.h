@@ -44,6 +44,8 @@ struct Config {
   std::string output_dir = "output";
   bool overwrite_output_dir = false;
   int64_t per_device_train_batch_size = 8;
+  bool auto_batch = false;  // per_device_train_batch_size: auto, until it is settled
+  bool auto_fit = false;
   int64_t per_device_eval_batch_size = 8;
   int64_t gradient_accumulation_steps = 1;
   double learning_rate = 5e-5;
@@ -63,6 +65,18 @@ struct Config {
   std::string badam_mode = "layer", badam_switch_mode = "ascending";
   std::optional<int64_t> badam_start_block;
   int64_t badam_switch_interval = 50;
+  std::vector<std::string> optim_target_modules;
+  bool use_galore = false, galore_layerwise = false;
+  std::vector<std::string> galore_target{"all"};
+  int64_t galore_rank = 16, galore_update_interval = 200;
+  double galore_scale = 2.0;
+  std::string galore_proj_type = "std";
+  bool use_apollo = false, apollo_layerwise = false, apollo_scale_front = false;
+  std::vector<std::string> apollo_target{"all"};
+  int64_t apollo_rank = 16, apollo_update_interval = 200;
+  double apollo_scale = 32.0;
+  std::string apollo_proj = "random", apollo_proj_type = "std", apollo_scale_type = "channel";
+  bool use_muon = false;
   bool optimizer_in_backward = false;
   std::string clipping = "auto";
   double weight_decay = 0, l2_to_base = 0;
@@ -116,7 +130,10 @@ struct Config {
 
 // Reads a YAML file (may be empty) and applies `key=value` overrides. Unknown, duplicate and mistyped keys are refused
 // with file, line and the nearest known key. Keys that cannot matter here are accepted with one notice.
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+// `needs_data`: whether a configuration without data sets is refused.
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
+// What a run recorded as attune_config.yaml: no checks, no notices.
+Config read_resolved(const std::filesystem::path& file);
 
 // The reference of all keys as Markdown (docs/configuration.md is this text).
 std::string config_reference();

@@ -67,7 +67,13 @@ class Schema {
     section("Training");
     string("output_dir", &Config::output_dir, "Where the result goes.");
     flag("overwrite_output_dir", &Config::overwrite_output_dir, "Start afresh in an `output_dir` that already holds a result.");
-    integer("per_device_train_batch_size", &Config::per_device_train_batch_size, 1, 1 << 20, "Samples (packs with `packing`) in a micro-batch.");
+    add({"per_device_train_batch_size", "", "integer or auto", "Samples (packs with `packing`) in a micro-batch. `auto`: the largest power of two that fits into memory; where `gradient_accumulation_steps` is set, that is then the size of an update in samples, and `auto` only decides how it is split.",
+         [](Config& c, const Given& g) {
+           c.auto_batch = g.scalar() == "auto";
+           c.per_device_train_batch_size = c.auto_batch ? 1 : whole(g, 1, 1 << 20);
+         },
+         [](const Config& c) { return c.auto_batch ? "auto" : text(c.per_device_train_batch_size); }, {}});
+    flag("auto_fit", &Config::auto_fit, "Where the plan does not fit into memory, take the cheapest settings that do ([planning.md](planning.md)), say so, and record them. A resumed run keeps them.");
     integer("per_device_eval_batch_size", &Config::per_device_eval_batch_size, 1, 1 << 20, "The same for evaluation.");
     integer("gradient_accumulation_steps", &Config::gradient_accumulation_steps, 1, 1 << 20, "Micro-batches in an update. The loss is normalised over all of them together.");
     real("learning_rate", &Config::learning_rate, 0, 1e3, "Peak learning rate.");
@@ -83,8 +89,27 @@ class Schema {
     flag("fp16", &Config::fp16, "fp16 weights and matrix work with fp32 masters and moments and a dynamic loss scale. An update whose gradients overflow is skipped and counted. bf16 needs none of that.");
     choices("save_dtype", &Config::save_dtype, {"auto", "float32", "bfloat16", "float16"}, "Numbers in the saved model. `auto`: as the base has them (bfloat16 with `pure_bf16`).", {}, {{"fp32", "float32"}, {"bf16", "bfloat16"}, {"fp16", "float16"}});
     checkpointing();
-    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor"}, "AdamW (all its names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate).");
-    maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor).");
+    choices("optim", &Config::optim, {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf", "adam", "sgd", "lion", "lion_32bit", "adafactor", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit", "paged_lion_8bit", "lomo", "adalomo", "galore_adamw", "galore_adamw_8bit", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "apollo_adamw", "apollo_adamw_layerwise", "muon"}, "AdamW (its first four names mean the same here), Adam (weight decay goes into the gradient), SGD, Lion, Adafactor (as transformers': no momentum, a given rate). With 8-bit states (2 bytes a parameter instead of 8): AdamW under three names, Lion under two. `lomo`: SGD without momentum, `adalomo`: Adafactor with `scale_parameter`. GaLore, APOLLO and Muon treat the matrices of the layers, embeddings and the rest are AdamW's. `lomo`, `adalomo` and `…_layerwise` set `optimizer_in_backward`.");
+    maps("optim_args", &Config::optim_args, "More of the optimizer: `amsgrad=true` (adam, adamw), `momentum=0.9`, `nesterov=true` (sgd), `scale_parameter=true`, `clip_threshold`, `decay_rate` (adafactor), `rank` (128), `update_proj_gap` (200), `scale` (galore 0.25, apollo 1), `proj_type` (`std`, `reverse_std`, `right`, `left`) (galore, apollo), `proj` (`random`, `svd`), `scale_type` (`channel`, `tensor`), `scale_front` (apollo), `momentum` (0.95), `nesterov`, `ns_steps` (5), `eps`, `adjust_lr_fn` (`original`, `match_rms_adamw`, `spectral_unclamped`) (muon). APOLLO-Mini is `rank=1,scale_type=tensor,scale=128`.");
+    list("optim_target_modules", &Config::optim_target_modules, "`galore_…`, `apollo_…`, `muon`: which matrices they treat, by names or regular expressions that are found in a parameter's name; empty or `all-linear`: every matrix of the layers.");
+    flag("use_galore", &Config::use_galore, "GaLore under LLaMA-Factory's keys, on `optim: adamw_torch` or `adamw_8bit`: AdamW in a space of `galore_rank` dimensions, found by singular vectors of the gradient.");
+    list("galore_target", &Config::galore_target, "Which matrices; `all`: every matrix of the layers.");
+    integer("galore_rank", &Config::galore_rank, 1, 1 << 20, "Dimensions.");
+    integer("galore_update_interval", &Config::galore_update_interval, 1, 1 << 24, "Updates between new projections.");
+    real("galore_scale", &Config::galore_scale, 1e-6, 1e6, "Factor of the update.");
+    choices("galore_proj_type", &Config::galore_proj_type, {"std", "reverse_std", "right", "left"}, "Which side is projected; `std`: the longer one's vectors.");
+    flag("galore_layerwise", &Config::galore_layerwise, "The same as `optimizer_in_backward`.");
+    flag("use_apollo", &Config::use_apollo, "APOLLO under LLaMA-Factory's keys: gradients scaled by what AdamW does in a random space of `apollo_rank` dimensions.");
+    list("apollo_target", &Config::apollo_target, "Which matrices; `all`: every matrix of the layers.");
+    integer("apollo_rank", &Config::apollo_rank, 1, 1 << 20, "Dimensions.");
+    integer("apollo_update_interval", &Config::apollo_update_interval, 1, 1 << 24, "Updates between new projections.");
+    real("apollo_scale", &Config::apollo_scale, 1e-6, 1e6, "The update is multiplied by its root.");
+    choices("apollo_proj", &Config::apollo_proj, {"random", "svd"}, "Random projections, or singular vectors.");
+    choices("apollo_proj_type", &Config::apollo_proj_type, {"std", "reverse_std", "right", "left"}, "Which side is projected; `std`: the longer one's vectors.");
+    choices("apollo_scale_type", &Config::apollo_scale_type, {"channel", "tensor"}, "One factor for each channel or for the tensor.");
+    flag("apollo_layerwise", &Config::apollo_layerwise, "The same as `optimizer_in_backward`.");
+    flag("apollo_scale_front", &Config::apollo_scale_front, "Scale before the norm-growth limiter, not behind it.");
+    flag("use_muon", &Config::use_muon, "Muon under LLaMA-Factory's key: `optim: muon` with `adjust_lr_fn=match_rms_adamw`.");
     flag("use_badam", &Config::use_badam, "BAdam, block coordinate descent: one layer learns at a time, so masters, gradients and optimizer states are those of one layer. Embedding, head and final norm keep the base's values.");
     choices("badam_mode", &Config::badam_mode, {"layer"}, "The unit that takes turns. (`ratio` of LLaMA-Factory is not there.)");
     choices("badam_switch_mode", &Config::badam_switch_mode, {"ascending", "descending", "random", "fixed"}, "The order in which layers take turns; `fixed`: only `badam_start_block` learns.");
@@ -243,7 +268,7 @@ const std::set<std::string>& ignored_keys() {
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "streaming", "use_galore", "use_apollo", "use_muon", "use_dft_loss", "auto_find_batch_size",
+      "streaming", "use_dft_loss", "auto_find_batch_size",
       "quantization_bit", "disable_shuffling"};
   return keys;
 }

@@ -243,7 +243,9 @@ void Engine::dry_run() {
   context_->reset_work();
   if (options_.capacity.tokens > 0) {
     view_.bind_dry(*dry_inputs_, options_.capacity);
-    for (int64_t i = 0; i < options_.micro_batches; ++i) run_micro_batch(view_, i + 1 == options_.micro_batches);
+    // The first writes gradients, all others add to them: two show what any number takes.
+    const int64_t shown = std::min<int64_t>(2, options_.micro_batches);
+    for (int64_t i = 0; i < shown; ++i) run_micro_batch(view_, i + 1 == shown);
     if (!options_.optimizer_in_backward) update_all(1.0f);
     step_work_ = context_->work();
   }

@@ -100,6 +100,7 @@ class Engine : public nn::StepHooks {
   const ops::Work& step_work() const { return step_work_; }
   MemoryParts memory() const;
   Arena& arena() { return *arena_; }
+  ops::Context& context() { return *context_; }
   optim::Optimizer& optimizer() { return *optimizer_; }
   models::Decoder& model() { return model_; }
   LossScaler& scaler() { return scaler_; }

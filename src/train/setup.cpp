@@ -8,6 +8,7 @@
 
 #include "models/families/family.h"
 #include "train/data_setup.h"
+#include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/log.h"
 
@@ -60,70 +61,44 @@ std::vector<optim::LrGroup> lr_groups(const Config& c) {
   return groups;
 }
 
-optim::OptimizerOptions optimizer_options(const Config& c) {
-  optim::OptimizerOptions o;
-  o.name = c.optim.starts_with("adamw") ? "adamw" : c.optim.starts_with("lion") ? "lion" : c.optim;
-  o.beta1 = static_cast<float>(c.adam_beta1);
-  o.beta2 = static_cast<float>(c.adam_beta2);
-  o.eps = static_cast<float>(c.adam_epsilon);
-  o.weight_decay = static_cast<float>(c.weight_decay);
-  o.anchor_decay = static_cast<float>(c.l2_to_base);
-  o.state_dtype = c.pure_bf16 ? DType::bf16 : DType::f32;
-  o.seed = static_cast<uint64_t>(c.seed);
-  for (const auto& [name, value] : c.optim_args) {
-    const bool adam = o.name == "adam" || o.name == "adamw", factored = o.name == "adafactor";
-    const auto flag = [&, &name = name, &value = value] {
-      if (value != "true" && value != "True" && value != "false" && value != "False")
-        refuse("optim_args: {} must be true or false, not \"{}\"", name, value);
-      return value == "true" || value == "True";
-    };
-    const auto real = [&, &name = name, &value = value](double low, double high) {
-      const double x = number_of(value, "optim_args: " + name);
-      if (x < low || x > high) refuse("optim_args: {} is {}; expected {} to {}", name, value, low, high);
-      return static_cast<float>(x);
-    };
-    if (adam && name == "amsgrad") o.amsgrad = flag();
-    else if (o.name == "sgd" && name == "momentum") o.momentum = real(0, 0.9999);
-    else if (o.name == "sgd" && name == "nesterov") o.nesterov = flag();
-    else if (factored && name == "scale_parameter") o.scale_parameter = flag();
-    else if (factored && name == "clip_threshold") o.clip_threshold = real(1e-6, 1e6);
-    else if (factored && name == "decay_rate") o.decay_rate = real(-10, 0);
-    else refuse("optim_args: {} knows no \"{}\"; known are amsgrad (adam, adamw), momentum and nesterov (sgd), scale_parameter, "
-                "clip_threshold and decay_rate (adafactor)", c.optim, name);
-  }
-  return o;
+data::BatchingOptions train_batching(const Config& c) {
+  data::BatchingOptions batching;
+  batching.micro_batch_size = c.per_device_train_batch_size;
+  batching.micro_batches = c.gradient_accumulation_steps;
+  batching.packing = c.packing;
+  batching.cutoff_len = c.cutoff_len;
+  batching.group_by_length = c.group_by_length;
+  batching.drop_last = c.dataloader_drop_last;
+  batching.seed = static_cast<uint64_t>(c.data_seed.value_or(c.seed));
+  return batching;
 }
 
-void plan_engine(RunSetup& setup) {
-  const Config& c = setup.config;
-  EngineOptions& e = setup.engine;
-  e.compute = c.compute();
-  e.masters = c.bf16 || c.fp16;
-  if (c.pure_bf16) e.masters = false;
-  e.loss_scaling = c.fp16;
-  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
-  e.lr_groups = lr_groups(c);
-  if (c.use_badam) {
-    if (c.finetuning_type != "full")
-      refuse("use_badam: chooses itself what learns; it goes with finetuning_type: full, not {}", c.finetuning_type);
-    e.rotation = {c.badam_switch_mode, c.badam_start_block, c.badam_switch_interval, static_cast<uint64_t>(c.seed)};
-  }
-  e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
-  e.recompute = c.recompute();
-  e.capacity = setup.train_batches->capacity();
-  if (setup.eval_batches) e.eval_capacity = setup.eval_batches->capacity();
-  e.micro_batches = c.gradient_accumulation_steps;
-  e.optimizer_in_backward = c.optimizer_in_backward;
-  e.max_grad_norm = static_cast<float>(c.clipping == "off" ? 0 : c.max_grad_norm);
-  e.clipping = c.clipping == "per_tensor"                                                    ? Clipping::per_tensor
-               : c.clipping == "previous_step" || (c.clipping == "auto" && c.optimizer_in_backward) ? Clipping::previous_step
-                                                                                             : Clipping::global;
-  e.attention_dropout = static_cast<float>(c.attention_dropout.value_or(setup.architecture.attention_dropout));
-  e.hidden_dropout = static_cast<float>(c.hidden_dropout);
-  e.embedding_dropout = static_cast<float>(c.embedding_dropout);
-  e.neftune_noise_alpha = static_cast<float>(c.neftune_noise_alpha);
-  e.seed = static_cast<uint64_t>(c.seed);
-  e.optimizer = optimizer_options(c);
+data::BatchingOptions eval_batching(const Config& c) {
+  data::BatchingOptions batching;
+  batching.micro_batch_size = c.per_device_eval_batch_size;
+  batching.shuffle = false;
+  return batching;
+}
+
+// Without data: `batch` sequences (packs) of cutoff_len tokens, all but the first of them labels.
+BatchCapacity worst_case(const Config& c, int64_t batch, bool packing) {
+  const int64_t tokens = batch * c.cutoff_len;
+  if (!packing) return {tokens, batch, tokens - batch, c.cutoff_len};
+  return {tokens, std::max<int64_t>(1, tokens / 2), tokens, c.cutoff_len};
+}
+
+// With a shorter cutoff_len than the tokens were cut to.
+BatchCapacity cut_to(BatchCapacity most, const Config& c, int64_t batch, bool packing) {
+  const BatchCapacity limit = worst_case(c, batch, packing);
+  return {std::min(most.tokens, limit.tokens), std::min(most.sequences, limit.sequences), std::min(most.label_rows, limit.label_rows),
+          std::min(most.max_seqlen, limit.max_seqlen)};
+}
+
+BatchCapacity eval_capacity(const RunSetup& s, const Config& c) {
+  const int64_t batch = c.per_device_eval_batch_size;
+  if (s.eval_set) return cut_to(data::Batcher(*s.eval_set, eval_batching(c)).capacity_of(1), c, batch, false);
+  const bool wanted = !s.train_set && (c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0);
+  return wanted ? worst_case(c, batch, false) : BatchCapacity{};
 }
 
 void plan_saving(RunSetup& s) {
@@ -138,6 +113,46 @@ void plan_saving(RunSetup& s) {
 }
 
 }  // namespace
+
+BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
+  const int64_t batch = c.per_device_train_batch_size;
+  if (!s.train_set) return worst_case(c, batch, c.packing);
+  data::BatchingOptions batching = train_batching(c);
+  batching.cutoff_len = s.config.cutoff_len;
+  return cut_to(data::Batcher(*s.train_set, batching).capacity_of(static_cast<int64_t>(s.epoch_ends.size())), c, batch, c.packing);
+}
+
+EngineOptions engine_options(const RunSetup& setup, const Config& c) {
+  EngineOptions e;
+  e.compute = c.compute();
+  e.masters = c.bf16 || c.fp16;
+  if (c.pure_bf16) e.masters = false;
+  e.loss_scaling = c.fp16;
+  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
+  e.lr_groups = lr_groups(c);
+  if (c.use_badam) {
+    if (c.finetuning_type != "full")
+      refuse("use_badam: chooses itself what learns; it goes with finetuning_type: full, not {}", c.finetuning_type);
+    e.rotation = {c.badam_switch_mode, c.badam_start_block, c.badam_switch_interval, static_cast<uint64_t>(c.seed)};
+  }
+  e.anchor_dtype = setup.directory->has_weights() ? setup.directory->stored_dtype() : e.compute;
+  e.recompute = c.recompute();
+  e.capacity = capacity_with(setup, c);
+  e.eval_capacity = eval_capacity(setup, c);
+  e.micro_batches = c.gradient_accumulation_steps;
+  e.optimizer_in_backward = c.optimizer_in_backward;
+  e.max_grad_norm = static_cast<float>(c.clipping == "off" ? 0 : c.max_grad_norm);
+  e.clipping = c.clipping == "per_tensor"                                                    ? Clipping::per_tensor
+               : c.clipping == "previous_step" || (c.clipping == "auto" && c.optimizer_in_backward) ? Clipping::previous_step
+                                                                                             : Clipping::global;
+  e.attention_dropout = static_cast<float>(c.attention_dropout.value_or(setup.architecture.attention_dropout));
+  e.hidden_dropout = static_cast<float>(c.hidden_dropout);
+  e.embedding_dropout = static_cast<float>(c.embedding_dropout);
+  e.neftune_noise_alpha = static_cast<float>(c.neftune_noise_alpha);
+  e.seed = static_cast<uint64_t>(c.seed);
+  e.optimizer = optimizer_options(c);
+  return e;
+}
 
 void protect_output(const Config& config) {
   const fs::path output = config.output_dir;
@@ -206,26 +221,36 @@ RunSetup prepare(const Config& config, const Fold& fold) {
   protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
   prepare_data(s, fold);
-  data::BatchingOptions batching;
-  batching.micro_batch_size = config.per_device_train_batch_size;
-  batching.micro_batches = config.gradient_accumulation_steps;
-  batching.packing = config.packing;
-  batching.cutoff_len = config.cutoff_len;
-  batching.group_by_length = config.group_by_length;
-  batching.drop_last = config.dataloader_drop_last;
-  batching.seed = static_cast<uint64_t>(config.data_seed.value_or(config.seed));
-  s.train_batches = std::make_unique<data::Batcher>(*s.train_set, batching);
-  if (s.eval_set) {
-    data::BatchingOptions eval;
-    eval.micro_batch_size = config.per_device_eval_batch_size;
-    eval.shuffle = false;
-    s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval);
-  }
-  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
-  count_steps(s);
-  plan_engine(s);
-  plan_saving(s);
+  arrange(s, config);
   return s;
+}
+
+RunSetup prepare_without_data(const Config& config) {
+  RunSetup s;
+  s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
+  s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
+  arrange(s, config);
+  return s;
+}
+
+namespace {
+
+void arrange_batches(RunSetup& s) {
+  s.train_batches = std::make_unique<data::Batcher>(*s.train_set, train_batching(s.config));
+  if (s.eval_set) s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval_batching(s.config));
+  count_steps(s);
+}
+
+}  // namespace
+
+void arrange(RunSetup& s, const Config& config) {
+  s.config = config;
+  s.epoch_ends.clear();
+  s.total_steps = std::max<int64_t>(0, config.max_steps);
+  if (s.train_set) arrange_batches(s);
+  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
+  s.engine = engine_options(s, config);
+  plan_saving(s);
 }
 
 std::vector<std::string> describe_data(const RunSetup& s) {

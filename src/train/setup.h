@@ -43,6 +43,16 @@ struct Fold {
 
 // Reads model configuration, tokenizer and data; checks that they belong together.
 RunSetup prepare(const Config& config, const Fold& fold = {});
+// The same from config.json alone, for plans: sequences of cutoff_len tokens, all labelled. There are no token sets, and
+// updates only where max_steps says how many.
+RunSetup prepare_without_data(const Config& config);
+// Lays the run out anew for other settings over the same tokens: batches, updates, the engine.
+void arrange(RunSetup& setup, const Config& config);
+
+// The largest micro-batch of training under other settings. With a smaller cutoff_len the tokens would be cut anew: then at most this.
+BatchCapacity capacity_with(const RunSetup& setup, const Config& config);
+// What the engine is told under other settings over the same tokens.
+EngineOptions engine_options(const RunSetup& setup, const Config& config);
 
 // What is in output_dir must not be lost: refuses the base model itself and a model that no run of ours left ...
 void protect_output(const Config& config);

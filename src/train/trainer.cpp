@@ -105,6 +105,7 @@ class Trainer {
   Json last_eval_ = Json::object();
   double base_metric_ = NAN;  // of the base model, with eval_on_start
   int64_t superseded_ = 0;    // the best update until another became it
+  MemoryWatch memory_watch_;
 };
 
 void Trainer::claim_output() {
@@ -273,6 +274,8 @@ void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
   log_->train(e);
   info("step {}/{}  epoch {:.2f}  loss {:.4f}  grad norm {:.3f}  lr {:.3g}  {:.0f} tokens/s  {} left", done_, setup_.total_steps, epoch,
        e.loss, e.grad_norm, e.learning_rate, e.tokens_per_second, format_seconds(e.remaining));
+  if (const std::string trouble = memory_watch_.look(); !trouble.empty())
+    warn("step {}: {}. `attune plan --all` shows settings that take less", done_, trouble);
   window_loss_ = 0;
   window_steps_ = 0;
   window_tokens_ = window_labels_ = window_correct_ = 0;

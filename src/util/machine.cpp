@@ -55,6 +55,20 @@ uint64_t available_memory_bytes() {
   return free;
 }
 
+uint64_t swapped_memory_bytes() { return field_kb("/proc/self/status", "VmSwap"); }
+
+std::string MemoryWatch::look() { return said_ ? "" : judge(swapped_memory_bytes(), available_memory_bytes(), total_memory_bytes()); }
+
+std::string MemoryWatch::judge(uint64_t swapped, uint64_t available, uint64_t total) {
+  constexpr uint64_t kNoise = 16'000'000;
+  if (said_) return "";
+  if (swapped > swapped_ + kNoise)
+    return said_ = true, fmt::format("{} of this run have been swapped out: it will be many times slower", format_bytes(swapped - swapped_));
+  if (available < total / 33)  // 3 %
+    return said_ = true, fmt::format("only {} of {} are still available: the machine is about to swap, or to end a process", format_bytes(available), format_bytes(total));
+  return "";
+}
+
 std::string processor_name() {
   const std::string name = cpuinfo("model name");
   return name.empty() ? "unknown processor" : name;

@@ -39,13 +39,26 @@ uint64_t mix_key(uint64_t a, uint64_t b, Rest... rest) {
 }
 
 // 32 bits for one element of a tensor (two rounds of an avalanche hash): cheap enough for every weight at every step.
+// Made for the elements that share the upper half of `element`, called with the lower half.
+class ElementBits {
+ public:
+  [[gnu::always_inline]] ElementBits(uint64_t key, uint64_t element)
+      : low_(static_cast<uint32_t>(key)),
+        high_(static_cast<uint32_t>(key >> 32) + static_cast<uint32_t>(element >> 32) * 0x9E3779B9u) {}
+  [[gnu::always_inline]] uint32_t operator()(uint32_t element) const {
+    uint32_t x = element ^ low_;
+    x = (x ^ (x >> 16)) * 0x21F0AAADu;
+    x ^= high_;
+    x = (x ^ (x >> 15)) * 0x735A2D97u;
+    x = (x ^ (x >> 15)) * 0x85EBCA6Bu;
+    return x ^ (x >> 15);
+  }
+
+ private:
+  uint32_t low_, high_;
+};
 [[gnu::always_inline]] inline uint32_t element_bits(uint64_t key, uint64_t element) {
-  uint32_t x = static_cast<uint32_t>(element) ^ static_cast<uint32_t>(key);
-  x = (x ^ (x >> 16)) * 0x21F0AAADu;
-  x ^= static_cast<uint32_t>(key >> 32) + static_cast<uint32_t>(element >> 32) * 0x9E3779B9u;
-  x = (x ^ (x >> 15)) * 0x735A2D97u;
-  x = (x ^ (x >> 15)) * 0x85EBCA6Bu;
-  return x ^ (x >> 15);
+  return ElementBits(key, element)(static_cast<uint32_t>(element));
 }
 
 // Uniform in [0, 1) with 24 bits.

@@ -2,6 +2,7 @@
 #include "train/config.h"
 
 #include "support/workspace.h"
+#include "train/optimizer_options.h"
 
 namespace attune::train {
 namespace {
@@ -240,6 +241,78 @@ TEST_F(ConfigFile, SettingsWithoutEffectAreNamed) {
   EXPECT_TRUE(says(said({"freeze_trainable_layers=1"}), "freeze_trainable_layers"));
   EXPECT_TRUE(says(said({"metric_for_best_model=accuracy"}), "metric_for_best_model"));
   EXPECT_FALSE(says(said({"optim=adafactor", "metric_for_best_model=accuracy", "val_size=2", "warmup_ratio=0.1"}), "no effect"));
+}
+
+TEST_F(ConfigFile, OptimizersGoByTheirKnownNames) {
+  const auto rule = [&](const List& overrides) { return optimizer_options(load("{}", overrides)).name; };
+  for (const char* name : {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf"}) EXPECT_EQ(rule({std::string("optim=") + name}), "adamw");
+  for (const char* name : {"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"}) EXPECT_EQ(rule({std::string("optim=") + name}), "adamw_8bit");
+  for (const char* name : {"lion_8bit", "paged_lion_8bit"}) EXPECT_EQ(rule({std::string("optim=") + name}), "lion_8bit");
+  for (const auto& [optim, name] : std::map<std::string, std::string>{
+           {"lion_32bit", "lion"}, {"lomo", "lomo"}, {"adalomo", "adalomo"}, {"galore_adamw", "galore"}, {"galore_adamw_layerwise", "galore"},
+           {"galore_adamw_8bit", "galore_8bit"}, {"galore_adamw_8bit_layerwise", "galore_8bit"}, {"apollo_adamw", "apollo"},
+           {"apollo_adamw_layerwise", "apollo"}, {"muon", "muon"}})
+    EXPECT_EQ(rule({"optim=" + optim}), name);
+  EXPECT_TRUE(says(refusal("{}", {"optim=adamw_torch_4bit"}), "not supported"));
+  EXPECT_TRUE(says(refusal("{}", {"optim=galore_adafactor"}), "not supported"));
+}
+
+TEST_F(ConfigFile, LayerwiseOptimizersUpdateInsideBackward) {
+  for (const char* one : {"optim=lomo", "optim=adalomo", "optim=galore_adamw_layerwise", "optim=apollo_adamw_layerwise"})
+    EXPECT_TRUE(load("{}", {one}).optimizer_in_backward) << one;
+  EXPECT_TRUE(load("{}", {"use_galore=true", "galore_layerwise=true"}).optimizer_in_backward);
+  EXPECT_TRUE(load("{}", {"use_apollo=true", "apollo_layerwise=true"}).optimizer_in_backward);
+  for (const char* one : {"optim=adamw", "optim=galore_adamw", "optim=muon", "galore_layerwise=true"})
+    EXPECT_FALSE(load("{}", {one}).optimizer_in_backward) << one;
+}
+
+TEST_F(ConfigFile, ProjectionsAreSaidInHuggingFacesWords) {
+  auto o = optimizer_options(load("optim: galore_adamw\noptim_args: rank=64, update_proj_gap=100, scale=0.10\noptim_target_modules: [attn, mlp]\n"));
+  EXPECT_EQ(o.low_rank.rank, 64);
+  EXPECT_EQ(o.low_rank.update_gap, 100);
+  EXPECT_FLOAT_EQ(o.low_rank.scale, 0.1f);
+  EXPECT_EQ(o.targets, (List{"attn", "mlp"}));
+  o = optimizer_options(load("optim: apollo_adamw\noptim_target_modules: all-linear\noptim_args: "
+                             "proj=random,rank=1,scale=128.0,scale_type=tensor,update_proj_gap=200\n"));
+  EXPECT_EQ(o.low_rank.scale_type, "tensor");
+  EXPECT_FLOAT_EQ(o.low_rank.scale, 128);
+  EXPECT_TRUE(o.low_rank.random && o.targets.empty());
+  const auto galore = optimizer_options(load("optim: galore_adamw\n")).low_rank, apollo = optimizer_options(load("optim: apollo_adamw\n")).low_rank;
+  EXPECT_EQ(galore.rank, 128);
+  EXPECT_FLOAT_EQ(galore.scale, 0.25f);
+  EXPECT_FLOAT_EQ(apollo.scale, 1);
+  EXPECT_TRUE(says(refusal("optim: galore_adamw\noptim_args: proj=random\n"), "knows no \"proj\""));
+  EXPECT_TRUE(says(refusal("optim: apollo_adamw\noptim_args: scale_type=row\n"), "channel, tensor"));
+  EXPECT_TRUE(says(refusal("optim: muon\noptim_args: ns_steps=0\n"), "ns_steps"));
+}
+
+TEST_F(ConfigFile, ProjectionsAreSaidInLlamaFactorysWords) {
+  auto o = optimizer_options(load("use_galore: true\ngalore_target: mlp,self_attn\ngalore_rank: 128\ngalore_scale: 2.0\ngalore_proj_type: right\n"));
+  EXPECT_EQ(o.name, "galore");
+  EXPECT_EQ(o.targets, (List{"mlp", "self_attn"}));
+  EXPECT_EQ(o.low_rank.rank, 128);
+  EXPECT_EQ(o.low_rank.side, "right");
+  EXPECT_EQ(optimizer_options(load("use_galore: true\noptim: adamw_8bit\n")).name, "galore_8bit");
+  o = optimizer_options(load("use_apollo: true\napollo_scale_front: true\n"));
+  EXPECT_EQ(o.name, "apollo");
+  EXPECT_EQ(o.low_rank.rank, 16);
+  EXPECT_FLOAT_EQ(o.low_rank.scale, 32);
+  EXPECT_TRUE(o.low_rank.scale_front && o.targets.empty());
+  o = optimizer_options(load("use_muon: true\n"));
+  EXPECT_EQ(o.name, "muon");
+  EXPECT_EQ(o.muon.adjust_lr, "match_rms_adamw");
+  EXPECT_EQ(optimizer_options(load("optim: muon\n")).muon.adjust_lr, "original");
+}
+
+TEST_F(ConfigFile, OptimizersThatExcludeEachOtherAreRefused) {
+  EXPECT_TRUE(says(refusal("{}", {"use_galore=true", "use_apollo=true"}), "exclude each other"));
+  EXPECT_TRUE(says(refusal("{}", {"use_muon=true", "use_apollo=true"}), "exclude each other"));
+  EXPECT_TRUE(says(refusal("{}", {"use_galore=true", "optim=sgd"}), "contradict"));
+  EXPECT_TRUE(says(refusal("{}", {"use_galore=true", "optim=adafactor"}), "contradict"));
+  EXPECT_TRUE(says(refusal("{}", {"use_apollo=true", "optim=adamw_8bit"}), "contradict"));
+  EXPECT_TRUE(says(refusal("{}", {"use_muon=true", "optim=lion"}), "contradict"));
+  EXPECT_TRUE(says(refusal("{}", {"optim=adamw", "optim_target_modules=mlp"}), "optim_target_modules belongs to"));
+  EXPECT_TRUE(says(refusal("{}", {"use_galore=true", "optim_target_modules=mlp"}), "galore_target"));
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ TEST_F(Samples, AreTheFirstPromptsWithTheirAnswers) {
 }
 
 TEST_F(Samples, ArePlannedFor) {
-  const auto bytes = [&](List more) { return plan::make_plan(prepare(load_config("", settings("plan", more))), false).sample_bytes; };
+  const auto bytes = [&](List more) { return plan::make_plan(prepare(load_config("", settings("plan", more))), nullptr).sample_bytes; };
   EXPECT_EQ(bytes({}), 0u);
   const uint64_t few = bytes({"num_generation_samples=1"}), many = bytes({"num_generation_samples=6", "generation_max_new_tokens=500"});
   EXPECT_GT(few, 2u * 2 * 16 * 4 * 64);  // at least the cache of 64 new tokens

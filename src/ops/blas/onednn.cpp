@@ -1,7 +1,9 @@
 #include "ops/blas/onednn.h"
 
 #include <dnnl.hpp>
+#include <omp.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <string>
@@ -52,14 +54,19 @@ dnnl::matmul::primitive_desc make(const Gemm& g, bool capacity) {
   return {description, attributes, engine()};
 }
 
-Matmul& cached(const Gemm& g) {
-  static std::map<Key, Matmul> cache;
-  static std::mutex mutex;
-  const int64_t k = g.transpose_a ? g.a.rows.count : g.a.cols;
+Key key_of(const Gemm& g, bool capacity) {
+  const auto rows = [&](const Tensor& t) { return capacity ? t.rows.capacity : t.rows.count; };
+  const int64_t k = g.transpose_a ? rows(g.a) : g.a.cols;
   const int flags = (g.transpose_a ? 1 : 0) | (g.transpose_b ? 2 : 0) | (g.accumulate ? 4 : 0) |
                     (g.a.dtype == DType::f32 ? 8 : 0) | (g.b.dtype == DType::f32 ? 16 : 0) |
                     (g.c.dtype == DType::f32 ? 32 : 0);
-  const Key key{g.c.rows.count, g.c.cols, k, g.a.stride, g.b.stride, g.c.stride, flags};
+  return {rows(g.c), g.c.cols, k, g.a.stride, g.b.stride, g.c.stride, flags};
+}
+
+Matmul& cached(const Gemm& g) {
+  static std::map<Key, Matmul> cache;
+  static std::mutex mutex;
+  const Key key = key_of(g, false);
   const std::lock_guard lock(mutex);
   auto found = cache.find(key);
   if (found != cache.end()) return found->second;
@@ -84,6 +91,12 @@ void sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, 
   if (status != dnnl_success) fail("oneDNN sgemm failed with status {} for M={} N={} K={}", static_cast<int>(status), m, n, k);
 }
 
+// oneDNN is column-major inside, so its M is our N. Blocks of its AVX-512 kernel; those of others are smaller.
+uint64_t sgemm_hidden_bytes(int64_t n, int64_t k) {
+  constexpr int64_t kBlockM = 9984, kBlockK = 768;
+  return static_cast<uint64_t>(std::min(n, omp_get_max_threads() * kBlockM) * std::min(k, kBlockK)) * sizeof(float);
+}
+
 bool bf16_hardware() {
   static const bool found = [] {
     if (bf16_provider() == Bf16Provider::onednn) return true;
@@ -96,8 +109,18 @@ bool bf16_hardware() {
 
 bool matrix_tiles() { return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx; }
 
-// oneDNN may want a little more for other row counts than for full capacity: a quarter is kept in reserve.
-uint64_t bf16_workspace(const Gemm& args) { return make(args, true).scratchpad_desc().get_size() * 5 / 4; }
+// oneDNN may want a little more for other row counts than for full capacity: a quarter is kept in reserve. Asking takes it
+// some time, and a step asks for the same few shapes again and again.
+uint64_t bf16_workspace(const Gemm& args) {
+  static std::map<Key, uint64_t> known;
+  static std::mutex mutex;
+  const Key key = key_of(args, true);
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  if (known.size() > 4096) known.clear();
+  return known[key] = make(args, true).scratchpad_desc().get_size() * 5 / 4;
+}
 
 void bf16_gemm(const GemmCall& call) {
   const Gemm& g = call.args;

@@ -9,6 +9,9 @@ namespace attune::ops::onednn {
 void sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
            const float* b, int64_t ldb, bool accumulate, float* c, int64_t ldc);
 
+// Bytes that sgemm takes inside itself while it runs, at most: panels of A that its threads pack.
+uint64_t sgemm_hidden_bytes(int64_t n, int64_t k);
+
 // Whether this processor multiplies bf16 in hardware (AVX512-BF16 or AMX); without, bf16 tiles are converted to fp32.
 bool bf16_hardware();
 // AMX: several times faster than the vector units.

@@ -46,6 +46,14 @@ const Backend& backend() {
       .sgd = sgd,
       .lion = lion,
       .adafactor = adafactor,
+      .adam_8bit = adam_8bit,
+      .lion_8bit = lion_8bit,
+      .random_projection = random_projection,
+      .singular_vectors_workspace = singular_vectors_workspace,
+      .singular_vectors = singular_vectors,
+      .channel_sums = channel_sums,
+      .apollo_factors = apollo_factors,
+      .scaled_step = scaled_step,
       .squared_norm = squared_norm,
   };
   return table;

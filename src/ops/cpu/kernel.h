@@ -101,6 +101,14 @@ void adam(const Adam&);
 void sgd(const Sgd&);
 void lion(const Lion&);
 void adafactor(const Adafactor&);
+void adam_8bit(const Adam8bit&);
+void lion_8bit(const Lion8bit&);
+void random_projection(const RandomProjection&);
+uint64_t singular_vectors_workspace(const SingularVectors&);
+void singular_vectors(const SingularVectors&);
+void channel_sums(const ChannelSums&);
+void apollo_factors(const ApolloFactors&);
+void scaled_step(const ScaledStep&);
 double squared_norm(const SquaredNorm&);
 
 }  // namespace attune::ops::cpu::ATTUNE_ISA
