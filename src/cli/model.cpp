@@ -39,7 +39,7 @@ int init(const InitArgs& args) {
   fs::path there = fs::absolute(args.out);
   while (!fs::exists(there) && there.has_relative_path()) there = there.parent_path();
   if (const auto free = fs::space(there).available; bytes > static_cast<double>(free))
-    refuse("{}: this model takes {:.1f} GB, on the disk of {} are {} free", args.config, bytes / 1e9, args.out, format_bytes(free));
+    fail("{}: this model takes {:.1f} GB, on the disk of {} are {} free", args.config, bytes / 1e9, args.out, format_bytes(free));
   fs::create_directories(args.out);
   config[config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
   formats::SaveOptions save;

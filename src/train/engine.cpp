@@ -110,6 +110,8 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   resume_at(number);
   updated_ = 0;
   learning_rate_ = learning_rate;
+  std::swap(completed_, completed_before_);
+  completed_.clear();
   model_.parameters().begin_step();
   std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
   context_->reset_work();
@@ -131,8 +133,9 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
 }
 
 void Engine::resume_at(int64_t number) {
-  if (rotation_)
-    rotation_->move_to(rotation_->block_at(number), [&](nn::Parameter& from, nn::Parameter& to) { optimizer_->hand_over(from, to); });
+  if (!rotation_ || rotation_->block_at(number) == rotation_->active()) return;
+  rotation_->move_to(rotation_->block_at(number), [&](nn::Parameter& from, nn::Parameter& to) { optimizer_->hand_over(from, to); });
+  completed_.clear();  // of another layer
 }
 
 int64_t Engine::updates() const { return rotation_ ? rotation_->turn_update(number_) : number_ - scaler_.skipped; }
@@ -151,7 +154,6 @@ void Engine::finish_gradients(StepResult& result) {
            "checkpoint is intact", number_, scaler_.scale);
     return;
   }
-  previous_norm_ = result.grad_norm;
   if (options_.optimizer_in_backward) return;
   auto scale = static_cast<float>(1 / scaler_.scale);
   if (options_.clipping == Clipping::global && options_.max_grad_norm > 0 && result.grad_norm > 0)
@@ -181,24 +183,34 @@ size_t Engine::index_of(const nn::Parameter& parameter) const {
 double Engine::note_norm(const nn::Parameter& parameter, const Tensor& gradient) {
   const double squared = ops::squared_norm(*context_, gradient);
   squared_norms_[index_of(parameter)] += squared;
-  if (options_.optimizer_in_backward && !std::isfinite(squared)) report_bad_gradient();
+  if (options_.optimizer_in_backward) {
+    if (!std::isfinite(squared)) report_bad_gradient();
+    completed_.push_back(squared);
+  }
   return squared;
 }
 
 // By how much a gradient is scaled that is alone with its norm.
 float Engine::tensor_scale(double squared_norm) const {
   const float limit = options_.max_grad_norm;
-  if (limit <= 0) return 1;
-  float scale = std::min(1.0f, limit / (static_cast<float>(std::sqrt(squared_norm)) + 1e-6f));
-  if (options_.clipping == Clipping::previous_step && previous_norm_ >= 0)
-    scale = std::min(scale, limit / (static_cast<float>(previous_norm_) + 1e-6f));
-  return scale;
+  return limit > 0 ? std::min(1.0f, limit / (static_cast<float>(std::sqrt(squared_norm)) + 1e-6f)) : 1.0f;
+}
+
+// The same inside backward, where the norm of all gradients is told from that of the update before.
+float Engine::scale_inside(double squared_norm) const {
+  const float own = tensor_scale(squared_norm), limit = options_.max_grad_norm;
+  if (limit <= 0 || options_.clipping != Clipping::previous_step) return own;
+  double before = 0, now = 0, all_before = 0;
+  for (double s : completed_before_) all_before += s;
+  for (size_t i = 0; i < std::min(completed_.size(), completed_before_.size()); ++i) now += completed_[i], before += completed_before_[i];
+  if (!(before > 0)) return own;
+  return std::min(own, limit / (static_cast<float>(std::sqrt(all_before * now / before)) + 1e-6f));
 }
 
 void Engine::gradient_complete(nn::Parameter& parameter) {
   const double squared = note_norm(parameter, parameter.gradient);
   if (!options_.optimizer_in_backward) return;
-  optimizer_->step(*context_, parameter, updates(), learning_rate_, tensor_scale(squared));
+  optimizer_->step(*context_, parameter, updates(), learning_rate_, scale_inside(squared));
   ++updated_;
   if (!tied(parameter)) parameter.gradient = {};
   parameter.gradient_written = false;
@@ -213,7 +225,7 @@ nn::RowSlabs Engine::row_slabs(const nn::Parameter& parameter) {
 
 void Engine::rows_complete(nn::Parameter& parameter, int64_t first_row, const Tensor& gradient) {
   const double squared = note_norm(parameter, gradient);
-  optimizer_->step_rows(*context_, parameter, first_row, gradient, updates(), learning_rate_, tensor_scale(squared));
+  optimizer_->step_rows(*context_, parameter, first_row, gradient, updates(), learning_rate_, scale_inside(squared));
   ++updated_;
 }
 

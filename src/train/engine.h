@@ -16,8 +16,9 @@
 namespace attune::train {
 
 // What max_grad_norm is compared with. With updates inside backward the norm of all gradients is not known in time:
-// `previous_step` takes that of the update before, and no single tensor may exceed max_grad_norm (which global clipping
-// implies); before there is one that is all. `per_tensor`: each parameter's own norm.
+// `previous_step` takes that of the update before, times how much longer or shorter than then the gradients are that
+// backward has passed so far; and no single tensor may exceed max_grad_norm (which global clipping implies). `per_tensor`:
+// each parameter's own norm.
 enum class Clipping { global, previous_step, per_tensor };
 
 struct EngineOptions {
@@ -105,9 +106,10 @@ class Engine : public nn::StepHooks {
   models::Decoder& model() { return model_; }
   LossScaler& scaler() { return scaler_; }
   const EngineOptions& options() const { return options_; }
-  // Of the last update, below 0 before the first: what clipping: previous_step needs, and a checkpoint keeps.
-  double previous_norm() const { return previous_norm_; }
-  void set_previous_norm(double norm) { previous_norm_ = norm; }
+  // Squared gradient norms of the last update in the order in which backward completed them, empty before the first: what
+  // clipping: previous_step needs, and a checkpoint keeps.
+  const std::vector<double>& completed_squares() const { return completed_; }
+  void set_completed_squares(std::vector<double> squares) { completed_ = std::move(squares); }
 
   void gradient_complete(nn::Parameter& parameter) override;
   nn::RowSlabs row_slabs(const nn::Parameter& parameter) override;
@@ -122,6 +124,7 @@ class Engine : public nn::StepHooks {
   size_t index_of(const nn::Parameter& parameter) const;
   double note_norm(const nn::Parameter& parameter, const Tensor& gradient);
   float tensor_scale(double squared_norm) const;
+  float scale_inside(double squared_norm) const;
   [[noreturn]] void report_bad_loss(const MicroBatch& batch, const objectives::BatchView& view) const;
   [[noreturn]] void report_bad_gradient() const;
 
@@ -139,7 +142,7 @@ class Engine : public nn::StepHooks {
   MemoryParts memory_;
   ops::Work step_work_;
   LossScaler scaler_;
-  double previous_norm_ = -1;
+  std::vector<double> completed_, completed_before_;  // squared norms of this update so far, and of the one before
   int64_t number_ = 0;
   int64_t updated_ = 0;  // parameters that this step's backward has changed
   int64_t updates() const;  // that the optimizer has made with these parameters, this one included

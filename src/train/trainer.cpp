@@ -204,7 +204,7 @@ void Trainer::restore() {
   if (state.contains("loss_scale"))
     engine_->scaler() = {state["loss_scale"].at("scale").get<double>(), state["loss_scale"].at("good_steps").get<int64_t>(),
                          state["loss_scale"].at("skipped").get<int64_t>()};
-  engine_->set_previous_norm(state.value("grad_norm", -1.0));
+  engine_->set_completed_squares(state.value("completed_squares", std::vector<double>{}));
   // A kill between a checkpoint and its clean-up leaves one too many.
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
@@ -330,7 +330,7 @@ void Trainer::save_checkpoint(double epoch) {
   const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
                       {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
                       {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_},
-                      {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"grad_norm", engine_->previous_norm()},
+                      {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"completed_squares", engine_->completed_squares()},
                       {"threads", omp_get_max_threads()}, {"order", order_settings()}};
   c.state = state.dump(2) + "\n";
   write_checkpoint(output_, done_, c);
