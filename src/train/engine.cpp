@@ -118,6 +118,8 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   const double normaliser = objectives::normaliser_of(objective_, step);
   if (!(normaliser > 0))
     fail("step {}: no token carries a label, so there is nothing to learn from. `attune data inspect` shows the loss mask", number);
+  if (options_.clipping == Clipping::previous_step && options_.max_grad_norm > 0 && completed_before_.empty())
+    measure(step.micro_batches[0], normaliser);
   StepResult result;
   for (size_t i = 0; i < step.micro_batches.size(); ++i) {
     view_.bind(step.micro_batches[i], options_.capacity, normaliser / scaler_.scale);
@@ -130,6 +132,19 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   finish_gradients(result);
   step_work_ = context_->work();
   return result;
+}
+
+// Leaves the norms of this update's own gradients in completed_before_: the estimate is exact then.
+void Engine::measure(const MicroBatch& batch, double normaliser) {
+  measuring_ = true;
+  view_.bind(batch, options_.capacity, normaliser);
+  const double loss = run_micro_batch(view_, true);
+  measuring_ = false;
+  if (!std::isfinite(loss)) report_bad_loss(batch, view_);
+  std::swap(completed_, completed_before_);
+  completed_.clear();
+  std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
+  model_.parameters().begin_step();
 }
 
 void Engine::resume_at(int64_t number) {
@@ -210,8 +225,10 @@ float Engine::scale_inside(double squared_norm) const {
 void Engine::gradient_complete(nn::Parameter& parameter) {
   const double squared = note_norm(parameter, parameter.gradient);
   if (!options_.optimizer_in_backward) return;
-  optimizer_->step(*context_, parameter, updates(), learning_rate_, scale_inside(squared));
-  ++updated_;
+  if (!measuring_) {
+    optimizer_->step(*context_, parameter, updates(), learning_rate_, scale_inside(squared));
+    ++updated_;
+  }
   if (!tied(parameter)) parameter.gradient = {};
   parameter.gradient_written = false;
 }
@@ -225,6 +242,7 @@ nn::RowSlabs Engine::row_slabs(const nn::Parameter& parameter) {
 
 void Engine::rows_complete(nn::Parameter& parameter, int64_t first_row, const Tensor& gradient) {
   const double squared = note_norm(parameter, gradient);
+  if (measuring_) return;
   optimizer_->step_rows(*context_, parameter, first_row, gradient, updates(), learning_rate_, scale_inside(squared));
   ++updated_;
 }

@@ -18,7 +18,7 @@ namespace attune::train {
 // What max_grad_norm is compared with. With updates inside backward the norm of all gradients is not known in time:
 // `previous_step` takes that of the update before, times how much longer or shorter than then the gradients are that
 // backward has passed so far; and no single tensor may exceed max_grad_norm (which global clipping implies). `per_tensor`:
-// each parameter's own norm.
+// each parameter's own norm. The first update has none before it: backward goes through it twice, the first time to measure.
 enum class Clipping { global, previous_step, per_tensor };
 
 struct EngineOptions {
@@ -118,6 +118,7 @@ class Engine : public nn::StepHooks {
  private:
   void choose_gradient_dtypes();
   double run_micro_batch(const objectives::BatchView& view, bool last);
+  void measure(const MicroBatch& batch, double normaliser);
   void finish_gradients(StepResult& result);
   void update_all(float scale);
   bool tied(const nn::Parameter& parameter) const;
@@ -142,6 +143,7 @@ class Engine : public nn::StepHooks {
   MemoryParts memory_;
   ops::Work step_work_;
   LossScaler scaler_;
+  bool measuring_ = false;  // backward takes norms and updates nothing
   std::vector<double> completed_, completed_before_;  // squared norms of this update so far, and of the one before
   int64_t number_ = 0;
   int64_t updated_ = 0;  // parameters that this step's backward has changed

@@ -109,6 +109,28 @@ TEST(InBackward, PreviousStepClipsByTheNormOfTheUpdateBefore) {
   }
 }
 
+TEST(InBackward, TheFirstUpdateIsClippedAsGlobalClippingWould) {
+  const Step step = split(eight_samples(150), {{1, 2, 3}});
+  objectives::CausalLm objective;
+  Gradients after;
+  for (const bool in_backward : {false, true}) {
+    auto model = load_model(fixture("models/llama2_tiny"));
+    train::EngineOptions options = options_for(step);
+    options.max_grad_norm = 0.01f;
+    options.optimizer_in_backward = in_backward;
+    options.clipping = in_backward ? train::Clipping::previous_step : train::Clipping::global;
+    options.optimizer.name = "sgd";
+    auto engine = make_engine(*model, objective, options);
+    const double norm = engine->step(step, 1, 1.0f).grad_norm;
+    EXPECT_GT(norm, 0.02);
+    for (const auto& p : model->parameters().all()) {
+      const auto now = floats(p->weight);
+      if (!in_backward) after[p->name] = now;
+      else for (size_t i = 0; i < now.size(); ++i) EXPECT_NEAR(now[i], after[p->name][i], 1e-6) << p->name;
+    }
+  }
+}
+
 // A longer gradient all over is noticed at its first tensor: the update is no longer than global clipping would have it.
 TEST(InBackward, PreviousStepFollowsAGradientThatIsLongerThanTheOneBefore) {
   const Step step = split(eight_samples(150), {{1, 2, 3}});
