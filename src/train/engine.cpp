@@ -145,11 +145,13 @@ void Engine::measure(const MicroBatch& batch, double normaliser) {
   completed_.clear();
   std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
   model_.parameters().begin_step();
+  context_->reset_work();  // one run makes this once: it belongs to no update's work
 }
 
 void Engine::resume_at(int64_t number) {
-  if (!rotation_ || rotation_->block_at(number) == rotation_->active()) return;
-  rotation_->move_to(rotation_->block_at(number), [&](nn::Parameter& from, nn::Parameter& to) { optimizer_->hand_over(from, to); });
+  const int64_t block = rotation_ ? rotation_->block_at(number) : 0;
+  if (!rotation_ || block == rotation_->active()) return;
+  rotation_->move_to(block, [&](nn::Parameter& from, nn::Parameter& to) { optimizer_->hand_over(from, to); });
   completed_.clear();  // of another layer
 }
 

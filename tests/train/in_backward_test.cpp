@@ -71,6 +71,23 @@ double length(const std::vector<float>& x) {
   return std::sqrt(squared);
 }
 
+Gradients weights_of(const models::Decoder& model) {
+  Gradients all;
+  for (const auto& p : model.parameters().all()) all[p->name] = floats(p->weight);
+  return all;
+}
+
+// How far each parameter has moved from `before`.
+std::map<std::string, double> moved_from(const Gradients& before, const models::Decoder& model) {
+  std::map<std::string, double> moved;
+  for (auto& [name, after] : weights_of(model)) {
+    std::vector<float> way = after;
+    for (size_t i = 0; i < way.size(); ++i) way[i] -= before.at(name)[i];
+    moved[name] = length(way);
+  }
+  return moved;
+}
+
 // How far one SGD update at rate 1 moves each parameter, and how long its gradient is.
 struct Moves {
   std::map<std::string, double> moved, gradient;
@@ -84,16 +101,12 @@ Moves second_update(train::EngineOptions options, float max_grad_norm, const Ste
   options.max_grad_norm = max_grad_norm;
   auto engine = make_engine(*model, objective, options);
   engine->step(step, 1, 0.0f);  // moves nothing, but is measured
-  Gradients before;
-  for (const auto& p : model->parameters().all()) before[p->name] = floats(p->weight);
+  const Gradients before = weights_of(*model);
   Moves result;
   result.norm = engine->step(step, 2, 1.0f).grad_norm;
-  for (const auto& p : model->parameters().all()) {
-    auto after = floats(p->weight);
-    for (size_t i = 0; i < after.size(); ++i) after[i] -= before[p->name][i];
-    result.moved[p->name] = length(after);
+  result.moved = moved_from(before, *model);
+  for (const auto& p : model->parameters().all())
     if (p->gradient.defined()) result.gradient[p->name] = length(floats(p->gradient));
-  }
   return result;
 }
 
@@ -123,11 +136,14 @@ TEST(InBackward, TheFirstUpdateIsClippedAsGlobalClippingWould) {
     auto engine = make_engine(*model, objective, options);
     const double norm = engine->step(step, 1, 1.0f).grad_norm;
     EXPECT_GT(norm, 0.02);
+    const double flops = engine->step_work().flops;  // measuring is no part of an update's work
     for (const auto& p : model->parameters().all()) {
       const auto now = floats(p->weight);
       if (!in_backward) after[p->name] = now;
       else for (size_t i = 0; i < now.size(); ++i) EXPECT_NEAR(now[i], after[p->name][i], 1e-6) << p->name;
     }
+    engine->step(step, 2, 0.0f);
+    EXPECT_EQ(engine->step_work().flops, flops);
   }
 }
 
@@ -148,14 +164,10 @@ TEST(InBackward, PreviousStepFollowsAGradientThatIsLongerThanTheOneBefore) {
   auto shorter = engine->completed_squares();
   for (double& s : shorter) s /= 25;
   engine->set_completed_squares(shorter);
-  Gradients before;
-  for (const auto& p : model->parameters().all()) before[p->name] = floats(p->weight);
+  const Gradients before = weights_of(*model);
   engine->step(step, 2, 1.0f);
-  for (const auto& p : model->parameters().all()) {
-    auto after = floats(p->weight);
-    for (size_t i = 0; i < after.size(); ++i) after[i] -= before[p->name][i];
-    EXPECT_NEAR(length(after), a.moved.at(p->name), 2e-3 * a.moved.at(p->name) + 1e-7) << p->name;
-  }
+  for (const auto& [name, distance] : moved_from(before, *model))
+    EXPECT_NEAR(distance, a.moved.at(name), 2e-3 * a.moved.at(name) + 1e-7) << name;
 }
 
 TEST(InBackward, NoTensorExceedsTheLimitEvenWhereTheUpdateBeforeWasSmall) {
@@ -169,15 +181,10 @@ TEST(InBackward, NoTensorExceedsTheLimitEvenWhereTheUpdateBeforeWasSmall) {
   options.max_grad_norm = 0.01f;
   auto engine = make_engine(*model, objective, options);
   engine->set_completed_squares({1e-12, 1e-12, 1e-12});
-  Gradients before;
-  for (const auto& p : model->parameters().all()) before[p->name] = floats(p->weight);
+  const Gradients before = weights_of(*model);
   engine->step(step, 1, 1.0f);
   double most = 0;
-  for (const auto& p : model->parameters().all()) {
-    auto after = floats(p->weight);
-    for (size_t i = 0; i < after.size(); ++i) after[i] -= before[p->name][i];
-    most = std::max(most, length(after));
-  }
+  for (const auto& [name, distance] : moved_from(before, *model)) most = std::max(most, distance);
   EXPECT_NEAR(most, 0.01, 1e-4);
 }
 
