@@ -190,26 +190,41 @@ nn::Value Decoder::block(nn::Tape& tape, nn::Value x, const BlockCall& b) const 
   const nn::AttentionCall call = attention_call(tape, b);
   const bool post_norms = config_.post_norms;
 
-  nn::Value delta = tape.make(x->value.rows, config_.hidden_size, x->value.dtype, true);
+  // What stands in a scope of its own is made again in backward where recomputation is light.
+  const auto make = [&](int64_t cols) { return tape.make(x->value.rows, cols, x->value.dtype, true); };
+  nn::Value delta = make(config_.hidden_size);
   {
-    nn::Tape::Scope scope(tape);
-    nn::Value n = nn::rms_norm(tape, x, layer.input_norm);
-    nn::Value qkv = nn::linear(tape, n, layer.qkv);
-    if (config_.qk_norm) qkv = nn::qk_norm(tape, qkv, layer.q_norm, layer.k_norm, call.shape);
-    nn::Value a = nn::attention(tape, qkv, call);
-    nn::Value o = nn::linear(tape, a, layer.o, post_norms ? nullptr : delta);
+    nn::Tape::Scope branch(tape);
+    nn::Value qkv = make(layer.qkv.out());
+    {
+      nn::Tape::Scope light(tape);
+      nn::linear(tape, nn::rms_norm(tape, x, layer.input_norm), layer.qkv, qkv);
+    }
+    const nn::Attended a = nn::attended(tape, x->value.rows, call.shape, x->value.dtype);
+    {
+      nn::Tape::Scope light(tape);
+      if (config_.qk_norm) qkv = nn::qk_norm(tape, qkv, layer.q_norm, layer.k_norm, call.shape);
+      nn::attention(tape, qkv, call, a);
+    }
+    nn::Value o = nn::linear(tape, a.out, layer.o, post_norms ? nullptr : delta);
     if (post_norms) nn::rms_norm(tape, o, layer.attention_out, delta);
   }
   delta = nn::dropout(tape, delta, options.hidden_dropout, site(1), *b.stream);
   nn::Value h = nn::add(tape, x, delta);
 
-  delta = tape.make(x->value.rows, config_.hidden_size, x->value.dtype, true);
+  delta = make(config_.hidden_size);
   {
-    nn::Tape::Scope scope(tape);
-    nn::Value n = nn::rms_norm(tape, h, layer.mlp_norm);
-    nn::Value gate_up = nn::linear(tape, n, layer.gate_up);
-    nn::Value act = nn::swiglu(tape, gate_up, config_.activation);
-    nn::Value down = nn::linear(tape, act, layer.down, post_norms ? nullptr : delta);
+    nn::Tape::Scope branch(tape);
+    nn::Value gate_up = make(layer.gate_up.out());
+    {
+      nn::Tape::Scope light(tape);
+      nn::linear(tape, nn::rms_norm(tape, h, layer.mlp_norm), layer.gate_up, gate_up);
+    }
+    nn::Value down = post_norms ? make(config_.hidden_size) : delta;
+    {
+      nn::Tape::Scope light(tape);
+      nn::linear(tape, nn::swiglu(tape, gate_up, config_.activation), layer.down, down);
+    }
     if (post_norms) nn::rms_norm(tape, down, layer.mlp_out, delta);
   }
   delta = nn::dropout(tape, delta, options.hidden_dropout, site(2), *b.stream);

@@ -54,7 +54,11 @@ Value rms_norm(Tape& tape, Value x, const Norm& norm, Value into) {
   Value y = into ? into : tape.make(x->value.rows, x->value.cols, x->value.dtype, needs);
   y->needs_gradient = needs && tape.training();
   Value rstd = tape.make(Rows::exactly(1), x->value.rows.capacity, DType::f32, false);
-  ops::rms_norm_forward(tape.context(), {x->value, norm.weight->weight, norm.eps, y->value, rstd->value, norm.offset});
+  const auto forward = [&tape, x, y, rstd, norm] {
+    ops::rms_norm_forward(tape.context(), {x->value, norm.weight->weight, norm.eps, y->value, rstd->value, norm.offset});
+  };
+  forward();
+  if (!into) tape.remake({y, rstd}, x, [&tape, y, rstd, forward] { tape.place(y), tape.place(rstd), forward(); });
   if (!needs) return y;
   tape.announce_use(*norm.weight);
   tape.keep(x);
@@ -73,11 +77,18 @@ Value qk_norm(Tape& tape, Value qkv, const Norm& q, const Norm& k, const ops::At
   Value y = tape.make(rows, qkv->value.cols, qkv->value.dtype, needs);
   Value rstd_q = tape.make(Rows::exactly(1), rows.capacity * shape.heads, DType::f32, false);
   Value rstd_k = tape.make(Rows::exactly(1), rows.capacity * shape.kv_heads, DType::f32, false);
-  const Qkv in = split(qkv->value, shape), out = split(y->value, shape);
-  ops::rms_norm_forward(tape.context(), {in.q, q.weight->weight, q.eps, out.q, rstd_q->value, q.offset});
-  ops::rms_norm_forward(tape.context(), {in.k, k.weight->weight, k.eps, out.k, rstd_k->value, k.offset});
-  ops::scale(tape.context(), {in.v, out.v, 1.0f, false});
+  const auto forward = [&tape, qkv, y, rstd_q, rstd_k, q, k, shape] {
+    const Qkv in = split(qkv->value, shape), out = split(y->value, shape);
+    ops::rms_norm_forward(tape.context(), {in.q, q.weight->weight, q.eps, out.q, rstd_q->value, q.offset});
+    ops::rms_norm_forward(tape.context(), {in.k, k.weight->weight, k.eps, out.k, rstd_k->value, k.offset});
+    ops::scale(tape.context(), {in.v, out.v, 1.0f, false});
+  };
+  forward();
   if (!needs) return y;
+  tape.remake({y, rstd_q, rstd_k}, qkv, [&tape, y, rstd_q, rstd_k, forward] {
+    for (Value v : {y, rstd_q, rstd_k}) tape.place(v);
+    forward();
+  });
   for (const Norm* n : {&q, &k}) tape.announce_use(*n->weight);
   for (Value kept : {qkv, rstd_q, rstd_k}) tape.keep(kept);
   qkv->gradient_storage = qkv->value;  // each head is read before its gradient is written
@@ -109,9 +120,11 @@ Value add(Tape& tape, Value x, Value delta) {
 
 Value swiglu(Tape& tape, Value x, ops::GateActivation activation) {
   Value y = tape.make(x->value.rows, x->value.cols / 2, x->value.dtype, x->needs_gradient);
-  ops::swiglu_forward(tape.context(), {x->value, y->value, activation});
+  const auto forward = [&tape, x, y, activation] { ops::swiglu_forward(tape.context(), {x->value, y->value, activation}); };
+  forward();
   if (!x->needs_gradient) return y;
   tape.keep(x);
+  tape.remake({y}, x, [&tape, y, forward] { tape.place(y), forward(); });
   x->gradient_storage = x->value;  // nobody else needs gate and up: their gradient takes their place
   tape.record([&tape, x, y, activation] {
     const GradientTarget dx = tape.gradient_of(x);
@@ -171,21 +184,27 @@ void attend_cached(ops::Context& context, const Qkv& t, const AttentionCall& cal
 
 }  // namespace
 
-Value attention(Tape& tape, Value qkv, const AttentionCall& call) {
+Attended attended(Tape& tape, const Rows& rows, const ops::AttentionShape& shape, DType dtype) {
+  Value out = tape.make(rows, shape.heads * shape.head_dim, dtype, true);
+  return {out, tape.make(rows, shape.heads, DType::f32, false)};
+}
+
+void attention(Tape& tape, Value qkv, const AttentionCall& call, const Attended& into) {
   ops::Context& context = tape.context();
   const ops::AttentionShape& shape = call.shape;
   const Stream& stream = *call.stream;
-  Value out = tape.make(qkv->value.rows, shape.heads * shape.head_dim, qkv->value.dtype, qkv->needs_gradient);
-  Value lse = tape.make(qkv->value.rows, shape.heads, DType::f32, false);
+  const auto [out, lse] = into;
+  out->needs_gradient = qkv->needs_gradient;
   const Qkv t = split(qkv->value, shape);
   rotate(tape, t, call, false);
   if (call.cache) {
     attend_cached(context, t, call, out->value, lse->value);
-    return out;
+    return;
   }
   ops::attention_forward(context, {shape, t.q, t.k, t.v, stream.cu_seqlens, stream.cu_seqlens, out->value, lse->value, {}});
-  if (!qkv->needs_gradient) return out;
+  if (!qkv->needs_gradient) return;
   for (Value kept : {qkv, out, lse}) tape.keep(kept);
+  if (qkv->remade) tape.remake({qkv}, qkv, [&tape, qkv, call] { rotate(tape, split(qkv->value, call.shape), call, false); });
   qkv->gradient_storage = qkv->value;  // each head's q, k, v are read before their gradient is written
   tape.record([&tape, qkv, out, lse, call] {
     const Qkv x = split(qkv->value, call.shape);
@@ -195,7 +214,6 @@ Value attention(Tape& tape, Value qkv, const AttentionCall& call) {
                                              d.q, d.k, d.v, {}});
     rotate(tape, d, call, true);
   });
-  return out;
 }
 
 }  // namespace attune::nn

@@ -44,8 +44,14 @@ struct AttentionCall {
   struct KvCacheLayer* cache = nullptr;
 };
 
-// qkv [N, q‖k‖v] → [N, H·d]. Rotates q and k in place; its gradient overwrites qkv.
-Value attention(Tape& tape, Value qkv, const AttentionCall& call);
+struct Attended {
+  Value out;  // [N, H·d]
+  Value lse;  // f32 [N, H]
+};
+// Allocated before the Scope that attention runs in, so that it survives the scope.
+Attended attended(Tape& tape, const Rows& rows, const ops::AttentionShape& shape, DType dtype);
+// qkv [N, q‖k‖v]. Rotates q and k in place; its gradient overwrites qkv.
+void attention(Tape& tape, Value qkv, const AttentionCall& call, const Attended& into);
 
 // Keys and values of one layer, appended to by decoding; Stream::cached says which rows belong to which sequence.
 struct KvCacheLayer {

@@ -22,6 +22,7 @@ void Tape::begin(bool training, Recompute recompute, bool last_micro_batch) {
   recompute_ = recompute;
   last_micro_batch_ = last_micro_batch;
   nodes_.clear();
+  remakes_.clear();
   stack_.clear();
   variables_.reset();
   closures_.reset();
@@ -141,20 +142,51 @@ void Tape::complete_use(Parameter& p) {
 }
 
 Tape::Scope::Scope(Tape& tape)
-    : tape_(tape), first_value_(tape.stack_.size()), mark_(tape.context_.arena().mark()) {
+    : tape_(tape), first_value_(tape.stack_.size()), first_remake_(tape.remakes_.size()), mark_(tape.context_.arena().mark()) {
   const Arena::Mark mark = mark_;
-  tape.record([&tape, mark] { tape.context_.arena().release(mark); });
+  tape.record([&tape, mark] {
+    Arena& arena = tape.context_.arena();
+    if (arena.mark() > mark) arena.release(mark);  // the scope around this one may have dropped all of it
+  });
 }
 
-Tape::Scope::~Scope() { tape_.trim(first_value_, mark_); }
+Tape::Scope::~Scope() {
+  tape_.trim(first_value_, mark_);
+  tape_.record_remakes(first_remake_);
+}
 
 void Tape::trim(size_t first_value, Arena::Mark mark) {
   const bool everything = !recording();
-  while (stack_.size() > first_value && (everything || !stack_.back()->keep)) {
+  while (stack_.size() > first_value && (everything || !stack_.back()->keep || stack_.back()->remade)) {
+    stack_.back()->gone = true;
     context_.arena().release(stack_.back()->begin);
     stack_.pop_back();
   }
   if (stack_.size() == first_value) context_.arena().release(mark);
+}
+
+// Only what has left (a kept value may lie above it) and is read again has to be made again.
+void Tape::record_remakes(size_t first) {
+  for (size_t i = remakes_.size(); i > first; --i) {
+    const Remake& r = remakes_[i - 1];
+    bool wanted = false;
+    for (Value v : r.values) {
+      if (!v) continue;
+      wanted |= v->gone && v->keep;
+      v->remade &= v->gone;
+    }
+    if (!wanted) continue;
+    nodes_.push_back(r.again);
+    keep(r.source);
+  }
+  remakes_.resize(first);
+}
+
+void Tape::place(Value v) {
+  const bool own_gradient = v->gradient_storage.defined() && v->gradient_storage.data != v->value.data;
+  const Tensor placed = context_.arena().matrix(v->value.rows, v->value.cols, v->value.dtype);
+  if (v->gradient_storage.defined() && !own_gradient) v->gradient_storage.data = placed.data;
+  v->value.data = placed.data;
 }
 
 void Tape::check_block_input(Value x) const {

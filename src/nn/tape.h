@@ -5,7 +5,10 @@
 // Blocks are the unit of recomputation and of weight placement.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -24,6 +27,8 @@ struct Variable {
   bool gradient_written = false;
   bool gradient_borrowed = false;  // an alias of another's gradient: may be read, not added to
   bool keep = false;               // a recorded backward reads the value
+  bool remade = false;             // leaves with its scope even so, and is made again (Tape::remake)
+  bool gone = false;               // … and has left
   Arena::Mark begin = 0;           // where its memory begins on the stack
 };
 using Value = Variable*;
@@ -48,7 +53,9 @@ class StepHooks {
   virtual void rows_complete(Parameter& parameter, int64_t first_row, const Tensor& gradient) { (void)parameter, (void)first_row, (void)gradient; }
 };
 
-enum class Recompute { none, block };
+// What backward makes again instead of keeping it: nothing; what is cheap to make from its neighbours (norms, gated
+// activations: Tape::remake); whole blocks.
+enum class Recompute { none, light, block };
 
 // A place to write or add a gradient to.
 struct GradientTarget {
@@ -79,15 +86,23 @@ class Tape {
   // values may need a gradient even where this one does not).
   void reserve_gradient(Value value);
   void keep(Value value) { value->keep = true; }
+  // With Recompute::light, `values` (one behind the other on the stack, made in this scope) do not outlive the scope; the
+  // way back through the scope begins with `again`, which puts them in place (`place`) and computes them once more, to
+  // the same bits, from `source`, which is kept for it. What is called last for a value is done last.
+  template <class F>
+  void remake(std::initializer_list<Value> values, Value source, F&& again) {
+    if (recompute_ != Recompute::light || mode_ != Mode::record) return;
+    Remake r{{}, source, node(std::forward<F>(again))};
+    std::copy(values.begin(), values.end(), r.values.begin());
+    for (Value v : values) v->remade = true;
+    remakes_.push_back(r);
+  }
+  // Memory for a value that has left its scope.
+  void place(Value value);
 
   template <class F>
   void record(F&& backward) {
-    using Closure = std::decay_t<F>;
-    static_assert(std::is_trivially_destructible_v<Closure>, "tape closures live in memory that is simply reused");
-    if (!recording()) return;
-    void* at = closures_.allocate(sizeof(Closure), alignof(Closure));
-    new (at) Closure(std::forward<F>(backward));
-    nodes_.push_back({[](void* closure) { (*static_cast<Closure*>(closure))(); }, at});
+    if (recording()) nodes_.push_back(node(std::forward<F>(backward)));
   }
 
   // Gradients ----------------------------------------------------------------------------------------------------
@@ -115,7 +130,7 @@ class Tape {
 
    private:
     Tape& tape_;
-    size_t first_value_;
+    size_t first_value_, first_remake_;
     Arena::Mark mark_;
   };
 
@@ -153,7 +168,20 @@ class Tape {
     void (*run)(void*);
     void* closure;
   };
+  struct Remake {
+    std::array<Value, 3> values{};
+    Value source = nullptr;
+    Node again{};
+  };
 
+  template <class F>
+  Node node(F&& run) {
+    using Closure = std::decay_t<F>;
+    static_assert(std::is_trivially_destructible_v<Closure>, "tape closures live in memory that is simply reused");
+    void* at = closures_.allocate(sizeof(Closure), alignof(Closure));
+    new (at) Closure(std::forward<F>(run));
+    return {[](void* closure) { (*static_cast<Closure*>(closure))(); }, at};
+  }
   // Memory that is handed out piece by piece and reused as a whole: no allocation once it has grown.
   class Bump {
    public:
@@ -171,6 +199,7 @@ class Tape {
   void copy(const Tensor& from, const Tensor& to);
   Tensor stack_gradient(Rows rows, int64_t cols, DType dtype);
   void trim(size_t first_value, Arena::Mark mark);
+  void record_remakes(size_t first);
 
   template <class F>
   Value run_in_place(Value x, F& body) {
@@ -230,6 +259,7 @@ class Tape {
   Recompute recompute_ = Recompute::none;
   bool last_micro_batch_ = true;
   std::vector<Node> nodes_;
+  std::vector<Remake> remakes_;  // of the scopes that are open
   std::vector<Value> stack_;  // values whose memory lies on the arena, oldest first
   Bump variables_, closures_;
 };

@@ -170,7 +170,8 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
 bool Config::larger_is_better() const { return greater_is_better.value_or(metric_for_best_model.find("accuracy") != std::string::npos); }
 
 nn::Recompute Config::recompute() const {
-  return gradient_checkpointing == "block" ? nn::Recompute::block : nn::Recompute::none;
+  if (gradient_checkpointing == "block") return nn::Recompute::block;
+  return gradient_checkpointing == "none" ? nn::Recompute::none : nn::Recompute::light;
 }
 
 int64_t Config::warmup(int64_t total) const {

@@ -58,7 +58,7 @@ struct Config {
   int64_t max_steps = -1;
   bool bf16 = false, pure_bf16 = false, fp16 = false;
   std::string save_dtype = "auto";
-  std::string gradient_checkpointing = "none";
+  std::string gradient_checkpointing = "light";
   std::string optim = "adamw_torch";
   Pairs optim_args;
   bool use_badam = false;

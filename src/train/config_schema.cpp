@@ -222,12 +222,11 @@ class Schema {
     }, std::move(aliases));
   }
   void checkpointing() {
-    add({"gradient_checkpointing", "", "none, block, true, false",
-         "Recompute activations in the backward pass: `block` (true) keeps one vector a token and block, `none` (false) keeps all.",
+    add({"gradient_checkpointing", "", "none, light, block, true, false",
+         "Recompute activations in the backward pass, to the same bits: `light` (false) norms and gated activations, which cost next to nothing; `block` (true) keeps one vector a token and block; `none` keeps all.",
          [](Config& c, const Given& g) {
            const std::string& v = g.scalar();
-           if (v == "light") refuse("{}: gradient_checkpointing: light is not available yet; use none or block", g.where);
-           c.gradient_checkpointing = v == "none" || v == "block" ? v : boolean(g) ? "block" : "none";
+           c.gradient_checkpointing = v == "none" || v == "light" || v == "block" ? v : boolean(g) ? "block" : "light";
          },
          [](const Config& c) { return c.gradient_checkpointing; }, {}});
   }

@@ -29,7 +29,7 @@ struct EngineOptions {
   std::optional<tuning::RotationOptions> rotation;  // use_badam
   std::vector<optim::LrGroup> lr_groups;
   DType anchor_dtype = DType::f32;  // of the base's copy, where optimizer.anchor_decay asks for one
-  nn::Recompute recompute = nn::Recompute::none;
+  nn::Recompute recompute = nn::Recompute::light;
   BatchCapacity capacity;       // training
   BatchCapacity eval_capacity;  // evaluation; zeros where there is none
   int64_t micro_batches = 1;    // per step

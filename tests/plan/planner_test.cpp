@@ -50,7 +50,7 @@ class Planner : public ::testing::Test {
 };
 
 const std::vector<List> kConfigurations{
-    {}, {"bf16=true"}, {"bf16=true", "packing=true", "gradient_accumulation_steps=2"}, {"gradient_checkpointing=block"},
+    {}, {"bf16=true"}, {"bf16=true", "packing=true", "gradient_accumulation_steps=2"}, {"gradient_checkpointing=block"}, {"gradient_checkpointing=none"},
     {"pure_bf16=true", "optim=adafactor", "optimizer_in_backward=true"},
     {"pure_bf16=true", "optim=sgd", "optimizer_in_backward=true", "gradient_checkpointing=block", "packing=true"}, {"val_size=4", "per_device_eval_batch_size=16"}};
 
@@ -68,8 +68,15 @@ TEST_F(Planner, PartsAddUpToThePeakAndTheArenasToItsHighWater) {
 }
 
 TEST_F(Planner, RecomputationKeepsLessByBlock) {
-  const Plan all = plan::make_plan(setup(), nullptr), one = plan::make_plan(setup({"gradient_checkpointing=block"}), nullptr);
+  const Plan all = plan::make_plan(setup({"gradient_checkpointing=none"}), nullptr), light = plan::make_plan(setup(), nullptr),
+             one = plan::make_plan(setup({"gradient_checkpointing=block"}), nullptr);
   EXPECT_LT(one.arena.at("blocks"), all.arena.at("blocks") / 4);
+  // Two norms, the gated activation and what goes with them: d, d and ff of 5d + q + 2kv + 3ff a token and layer.
+  const auto& c = setup().architecture;
+  const int64_t saved = 2 * c.hidden_size + c.intermediate_size;
+  const int64_t full = 4 * c.hidden_size + 3 * c.intermediate_size + 2 * c.head_dim * (c.num_attention_heads + c.num_key_value_heads);
+  EXPECT_NEAR(static_cast<double>(light.arena.at("blocks")) / static_cast<double>(all.arena.at("blocks")),
+              1 - static_cast<double>(saved) / static_cast<double>(full), 0.05);
 }
 
 TEST_F(Planner, DryArenaIsTheRealOneToTheByte) {

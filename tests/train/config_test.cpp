@@ -73,7 +73,7 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"packing: 1", "must be true or false"},            {"stage: dpo", "known are sft, pt"},
       {"stage: stf", "did you mean \"sft\""},             {"lr_scheduler_type: cosin", "did you mean \"cosine\""},
       {"optim: lionfish", "not supported"},                   {"finetuning_type: lora", "not supported"},
-      {"gradient_checkpointing: light", "not available yet"}, {"save_strategy: daily", "known are"},
+      {"gradient_checkpointing: some", "must be true or false"}, {"save_strategy: daily", "known are"},
       {"do_train: false", "nothing to do"},               {"stages: [a]", "pipelines"},
       {"fp16: true\nbf16: true", "exclude each other"},                {"output_dir: \"\"", "output_dir is empty"},
       {"adam_beta1: 1.5", "expected 0 to 0.9999999"},             {"num_train_epochs: 0", "nothing would be trained"},
@@ -193,7 +193,7 @@ TEST_F(ConfigFile, WarmUpAsStepsOrRatio) {
 }
 
 TEST_F(ConfigFile, GradientCheckpointingNames) {
-  for (const auto& [given, wanted] : std::map<std::string, std::string>{{"true", "block"}, {"false", "none"}, {"block", "block"}, {"none", "none"}})
+  for (const auto& [given, wanted] : std::map<std::string, std::string>{{"true", "block"}, {"false", "light"}, {"light", "light"}, {"block", "block"}, {"none", "none"}})
     EXPECT_EQ(load("gradient_checkpointing: " + given + "\n").gradient_checkpointing, wanted);
 }
 

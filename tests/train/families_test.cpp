@@ -112,11 +112,24 @@ TEST_P(Families, PackedGradientsEqualTheOracle) {
   const Json expected = reference();
   formats::SafetensorsFile tensors(path() / "reference.safetensors");
   const Step step = step_of({batch_of(samples_of(expected["sequences"]))});
-  for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::block}) {
+  for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::light, nn::Recompute::block}) {
     const Result run = gradients_of(*model, step, DType::f32, recompute);
     EXPECT_NEAR(run.loss, expected["loss"].get<double>(), 1e-4);
     for (const auto& [name, gradient] : run.gradients)
       EXPECT_LT(relative_error(gradient, read_tensor(tensors, "grad." + name)), 1e-4) << name;
+  }
+}
+
+TEST_P(Families, WhatIsMadeAgainHasTheSameBits) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = load_model(path(), dtype);
+    const Step step = step_of({batch_of(samples_of(reference()["sequences"]))});
+    const Result all = gradients_of(*model, step, dtype);
+    for (nn::Recompute recompute : {nn::Recompute::light, nn::Recompute::block}) {
+      const Result again = gradients_of(*model, step, dtype, recompute);
+      EXPECT_EQ(again.loss, all.loss);
+      for (const auto& [name, gradient] : again.gradients) EXPECT_EQ(gradient, all.gradients.at(name)) << name;
+    }
   }
 }
 
@@ -189,7 +202,7 @@ TEST_P(Families, ADryRunMeasuresTheRealStepToTheByte) {
   const auto samples = samples_of(reference()["sequences"]);
   objectives::CausalLm objective;
   for (DType dtype : {DType::f32, DType::bf16})
-    for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::block})
+    for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::light, nn::Recompute::block})
       for (bool in_backward : {false, true}) {
         auto model = load_model(path(), dtype);
         const Step step = step_of({batch_of(samples)});

@@ -45,7 +45,7 @@ TEST_P(InBackward, SgdGivesTheSameWeightsBitForBit) {
 
 INSTANTIATE_TEST_SUITE_P(Models, InBackward,
                          ::testing::Combine(::testing::Values("llama2_tiny", "qwen2_tiny"),
-                                            ::testing::Values(nn::Recompute::none, nn::Recompute::block)));
+                                            ::testing::Values(nn::Recompute::none, nn::Recompute::light, nn::Recompute::block)));
 
 TEST(InBackward, WhatCannotWorkIsRefusedWithTheWayOut) {
   auto model = load_model(fixture("models/llama2_tiny"));

@@ -63,7 +63,7 @@ TEST_P(Parity, GradientsEqualTransformersInFp32) {
   auto model = load_model(path());
   objectives::CausalLm objective;
   const Step step = step_of({batch_of(samples())});
-  for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::block}) {
+  for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::light, nn::Recompute::block}) {
     train::StepResult result;
     auto engine = run_once(*model, objective, step, DType::f32, result, recompute);
     EXPECT_NEAR(result.loss, reference()["loss"].get<double>(), 1e-4);

@@ -137,7 +137,7 @@ TEST_P(DryRun, MeasuresTheRealStepToTheByte) {
 
 INSTANTIATE_TEST_SUITE_P(Settings, DryRun,
                          ::testing::Combine(::testing::Values("llama2_tiny", "qwen2_tiny"),
-                                            ::testing::Values(nn::Recompute::none, nn::Recompute::block),
+                                            ::testing::Values(nn::Recompute::none, nn::Recompute::light, nn::Recompute::block),
                                             ::testing::Values(DType::f32, DType::bf16), ::testing::Bool()));
 
 TEST(DryRun, CapacitiesDecideNotWhatABatchHolds) {

@@ -128,7 +128,7 @@ TEST_P(FrozenStep, GradientsAreThoseOfFullTuningAndTheRestStays) {
 
 INSTANTIATE_TEST_SUITE_P(Layers, FrozenStep,
                          ::testing::Combine(::testing::Values(int64_t{1}, int64_t{-1}, int64_t{2}),
-                                            ::testing::Values(nn::Recompute::none, nn::Recompute::block),
+                                            ::testing::Values(nn::Recompute::none, nn::Recompute::light, nn::Recompute::block),
                                             ::testing::Values(DType::f32, DType::bf16)));
 
 }  // namespace
