@@ -53,6 +53,9 @@ struct OptimizerOptions {
   LowRankOptions low_rank;
   MuonOptions muon;
   uint64_t seed = 42;                        // of stochastic rounding and projections
+
+  // Every how many steps, from the first on, a step also makes new projections; 0: none does.
+  int64_t refresh_interval() const { return name.starts_with("apollo") || name.starts_with("galore") ? low_rank.update_gap : 0; }
 };
 
 // A state tensor as checkpoints know it: by HF name and kind ("exp_avg", "exp_avg_sq").

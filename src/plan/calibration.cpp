@@ -24,14 +24,19 @@ void fill(void* memory, uint64_t bytes) { std::fill_n(static_cast<uint16_t*>(mem
 class Calibration::Operands {
  public:
   explicit Operands(uint64_t bytes) : arena_(Arena::Kind::real, bytes), indices_(Arena::Kind::real, 8 * kMostRows) {
-    void* all = arena_.allocate(bytes / 64 * 64);
-    fill(all, bytes / 64 * 64);
+    const auto pages = static_cast<int64_t>(bytes / kPage);
+    char* all = static_cast<char*>(arena_.allocate(static_cast<uint64_t>(pages) * kPage));
+    const double start = seconds_now();
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < pages; ++i) fill(all + i * kPage, kPage);
+    touch_seconds_per_byte_ = (seconds_now() - start) / static_cast<double>(bytes);
     arena_.release(0);
     rows_ = indices_.vector(kMostRows, DType::i32);
     zeros_ = indices_.vector(kMostRows, DType::i32);
     std::iota(rows_.as<int32_t>(), rows_.as<int32_t>() + kMostRows, 0);
   }
   static constexpr int64_t kMostRows = 1 << 16;
+  double touch_seconds_per_byte() const { return touch_seconds_per_byte_; }
   Tensor matrix(int64_t rows, int64_t cols, DType dtype) {
     const uint64_t bytes = static_cast<uint64_t>(rows * cols) * size_of(dtype) + 64;
     if (arena_.used() + bytes > arena_.capacity()) arena_.release(0);
@@ -42,8 +47,10 @@ class Calibration::Operands {
   Tensor zeros(int64_t n) const { return zeros_.columns(0, n); }
 
  private:
+  static constexpr int64_t kPage = 4096;
   Arena arena_, indices_;
   Tensor rows_, zeros_;
+  double touch_seconds_per_byte_ = 0;
 };
 
 namespace {
@@ -198,6 +205,11 @@ class Sweep {
     optimizer_->allocate(Arena::Kind::real, store_);
   }
   void operator()(ops::Context& context) { optimizer_->step(context, *parameter_, ++step_, 1e-6f, 1.0f); }
+  // A step that makes projections anew.
+  void refresh(ops::Context& context) {
+    step_ = 0;
+    (*this)(context);
+  }
   double elements() const { return static_cast<double>(parameter_->count()); }
 
  private:
@@ -252,7 +264,10 @@ void Calibration::measure(const Ledger& ledger, const train::EngineOptions& opti
     matrix_flops_[options.compute] = pace.matrix_flops;
     axpy_bytes_ = pace.axpy_bytes;
   }
-  if (!operands_) operands_ = std::make_unique<Operands>(operands_bytes_);
+  if (!operands_) {
+    operands_ = std::make_unique<Operands>(operands_bytes_);
+    touch_seconds_per_byte_ = operands_->touch_seconds_per_byte();
+  }
   Operands& operands = *operands_;
   std::vector<Measurement> all;
   const int64_t most_rows = rows_within(ledger, (budget_ - (seconds_now() - start)) / 5, matrix_flops_.at(options.compute));
@@ -288,6 +303,11 @@ void Calibration::measure(const Ledger& ledger, const train::EngineOptions& opti
       sweep = std::make_unique<Sweep>(options, *p, operands_bytes_);
       rate.amount = sweep->elements();
       all.push_back({[this, &sweep] { (*sweep)(*context_); }, &rate});
+      if (options.optimizer.refresh_interval() > 0) {
+        Rate& refresh = refreshes_[update_key(options, *p)];
+        refresh.amount = rate.amount;
+        all.push_back({[this, &sweep] { sweep->refresh(*context_); }, &refresh});
+      }
     }
   }
   run(all, start + budget_);
@@ -347,12 +367,20 @@ double Calibration::seconds(const Ledger& ledger) const {
   return sum;
 }
 
-double Calibration::update_seconds(const train::EngineOptions& options, const models::Decoder& model) const {
+double Calibration::of_all(const std::map<std::string, Rate>& rates, const train::EngineOptions& options, const models::Decoder& model) {
   const nn::Parameter* p = typical(model);
   if (!p) return 0;
-  const auto it = updates_.find(update_key(options, *p));
-  if (it == updates_.end()) return 0;
+  const auto it = rates.find(update_key(options, *p));
+  if (it == rates.end()) return 0;
   return it->second.seconds / it->second.amount * static_cast<double>(model.parameters().trainable_count());
+}
+
+double Calibration::update_seconds(const train::EngineOptions& options, const models::Decoder& model) const {
+  return of_all(updates_, options, model);
+}
+
+double Calibration::refresh_seconds(const train::EngineOptions& options, const models::Decoder& model) const {
+  return std::max(0.0, of_all(refreshes_, options, model) - of_all(updates_, options, model));
 }
 
 }  // namespace attune::plan

@@ -39,6 +39,10 @@ class Calibration {
   double seconds(const ops::Job& job, const ops::Ledger::Entry& entry) const;
   // One optimizer update of all trainable parameters.
   double update_seconds(const train::EngineOptions& options, const models::Decoder& model) const;
+  // What such an update takes longer in which projections are made anew.
+  double refresh_seconds(const train::EngineOptions& options, const models::Decoder& model) const;
+  // Until memory that nobody has touched is there: the system clears its pages, a virtual machine may have to find them first.
+  double touch_seconds(uint64_t bytes) const { return static_cast<double>(bytes) * touch_seconds_per_byte_; }
 
  private:
   struct Measurement;  // one thing that is timed again and again
@@ -46,6 +50,8 @@ class Calibration {
     double seconds = 0;  // of one call as measured
     double amount = 1;   // FLOPs (products, attention) or bytes (all else) of that call
   };
+  // The rate of a measured sweep, over all trainable parameters.
+  static double of_all(const std::map<std::string, Rate>& rates, const train::EngineOptions& options, const models::Decoder& model);
   int64_t rows_within(const ops::Ledger& ledger, double seconds, double flops) const;
   void run(std::vector<Measurement>& all, double until);
 
@@ -55,7 +61,8 @@ class Calibration {
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<ops::Context> context_;
   std::map<ops::Job, Rate> rates_;
-  std::map<std::string, Rate> updates_;  // by what decides an optimizer's cost
+  std::map<std::string, Rate> updates_, refreshes_;  // by what decides an optimizer's cost
+  double touch_seconds_per_byte_ = 0;
   std::map<DType, double> matrix_flops_;
   double axpy_bytes_ = 0;
 };

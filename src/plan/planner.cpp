@@ -182,7 +182,12 @@ void plan_time(const RunSetup& s, const Config& c, const EngineOptions& options,
   }
   plan.update_seconds = per_token * plan.tokens_per_update + sweep;
   plan.checkpoint_seconds = checkpoint_seconds(s, plan.parts);
-  plan.seconds = s.total_steps > 0 ? plan.update_seconds * static_cast<double>(s.total_steps) + plan.evaluation_seconds + plan.checkpoint_seconds : 0;
+  plan.extra_seconds = calibration.touch_seconds(plan.parts.activations + plan.parts.gradients + plan.parts.optimizer);
+  if (options.clipping == train::Clipping::previous_step && options.max_grad_norm > 0) plan.extra_seconds += plan.update_seconds - sweep;
+  if (const int64_t interval = options.optimizer.refresh_interval())
+    plan.extra_seconds += calibration.refresh_seconds(options, dry.model) * static_cast<double>((s.total_steps + interval - 1) / interval);
+  const double updates = plan.update_seconds * static_cast<double>(s.total_steps);
+  plan.seconds = s.total_steps > 0 ? updates + plan.extra_seconds + plan.evaluation_seconds + plan.checkpoint_seconds : 0;
   plan.tokens_per_second = plan.seconds > 0 ? static_cast<double>(plan.tokens) / plan.seconds : plan.tokens_per_update / plan.update_seconds;
 }
 

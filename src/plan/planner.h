@@ -26,6 +26,7 @@ struct Plan {
   double tokens_per_update = 0;
   // 0 where the machine was not measured, or the number of updates is not known.
   double update_seconds = 0, evaluation_seconds = 0, checkpoint_seconds = 0;  // one update; all evaluations; all checkpoints
+  double extra_seconds = 0;  // what some updates take longer: memory that is touched first, a pass to measure, new projections
   double tokens_per_second = 0, seconds = 0;
 
   uint64_t peak_bytes() const { return parts.total() + program_bytes + library_bytes + sample_bytes; }

@@ -93,6 +93,7 @@ std::string plan_json(const Plan& p, const std::vector<Suggestion>& suggestions)
   json["flops_per_step"] = p.step.flops;
   json["bytes_per_step"] = p.step.bytes;
   json["seconds_per_step"] = p.update_seconds;
+  json["extra_seconds"] = p.extra_seconds;
   json["evaluation_seconds"] = p.evaluation_seconds;
   json["checkpoint_seconds"] = p.checkpoint_seconds;
   json["tokens_per_second"] = p.tokens_per_second;
