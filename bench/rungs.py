@@ -4,7 +4,9 @@
   bench/rungs.py MODEL DATA OUT [--seeds 3] [--only RUNG;RUNG] [--rates 1] [key=value ...]
 
 MODEL is a trained base (Hugging Face directory), DATA a data set of which a tenth is held out, key=value further settings
-of all runs. --rates multiplies every learning rate: small models want larger ones. Each rung runs with three learning rates and the first seed, then with its best rate and the other seeds.
+of all runs. --rates multiplies every learning rate: small models want larger ones. Each rung runs with three learning rates and the
+first seed; while the best is the smallest or largest of them, the next one (a factor of three) is tried too, four more at most. Then
+it runs with its best rate and the other seeds.
 "kept" is the rung's improvement of the validation loss over the base, divided by that of fp32 AdamW, both means over seeds.
 Runs that are there already are not repeated. Needs build/attune and Python's standard library.
 """
@@ -70,11 +72,15 @@ def main():
         rates = [float(f"{rate * args.rates:g}") for rate in rates]
         first = {rate: run(args, name, settings, rate, 1) for rate in rates}
         best = min(first, key=lambda rate: first[rate]["loss"])
+        while best in (min(first), max(first)) and len(first) < 7:
+            rate = float(f"{best * 3 if best == max(first) else best / 3:.3g}")
+            first[rate] = run(args, name, settings, rate, 1)
+            best = min(first, key=lambda r: first[r]["loss"])
         runs = [first[best]] + [run(args, name, settings, best, seed) for seed in range(2, args.seeds + 1)]
         gain = statistics.mean(r["base"] - r["loss"] for r in runs)
         reference = reference or gain
         spread = statistics.stdev([r["loss"] for r in runs]) if len(runs) > 1 else 0
-        edge = "" if best not in (rates[0], rates[-1]) else " (edge)"
+        edge = " (edge)" if best in (min(first), max(first)) else ""
         print(f"| {name} | {width} | {best:g}{edge} | {statistics.mean(r['base'] for r in runs):.4f} | "
               f"{statistics.mean(r['loss'] for r in runs):.4f} ± {spread:.4f} | {100 * gain / reference:.1f} % | "
               f"{statistics.median(r['tokens_per_second'] for r in runs):.0f} | {max(r['peak'] for r in runs) / 1e6:.0f} MB |", flush=True)

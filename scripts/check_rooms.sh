@@ -26,6 +26,7 @@ dist:       nn
 runs:       util
 train:      models data text tuning objectives optim infer dist runs
 plan:       train
+bench:      plan
 eval:       train plan
 serve:      *
 cli:        *

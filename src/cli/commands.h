@@ -99,6 +99,12 @@ struct TokenizerTrainArgs {
 };
 int tokenizer_train(const TokenizerTrainArgs& args);
 
+struct BenchArgs {
+  RunArgs run;
+  int steps = 3;
+};
+int bench(const BenchArgs& args);
+
 int doctor(bool json);
 
 }  // namespace attune::cli

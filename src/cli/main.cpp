@@ -42,6 +42,14 @@ void add_training(CLI::App& app, Action& action) {
   p->callback([&action] { action = [] { return plan(plan_args); }; });
 }
 
+void add_bench(CLI::App& app, Action& action) {
+  static BenchArgs args;
+  CLI::App* b = add_run(app, "bench", "Kernels and a whole training step on this machine, as shares of what it can do at most", args.run, true);
+  b->add_option("--steps", args.steps, "Steps that count")->capture_default_str()->check(CLI::Range(1, 1000));
+  b->footer("Without a configuration: full AdamW in bf16 on the shape of Qwen2.5-0.5B, 4 x 512 tokens. Weights and tokens are random.");
+  b->callback([&action] { action = [] { return bench(args); }; });
+}
+
 void add_data(CLI::App& app, Action& action) {
   static RunArgs stats_args;
   static ValidateArgs validate_args;
@@ -187,6 +195,7 @@ int main(int argc, char** argv) {
   app.failure_message(CLI::FailureMessage::help);
   Action action;
   add_training(app, action);
+  add_bench(app, action);
   add_data(app, action);
   add_models(app, action);
   add_generation(app, action);

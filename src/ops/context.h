@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "ops/ledger.h"
+#include "ops/op_clock.h"
 #include "tensor/arena.h"
 
 namespace attune::ops {
@@ -29,7 +29,10 @@ class Context {
     work_.flops += work.flops;
     work_.bytes += work.bytes;
     if (ledger_) ledger_->add(job, rows, work);
+    if (clock_) clock_->book(job, rows, work);
   }
+  // From here on every op is timed; null ends it. `clock` must live as long.
+  void watch(OpClock* clock) { clock_ = clock; }
   // What has no shape worth telling apart.
   void count(std::string_view op, double flops, double bytes) { count({op}, 0, {flops, bytes}); }
 
@@ -38,6 +41,7 @@ class Context {
   Arena& arena_;
   Work work_;
   std::unique_ptr<Ledger> ledger_;
+  OpClock* clock_ = nullptr;
 };
 
 // Shape and dtype checks of the dispatchers: a violation is a programming error and names the op.

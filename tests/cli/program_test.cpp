@@ -29,7 +29,7 @@ TEST_F(Program, VersionAndHelpGoToStdout) {
   EXPECT_TRUE(version.out.starts_with("attune ")) << version.out;
   EXPECT_EQ(version.err, "");
   const std::vector<std::vector<std::string>> commands{{}, {"train"}, {"plan"}, {"data"}, {"data", "validate"}, {"data", "stats"}, {"data", "inspect"},
-                                                       {"init"}, {"generate"}, {"chat"}, {"score"}, {"eval"}, {"tokenize"}, {"tokenizer"}, {"tokenizer", "train"}, {"doctor"}};
+                                                       {"init"}, {"generate"}, {"chat"}, {"score"}, {"eval"}, {"tokenize"}, {"tokenizer"}, {"tokenizer", "train"}, {"doctor"}, {"bench"}};
   for (auto command : commands) {
     command.push_back("--help");
     const Result help = run(command);
@@ -354,6 +354,16 @@ TEST_F(Program, DamagedModelFilesAreErrorsNotCrashes) {
     const Result r = run({"generate", "--model", at("broken"), "--prompt", "x", "--max-new-tokens", "2"});
     EXPECT_TRUE(r.code == 0 || r.code == 1) << generation << r.err;
   }
+}
+
+TEST_F(Program, BenchStepsOfTheGivenModelAndRefusesWhatDoesNotFit) {
+  const Result r = run({"bench", "model_name_or_path=" + test::fixture("models/qwen2_tiny").string(), "cutoff_len=16", "--steps", "1", "--json"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json step = parse_json(r.out, "bench")["step"];
+  EXPECT_TRUE(says(step["model"].get<std::string>(), "4 x 16 tokens"));
+  const Result large = run({"bench", "per_device_train_batch_size=4000", "cutoff_len=32768", "gradient_checkpointing=none"});
+  EXPECT_EQ(large.code, 2);
+  EXPECT_TRUE(says(large.err, "are available")) << large.err;
 }
 
 TEST_F(Program, DoctorAnswersInJson) {
