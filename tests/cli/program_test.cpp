@@ -357,7 +357,7 @@ TEST_F(Program, DamagedModelFilesAreErrorsNotCrashes) {
 }
 
 TEST_F(Program, BenchStepsOfTheGivenModelAndRefusesWhatDoesNotFit) {
-  const Result r = run({"bench", "model_name_or_path=" + test::fixture("models/qwen2_tiny").string(), "cutoff_len=16", "--steps", "1", "--json"});
+  const Result r = run({"bench", std::string("model_name_or_path=" ATTUNE_FIXTURES "/models/qwen2_tiny"), "cutoff_len=16", "--steps", "1", "--json"});
   ASSERT_EQ(r.code, 0) << r.err;
   const Json step = parse_json(r.out, "bench")["step"];
   EXPECT_TRUE(says(step["model"].get<std::string>(), "4 x 16 tokens"));
