@@ -23,7 +23,10 @@ Arena::~Arena() { ::munmap(base_, capacity_ == 0 ? kAlignment : capacity_); }
 
 void* Arena::allocate(uint64_t bytes) {
   const uint64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  if (rounded < bytes || rounded > capacity_ - used_)
+  const bool too_much = rounded < bytes || rounded > capacity_ - used_;
+  if (too_much && dry())
+    refuse("a step of this configuration needs more than {:.0f} TB of memory: make the batch or the sequences smaller", static_cast<double>(capacity_) / 1e12);
+  if (too_much)
     fail("activation memory is exhausted: {} bytes wanted, {} of {} in use. The plan and the step disagree; "
          "please report this with the configuration", rounded, used_, capacity_);
   void* p = base_ + used_;

@@ -363,7 +363,10 @@ TEST_F(Program, BenchStepsOfTheGivenModelAndRefusesWhatDoesNotFit) {
   EXPECT_TRUE(says(step["model"].get<std::string>(), "4 x 16 tokens"));
   const Result large = run({"bench", "per_device_train_batch_size=4000", "cutoff_len=32768", "gradient_checkpointing=none"});
   EXPECT_EQ(large.code, 2);
-  EXPECT_TRUE(says(large.err, "are available")) << large.err;
+  EXPECT_TRUE(says(large.err, "more than 4 TB")) << large.err;
+  const Result swapping = run({"bench", "per_device_train_batch_size=100", "cutoff_len=32768"});
+  EXPECT_EQ(swapping.code, 2);
+  EXPECT_TRUE(says(swapping.err, "are available: try pure_bf16=true")) << swapping.err;
 }
 
 TEST_F(Program, DoctorAnswersInJson) {
