@@ -18,12 +18,13 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ATTUNE = os.environ.get("ATTUNE", ROOT / "build" / "attune")
 
-# hidden, intermediate, layers, heads, kv heads
+# hidden, intermediate, layers, heads, kv heads, words
 MODELS = {
-    "47M": (512, 2048, 8, 8, 2),
-    "130M": (768, 2560, 14, 12, 4),
-    "0.4B": (1024, 4096, 24, 16, 4),
-    "1.3B": (2048, 6144, 24, 16, 4),
+    "47M": (512, 2048, 8, 8, 2, 32000),
+    "130M": (768, 2560, 14, 12, 4, 32000),
+    "0.4B": (1024, 4096, 24, 16, 4, 32000),
+    "1.3B": (2048, 6144, 24, 16, 4, 32000),
+    "1.5B": (1536, 8960, 28, 12, 2, 151936),
 }
 BF16, PURE = "bf16=true", "pure_bf16=true"
 INSIDE = "optimizer_in_backward=true"
@@ -37,6 +38,7 @@ def row(model, length, batch, steps, *settings, stage="pt"):
 CONFIGURATIONS = [
     row("47M", 256, 4, 6, PACK),
     row("47M", 512, 4, 4, BF16, PACK),
+    row("47M", 512, 4, 4, BF16, PACK, "gradient_checkpointing=none"),
     row("47M", 512, 4, 4, PURE, PACK, BLOCK),
     row("47M", 1024, 2, 4, BF16, PACK),
     row("47M", 512, 4, 6, stage="sft"),
@@ -64,6 +66,8 @@ CONFIGURATIONS = [
     row("0.4B", 256, 2, 3, PURE, PACK, "optim=adafactor", INSIDE),
     row("1.3B", 512, 1, 2, PURE, PACK, "optim=adafactor", INSIDE, BLOCK),
     row("1.3B", 256, 1, 2, PURE, PACK, "optim=sgd", INSIDE),
+    row("1.5B", 512, 1, 2, PURE, PACK, "optim=adamw_8bit", INSIDE),
+    row("1.5B", 512, 1, 2, PURE, PACK, "optim=adafactor", INSIDE, BLOCK),
 ]
 
 
@@ -75,11 +79,11 @@ def make_model(work, name, tokenizer):
     target = work / name
     if (target / "config.json").exists():
         return target
-    d, ff, layers, heads, kv = MODELS[name]
+    d, ff, layers, heads, kv, words = MODELS[name]
     config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": d, "intermediate_size": ff,
-              "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": 32000,
+              "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": words,
               "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu",
-              "tie_word_embeddings": d < 1024, "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "bfloat16"}
+              "tie_word_embeddings": d < 1024 or name == "1.5B", "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "bfloat16"}
     file = work / f"{name}.json"
     file.write_text(json.dumps(config))
     subprocess.run([ATTUNE, "init", "--config", file, "--out", target, "--dtype", "bf16", "--tokenizer", tokenizer], check=True,

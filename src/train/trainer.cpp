@@ -100,7 +100,7 @@ class Trainer {
   int64_t window_steps_ = 0;
   // Of this process alone.
   int64_t window_tokens_ = 0, process_tokens_ = 0;
-  double window_start_ = 0, start_ = 0;
+  double window_start_ = 0, start_ = 0, input_seconds_ = 0;
   int64_t window_labels_ = 0, window_correct_ = 0;
   Json last_eval_ = Json::object();
   double base_metric_ = NAN;  // of the base model, with eval_on_start
@@ -354,7 +354,9 @@ std::string Trainer::run() {
   }
   while (done_ < setup_.total_steps && !best_.exhausted()) {
     const auto place = setup_.place_of(done_);
+    const double asked = seconds_now();
     setup_.train_batches->make_step(place.epoch, place.index, step);
+    input_seconds_ += seconds_now() - asked;
     const double lr = schedule_.learning_rate(done_);
     StepResult result;
     try {
@@ -426,6 +428,7 @@ std::string Trainer::finish(double epoch) {
                   {"best_step", best_.step()},
                   {"best_share", static_cast<double>(best_.step()) / static_cast<double>(setup_.total_steps)},
                   {"train_runtime", seconds},
+                  {"input_seconds", input_seconds_},
                   {"train_steps_per_second", static_cast<double>(done_) / std::max(1e-9, seconds)},
                   {"duration_seconds", seconds},
                   {"tokens_per_second", static_cast<double>(process_tokens_) / std::max(1e-9, seconds)},
