@@ -1,6 +1,7 @@
 // Speed of the matrix products and of attention at the shapes of models, as a share of what this machine reaches.
 //
 //   bench_kernels [gemm|fp32|gemv|attention]… [--rounds N] [--m M]… [--layer NAME] [--processor-time]
+//   bench_kernels peak        the pace of the machine at this moment, as JSON, in a third of a second
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -143,6 +144,13 @@ void attention(const Options& options) {
     }
 }
 
+void print_peak(int rounds) {
+  std::vector<double> bf16, fp32, read;
+  read_bandwidth();  // the first call also touches its memory
+  for (int i = 0; i < rounds; ++i) bf16.push_back(bf16_peak()), fp32.push_back(fp32_peak()), read.push_back(read_bandwidth());
+  fmt::print("{{\"bf16_gflops\": {:.1f}, \"fp32_gflops\": {:.1f}, \"read_gbs\": {:.2f}}}\n", median(bf16) / 1e9, median(fp32) / 1e9, median(read) / 1e9);
+}
+
 }  // namespace
 }  // namespace attune::bench
 
@@ -155,11 +163,15 @@ int main(int argc, char** argv) {
     else if (a == "--m" && i + 1 < argc) options.m.push_back(std::max(1, std::atoi(argv[++i])));
     else if (a == "--layer" && i + 1 < argc) options.layer = argv[++i];
     else if (a == "--processor-time") clock_used = Clock::processor;
-    else if (a == "gemm" || a == "fp32" || a == "gemv" || a == "attention") options.what.push_back(a);
+    else if (a == "gemm" || a == "fp32" || a == "gemv" || a == "attention" || a == "peak") options.what.push_back(a);
     else {
-      fmt::print(stderr, "error: unknown argument \"{}\"; usage: bench_kernels [gemm|fp32|gemv|attention]... [--rounds N] [--m M]... [--layer NAME] [--processor-time]\n", a);
+      fmt::print(stderr, "error: unknown argument \"{}\"; usage: bench_kernels [gemm|fp32|gemv|attention|peak]... [--rounds N] [--m M]... [--layer NAME] [--processor-time]\n", a);
       return 2;
     }
+  }
+  if (options.what == std::vector<std::string>{"peak"}) {
+    print_peak(options.rounds);
+    return 0;
   }
   for (int i = 0; i < 3; ++i)
     fmt::print("peak: bf16 {:.0f}, fp32 {:.0f} GFLOP/s; read {:.1f} GB/s\n", bf16_peak() / 1e9, fp32_peak() / 1e9, read_bandwidth() / 1e9);

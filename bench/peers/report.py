@@ -1,59 +1,99 @@
-"""The table of bench/peers/run.sh.
+"""Tables of run.py out of its rounds.
 
-    report.py DIR --warmup K      DIR/attune.R/ (output_dir of round R) and DIR/torch.R.json
+A round is {name of the side: {"result", "before", "after"}}, with the pace of the machine around each process. attune and a
+peer of one round are compared only if the pace moved by no more than `limit` over these four. Memory and losses count from
+every run: they do not depend on the pace.
 """
 
-import argparse
-import json
-import pathlib
 import statistics
 
-
-def attune_round(directory, warmup):
-    log = [json.loads(line) for line in (directory / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [e for e in log if "throughput" in e]
-    timed = steps[warmup:] or steps
-    results = json.loads((directory / "train_results.json").read_text(encoding="utf-8"))
-    return {"tokens_per_second": statistics.median(e["throughput"] for e in timed),
-            "peak_memory_bytes": results["peak_memory_bytes"], "losses": [e["loss"] for e in steps]}
+import pace
+import shapes
 
 
-def spread(values):
-    return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
+def comparable(round_, a, b, limit):
+    if a not in round_ or b not in round_:
+        return False
+    return pace.moved([round_[side][when] for side in (a, b) for when in ("before", "after")]) <= limit
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory")
-    parser.add_argument("--warmup", type=int, default=2)
-    args = parser.parse_args()
-    root = pathlib.Path(args.directory)
-    rounds = sorted(int(p.stem.split(".")[1]) for p in root.glob("torch.*.json"))
-    if not rounds:
-        raise SystemExit(f"{root}: no finished round")
-    ours = [attune_round(root / f"attune.{r}", args.warmup) for r in rounds]
-    peer = [json.loads((root / f"torch.{r}.json").read_text(encoding="utf-8").splitlines()[-1]) for r in rounds]
-    first = peer[0]
-    name = f"PyTorch {first['versions']['torch']}, transformers {first['versions']['transformers']}, {first['mode']}" + (
-        ", compiled" if first["compile"] else "")
-
-    def row(label, a, b):
-        print(f"| {label} | {a} | {b} |")
-
-    row("", "attune", name)
-    print("|---|---|---|")
-    row("tokens/s: median (lowest–highest of the rounds)", spread([r["tokens_per_second"] for r in ours]),
-        spread([r["tokens_per_second"] for r in peer]))
-    row("peak memory (VmHWM), GB", f"{max(r['peak_memory_bytes'] for r in ours) / 1e9:.2f}",
-        f"{max(r['peak_memory_bytes'] for r in peer) / 1e9:.2f}")
-    row("loss, first step", f"{ours[0]['losses'][0]:.5f}", f"{first['losses'][0]:.5f}")
-    row("loss, last step", f"{ours[0]['losses'][-1]:.5f}", f"{first['losses'][-1]:.5f}")
-    ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(ours, peer)]
-    apart = max(abs(a - b) / abs(b) for a, b in zip(ours[0]["losses"], first["losses"]))
-    print(f"\nspeed ratio, attune over PyTorch, round by round: {spread(ratios)} of {len(ratios)} rounds")
-    print(f"{first['parameters'] / 1e6:.1f} M parameters, {first['threads']} threads, {len(first['losses'])} steps, "
-          f"largest relative difference of a step's loss: {apart:.2e}")
+def rate(result, sizes, warmup):
+    """Useful tokens a second, over all steps after the warm-up."""
+    if "tokens_per_second" in result:
+        return result["tokens_per_second"]
+    return sum(sum(s["lengths"]) for s in sizes[warmup:]) / sum(result["seconds"][warmup:])
 
 
-if __name__ == "__main__":
-    main()
+def flops_per_token(config, sizes, warmup):
+    timed = sizes[warmup:]
+    return sum(shapes.step_flops(config, s["lengths"], s["labelled"]) for s in timed) / sum(sum(s["lengths"]) for s in timed)
+
+
+def spread(values, form="{:.1f}"):
+    if not values:
+        return "–"
+    return f"{form.format(statistics.median(values))} ({form.format(min(values))}–{form.format(max(values))})"
+
+
+def largest_loss_difference(a, b):
+    return max(abs(x - y) for x, y in zip(a["losses"], b["losses"], strict=True))
+
+
+def rows_of(rounds, sides, config, sizes, warmup, limit):
+    """What a run of each side took. attune's own pace has to hold still for its rate, as a peer's."""
+    work = flops_per_token(config, sizes, warmup)
+    out = []
+    for side in sides:
+        runs = [r[side.name] for r in rounds if side.name in r]
+        if not runs:
+            continue
+        steady = [r for r in runs if pace.moved([r["before"], r["after"]]) <= limit]
+        rates = [rate(r["result"], sizes, warmup) for r in steady]
+        shares = [v * work * 2 / (pace.peak(r["before"], side.precision) + pace.peak(r["after"], side.precision)) for v, r in zip(rates, steady)]
+        peak = max(r["result"]["peak_memory_bytes"] for r in runs)
+        result = runs[0]["result"]
+        out.append({"name": side.name, "precision": side.precision, "rates": rates, "shares": shares, "peak": peak,
+                    "above": peak - result["state_bytes"] if "state_bytes" in result else None, "losses": result.get("losses")})
+    return out
+
+
+def comparisons_of(rounds, ours, peers, sizes, warmup, limit):
+    """attune beside each peer: ratios of the comparable rounds, and of memory."""
+    out = []
+    for peer in peers:
+        pairs = [(r[ours.name]["result"], r[peer.name]["result"]) for r in rounds if comparable(r, ours.name, peer.name, limit)]
+        met = [r for r in rounds if ours.name in r and peer.name in r]
+        differences = [largest_loss_difference(r[ours.name]["result"], r[peer.name]["result"]) for r in met if "losses" in r[peer.name]["result"]]
+        out.append({"peer": peer.name, "kind": peer.kind, "ratios": [rate(a, sizes, warmup) / rate(b, sizes, warmup) for a, b in pairs],
+                    "difference": max(differences, default=None)})
+    return out
+
+
+def gigabytes(value):
+    return "–" if value is None else f"{value / 1e9:.2f}"
+
+
+def show(rounds, sides, config, sizes, warmup, limit):
+    rows = rows_of(rounds, sides, config, sizes, warmup, limit)
+    print("| | tokens/s | share of the peak | peak memory, GB | above its states, GB | loss, first → last step |")
+    print("|---|---|---|---|---|---|")
+    for r in rows:
+        losses = f"{r['losses'][0]:.5f} → {r['losses'][-1]:.5f}" if r["losses"] else "–"
+        share = spread([100 * s for s in r["shares"]])
+        print(f"| {r['name']} | {spread(r['rates'])} | {share} % of {r['precision']} | {gigabytes(r['peak'])} | {gigabytes(r['above'])} | {losses} |")
+    by_name = {r["name"]: r for r in rows}
+    ours = by_name.get(sides[0].name)
+    compared = [c for c in comparisons_of(rounds, sides[0], sides[1:], sizes, warmup, limit) if c["peer"] in by_name]
+    if ours is None or not compared:
+        return
+    print(f"\n| {ours['name']} beside | times as fast | comparable rounds | of its peak memory | of its memory above states | largest difference of a step's loss |")
+    print("|---|---|---|---|---|---|")
+    for c in compared:
+        peer = by_name[c["peer"]]
+        above = f"{ours['above'] / peer['above']:.2f}" if peer["above"] else "–"
+        difference = "–" if c["difference"] is None else f"{c['difference']:.1e}"
+        print(f"| {c['peer']} | {spread(c['ratios'], '{:.2f}')} | {len(c['ratios'])} | {ours['peak'] / peer['peak']:.2f} | {above} | {difference} |")
+    for kind in dict.fromkeys(c["kind"] for c in compared):
+        best = min((c for c in compared if c["kind"] == kind and c["ratios"]), key=lambda c: statistics.median(c["ratios"]), default=None)
+        if best:
+            print(f"\nagainst {kind}: **{statistics.median(best['ratios']):.2f}×**, by the fastest: {best['peer']}")

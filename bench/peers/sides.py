@@ -1,0 +1,118 @@
+"""What is compared: attune, PyTorch in its modes, llama.cpp. A side runs the steps once, in a process of its own.
+
+A result is {"losses", "seconds" (of each step), "peak_memory_bytes", "state_bytes", "program"}; llama.cpp has no losses that
+can be compared, and "tokens_per_second" instead of the seconds.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ATTUNE = os.environ.get("ATTUNE", str(HERE.parents[1] / "build" / "attune"))
+PYTHON = os.environ.get("PYTHON", sys.executable)
+LEARNING_RATE = 1e-5
+
+
+def execute(command, log, threads):
+    """Standard output and VmHWM of a finished process; what it says goes to `log`."""
+    with open(log, "wb") as errors:
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        output = process.stdout.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"error: {command[0]} ended with {process.returncode}; the end of {log}:\n" + log.read_text(errors="replace")[-3000:])
+    return output, usage.ru_maxrss * 1024
+
+
+def version_of(program):
+    done = subprocess.run([program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    return done.stdout.strip().splitlines()[0]
+
+
+@dataclasses.dataclass
+class Attune:
+    name: str
+    precision: str   # "bf16" or "fp32": the peak that its rate is a share of
+    settings: list   # of the run
+    threads: int
+    state_bytes: int = 0  # weights, masters, one gradient as large as the weights, moments; from the plan
+    kind = "ourselves"  # of the peers of one kind, the fastest counts
+
+    def run(self, out, number):
+        target = out / f"{self.name.replace(' ', '-')}.{number}"
+        settings = [*self.settings, "finetuning_type=full", f"learning_rate={LEARNING_RATE}", "lr_scheduler_type=constant", "max_grad_norm=1.0",
+                    "weight_decay=0", "seed=42", "logging_steps=1", "save_strategy=no", "overwrite_output_dir=true", f"output_dir={target}"]
+        if not self.state_bytes:
+            parts = json.loads(execute([ATTUNE, "plan", *settings, "--json"], out / "plan.log", self.threads)[0])["parts"]
+            self.state_bytes = 2 * parts["weights"] + parts["masters"] + parts["optimizer"]
+        execute([ATTUNE, "train", *settings], target.with_name(target.name + ".log"), self.threads)
+        for weights in target.glob("model*.safetensors"):  # only the figures are needed
+            weights.unlink()
+        log = [json.loads(line) for line in (target / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
+        steps = [e for e in log if "throughput" in e]
+        tokens = [b["total_tokens"] - a["total_tokens"] for a, b in zip([{"total_tokens": 0}] + steps, steps)]
+        return {"losses": [e["loss"] for e in steps],
+                "seconds": [n / e["throughput"] for n, e in zip(tokens, steps)],
+                "tokens": tokens,  # all of them useful: attune pads nothing
+                "peak_memory_bytes": json.loads((target / "train_results.json").read_text(encoding="utf-8"))["peak_memory_bytes"],
+                "state_bytes": self.state_bytes,
+                "program": version_of(ATTUNE)}
+
+
+@dataclasses.dataclass
+class Torch:
+    mode: str
+    compiled: bool
+    model: pathlib.Path
+    steps: pathlib.Path
+    rows: int
+    threads: int
+
+    @property
+    def name(self):
+        return f"PyTorch {'compiled' if self.compiled else 'eager'} {self.mode}"
+
+    @property
+    def precision(self):
+        return "fp32" if self.mode == "fp32" else "bf16"
+
+    @property
+    def kind(self):
+        return "torch.compile" if self.compiled else "eager"
+
+    def run(self, out, number):
+        command = [PYTHON, HERE / "torch_step.py", "--model", self.model, "--steps", self.steps, "--rows", self.rows, "--mode", self.mode,
+                   "--threads", self.threads, "--learning-rate", LEARNING_RATE, *(["--compile"] if self.compiled else [])]
+        output, _ = execute(command, out / f"{self.name.replace(' ', '-')}.{number}.log", self.threads)
+        return json.loads(output.splitlines()[-1])
+
+
+@dataclasses.dataclass
+class LlamaCpp:
+    """llama.cpp's llama-finetune: fp32, one sequence an update, its own AdamW."""
+    program: str
+    gguf: str
+    text: pathlib.Path
+    tokens: int
+    threads: int
+    name = kind = "llama.cpp"
+    precision = "fp32"
+
+    def run(self, out, number):
+        log = out / f"llama.cpp.{number}.log"
+        command = [self.program, "--file", self.text, "-m", self.gguf, "-c", self.tokens, "-b", self.tokens, "-ub", self.tokens, "-t", self.threads,
+                   "--epochs", 1, "-ngl", 0, "-o", out / "llama.cpp.gguf"]
+        _, peak = execute(command, log, self.threads)
+        (out / "llama.cpp.gguf").unlink(missing_ok=True)
+        progress = re.findall(r"train: .*?data=(\d+)/\d+ .*? t=(\d+):(\d+):(\d+)", log.read_text(errors="replace"))
+        if not progress:
+            raise SystemExit(f"error: {log} holds no progress of training; is {self.program} llama.cpp's llama-finetune?")
+        sequences, hours, minutes, seconds = map(int, progress[-1])
+        return {"tokens_per_second": sequences * self.tokens / max(1, 3600 * hours + 60 * minutes + seconds), "peak_memory_bytes": peak,
+                "program": f"llama.cpp {version_of(self.program)}"}
