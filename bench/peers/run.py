@@ -43,6 +43,7 @@ def arguments():
     parser.add_argument("--mode", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside eager, in the same rounds")
     parser.add_argument("--own-fp32", action="store_true", help="with --mode bf16: attune in fp32 too")
+    parser.add_argument("--peer", action="append", metavar="NAME", help='only peers whose name holds this ("eager bf16"); may be repeated')
     parser.add_argument("--llama-cpp", metavar="BINARY", help="llama.cpp's llama-finetune, with --gguf; pretrain only")
     parser.add_argument("--gguf", help="the model in fp32 for --llama-cpp")
     parser.add_argument("--tokens", type=int, help="length of a sequence, of a pack, or where samples are cut; default by task: 512, 1024, 2048")
@@ -151,6 +152,11 @@ def main():
     args = arguments()
     config, settings, sizes = prepare(args)
     ours, *peers = all_sides(args, settings)
+    if args.peer:
+        names = [p.name for p in peers]
+        peers = [p for p in peers if any(word in p.name for word in args.peer)]
+        if not peers:
+            raise SystemExit(f"error: --peer {args.peer} names none of {names}")
     rounds = []
     for number in range(1, args.attempts + 1):
         wanted = [p for p in peers if sum(report.comparable(r, ours.name, p.name, args.drift) for r in rounds) < args.rounds]
