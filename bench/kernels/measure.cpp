@@ -52,6 +52,11 @@ __attribute__((target("avx2,fma"))) float fp32_loop256(int64_t n) {
   return total;
 }
 
+__attribute__((target("avx2,fma"))) void axpy(const float* x, float* y, size_t n) {
+  const __m256 a = _mm256_set1_ps(1e-3f);
+  for (size_t i = 0; i < n; i += 8) _mm256_storeu_ps(y + i, _mm256_fmadd_ps(a, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+}
+
 volatile float sink;
 
 double peak(float (*loop)(int64_t), double flops_a_turn) {
@@ -88,6 +93,22 @@ double read_bandwidth() {
   });
   sink = static_cast<float>(total);
   return times * static_cast<double>(memory.size()) * 4 / time;
+}
+
+double axpy_bandwidth() {
+  static const std::vector<float> x(size_t{32} << 20, 1.0f);  // 128 MB each
+  static std::vector<float> y(x.size(), 1.0f);
+  const int times = clock_used == Clock::wall ? 1 : 8;
+  const double time = seconds([&] {
+    for (int t = 0; t < times; ++t) {
+#pragma omp parallel
+      {
+        const size_t part = x.size() / static_cast<size_t>(omp_get_num_threads()) / 8 * 8;
+        axpy(x.data() + part * static_cast<size_t>(omp_get_thread_num()), y.data() + part * static_cast<size_t>(omp_get_thread_num()), part);
+      }
+    }
+  });
+  return times * static_cast<double>(x.size()) * 12 / time;
 }
 
 }  // namespace attune::bench

@@ -13,6 +13,8 @@ double bf16_peak();
 double fp32_peak();
 // Bytes/s of all threads reading memory beyond the caches.
 double read_bandwidth();
+// The same for y += a·x in place: two reads and a write.
+double axpy_bandwidth();
 
 struct Sample {
   double rate = 0;   // median over the rounds
