@@ -1,3 +1,4 @@
+#include "ops/cpu/lanes.h"
 #include "ops/cpu/sweep.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
@@ -61,10 +62,11 @@ double squared_norm(const SquaredNorm& a) {
     for (int64_t b = 0; b < blocks; ++b) {
       double sum = 0;
       for (int64_t i = b * kSquaredNormBlock; i < std::min(n, (b + 1) * kSquaredNormBlock); i += 1024) {
-        float part = 0;
         const int64_t end = std::min({n, (b + 1) * kSquaredNormBlock, i + 1024});
-#pragma omp simd reduction(+ : part)
-        for (int64_t j = i; j < end; ++j) part += to_float(x[j]) * to_float(x[j]);
+        const float part = sum_over(end - i, [&](int64_t j, auto lanes) {
+          const Floats value = lanes.load(x + i + j);
+          return value * value;
+        });
         sum += part;
       }
       a.partial[b] = sum;
