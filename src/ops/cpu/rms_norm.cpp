@@ -46,10 +46,13 @@ void rms_norm_backward(const RmsNormBackward& a) {
           const T* x = a.x.row<T>(i / heads) + i % heads * d;
           const T* dy = a.dy.row<T>(i / heads) + i % heads * d;
           const float r = rstd[i];
-          if (wants_dw)  // first: dx may overwrite x
-            over(d, [&](int64_t j, auto part) { part.store(part.load(partial + j) + part.load(dy + j) * part.load(x + j) * r, partial + j); });
+          // First: dx may overwrite x.
+          const float dot = sum_over(d, [&](int64_t j, auto part) {
+            const Floats product = part.load(dy + j) * part.load(x + j);
+            if (wants_dw) part.store(part.load(partial + j) + product * r, partial + j);
+            return product * (part.load(w + j) + a.offset);
+          });
           if (!a.dx.defined()) continue;
-          const float dot = sum_over(d, [&](int64_t j, auto part) { return part.load(dy + j) * (part.load(w + j) + a.offset) * part.load(x + j); });
           const float c = dot * r * r * r / static_cast<float>(d);
           T* dx = a.dx.row<T>(i / heads) + i % heads * d;
           over(d, [&](int64_t j, auto part) {
