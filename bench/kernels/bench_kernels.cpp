@@ -1,20 +1,16 @@
-// Speed of the matrix products and of attention at the shapes of models, as a share of what this machine reaches.
+// Speed of the kernels at the shapes of models, as a share of what this machine reaches.
 //
-//   bench_kernels [gemm|fp32|gemv|attention]… [--rounds N] [--m M]… [--layer NAME] [--processor-time]
+//   bench_kernels [gemm|fp32|gemv|attention|stream|optim|head]… [--rounds N] [--m M]… [--layer NAME] [--processor-time]
 //   bench_kernels peak        the pace of the machine at this moment, as JSON, in a third of a second
-#include <fmt/format.h>
-#include <omp.h>
-
 #include <array>
+#include <cmath>
 #include <cstring>
-#include <random>
-#include <string>
 
-#include "measure.h"
+#include "bench.h"
 #include "ops/backend.h"
 #include "ops/blas/onednn.h"
 
-namespace attune::bench {
+namespace attune::bench_kernels {
 namespace {
 
 struct Layer {
@@ -26,37 +22,6 @@ const std::vector<Layer> kLayers{
     {"0.5B head slab", 18992, 896}, {"1.5B q,o", 1536, 1536},   {"1.5B gate+up", 17920, 1536}, {"1.5B down", 1536, 8960},
     {"7B q,o", 3584, 3584},      {"7B gate+up", 37888, 3584},  {"7B down", 3584, 18944},
 };
-
-struct Memory {
-  Memory(DType dtype, int64_t rows, int64_t cols, uint64_t seed) : bytes(static_cast<size_t>(rows * cols) * size_of(dtype) + 64) {
-    char* aligned = bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64);
-    tensor = Tensor::matrix(aligned, dtype, rows, cols);
-    uint64_t state = seed;
-    for (int64_t i = 0; i < rows * cols; ++i) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      const float x = static_cast<float>(state >> 40) * 0x1p-24f - 0.5f;
-      if (dtype == DType::bf16) tensor.as<BFloat16>()[i] = to_bf16(x);
-      else tensor.as<float>()[i] = x;
-    }
-  }
-  std::vector<char> bytes;
-  Tensor tensor;
-};
-
-struct Options {
-  int rounds = 9;
-  std::vector<int64_t> m;
-  std::vector<std::string> what;
-  std::string layer;  // only layers whose name holds this
-  bool wants(const char* name) const { return what.empty() || std::find(what.begin(), what.end(), name) != what.end(); }
-};
-
-std::string show(const Sample& s) { return fmt::format("{:5.0f} ({:3.0f} %)", s.rate / 1e9, 100 * s.share); }
-
-Arena& arena() {
-  static Arena arena(Arena::Kind::real, uint64_t{512} << 20);
-  return arena;
-}
 
 void onednn_product(const ops::Gemm& g) {
   if (g.a.dtype == DType::f32) {
@@ -151,11 +116,13 @@ void print_peak(int rounds) {
   fmt::print("{{\"bf16_gflops\": {:.1f}, \"fp32_gflops\": {:.1f}, \"read_gbs\": {:.2f}}}\n", median(bf16) / 1e9, median(fp32) / 1e9, median(read) / 1e9);
 }
 
+const std::array<std::string, 8> kParts{"gemm", "fp32", "gemv", "attention", "stream", "optim", "head", "peak"};
+
 }  // namespace
-}  // namespace attune::bench
+}  // namespace attune::bench_kernels
 
 int main(int argc, char** argv) {
-  using namespace attune::bench;
+  using namespace attune::bench_kernels;
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string a = argv[i];
@@ -163,9 +130,10 @@ int main(int argc, char** argv) {
     else if (a == "--m" && i + 1 < argc) options.m.push_back(std::max(1, std::atoi(argv[++i])));
     else if (a == "--layer" && i + 1 < argc) options.layer = argv[++i];
     else if (a == "--processor-time") clock_used = Clock::processor;
-    else if (a == "gemm" || a == "fp32" || a == "gemv" || a == "attention" || a == "peak") options.what.push_back(a);
+    else if (std::find(kParts.begin(), kParts.end(), a) != kParts.end()) options.what.push_back(a);
     else {
-      fmt::print(stderr, "error: unknown argument \"{}\"; usage: bench_kernels [gemm|fp32|gemv|attention|peak]... [--rounds N] [--m M]... [--layer NAME] [--processor-time]\n", a);
+      fmt::print(stderr, "error: unknown argument \"{}\"; usage: bench_kernels [{}]... [--rounds N] [--m M]... [--layer NAME] [--processor-time]\n", a,
+                 fmt::join(kParts, "|"));
       return 2;
     }
   }
@@ -174,9 +142,13 @@ int main(int argc, char** argv) {
     return 0;
   }
   for (int i = 0; i < 3; ++i)
-    fmt::print("peak: bf16 {:.0f}, fp32 {:.0f} GFLOP/s; read {:.1f} GB/s\n", bf16_peak() / 1e9, fp32_peak() / 1e9, read_bandwidth() / 1e9);
+    fmt::print("peak: bf16 {:.0f}, fp32 {:.0f} GFLOP/s; read {:.1f}, axpy {:.1f} GB/s\n", bf16_peak() / 1e9, fp32_peak() / 1e9, read_bandwidth() / 1e9,
+               axpy_bandwidth() / 1e9);
   if (options.wants("gemm")) roles(options, attune::DType::bf16);
   if (options.wants("fp32")) roles(options, attune::DType::f32);
   if (options.wants("gemv")) gemv(options, attune::DType::bf16), gemv(options, attune::DType::f32);
   if (options.wants("attention")) attention(options);
+  if (options.wants("stream")) streams(options);
+  if (options.wants("optim")) optimizers(options);
+  if (options.wants("head")) head(options);
 }

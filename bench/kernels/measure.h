@@ -6,13 +6,15 @@
 #include <functional>
 #include <vector>
 
-namespace attune::bench {
+namespace attune::bench_kernels {
 
 // FLOP/s of all threads together: vdpbf16ps (or, without AVX512-BF16, 0), and 512-bit (or 256-bit) fp32 FMA.
 double bf16_peak();
 double fp32_peak();
 // Bytes/s of all threads reading memory beyond the caches.
 double read_bandwidth();
+// The same for y += a·x in place: two reads and a write.
+double axpy_bandwidth();
 
 struct Sample {
   double rate = 0;   // median over the rounds
@@ -72,4 +74,4 @@ inline std::vector<Sample> alternate(int rounds, double work, const std::functio
   return out;
 }
 
-}  // namespace attune::bench
+}  // namespace attune::bench_kernels

@@ -11,10 +11,6 @@
 #include "plan/calibration.h"
 #include "util/machine.h"
 
-// GCC warns about the undefined operands inside its own AVX-512 intrinsics (its bug 105593).
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
 namespace attune::bench {
 namespace {
 
@@ -24,7 +20,7 @@ volatile float sink;
 constexpr int kSums = 16;
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f,avx512bf16"))) float bf16_loop(int64_t turns) {
+__attribute__((target("avx512f,avx512bf16"))) float bf16_512(int64_t turns) {
   __m512 sum[kSums];
   for (auto& s : sum) s = _mm512_setzero_ps();
   __m512i a = _mm512_set1_epi32(0x3f803f80), b = _mm512_set1_epi32(0x3f803f81);
@@ -38,7 +34,7 @@ __attribute__((target("avx512f,avx512bf16"))) float bf16_loop(int64_t turns) {
   return total;
 }
 
-__attribute__((target("avx512f"))) float fp32_loop512(int64_t turns) {
+__attribute__((target("avx512f"))) float fp32_512(int64_t turns) {
   __m512 sum[kSums];
   for (auto& s : sum) s = _mm512_setzero_ps();
   __m512 a = _mm512_set1_ps(1.0f), b = _mm512_set1_ps(1.01f);
@@ -52,7 +48,7 @@ __attribute__((target("avx512f"))) float fp32_loop512(int64_t turns) {
   return total;
 }
 
-__attribute__((target("avx2,fma"))) float fp32_loop256(int64_t turns) {
+__attribute__((target("avx2,fma"))) float fp32_256(int64_t turns) {
   __m256 sum[12];
   for (auto& s : sum) s = _mm256_setzero_ps();
   __m256 a = _mm256_set1_ps(1.0f), b = _mm256_set1_ps(1.01f);
@@ -67,9 +63,9 @@ __attribute__((target("avx2,fma"))) float fp32_loop256(int64_t turns) {
 }
 #endif
 
-// FLOP/s of a loop that makes `flops` in a turn: the best of some slices of `seconds` in all, since whatever else runs now and then
-// takes from the others.
-double rate(float (*loop)(int64_t), double flops, double seconds) {
+// The best of some slices of `seconds` in all, since whatever else runs now and then takes from the others.
+double rate(const RegisterLoop& loop, double seconds) {
+  if (!loop.run) return 0;
   constexpr int64_t kTurns = 100'000;
   constexpr int kSlices = 5;
   double best = 0;
@@ -79,33 +75,34 @@ double rate(float (*loop)(int64_t), double flops, double seconds) {
     double end = start;
     while (end - start < seconds / kSlices) {
 #pragma omp parallel
-      sink = loop(kTurns);
+      sink = loop.run(kTurns);
       turns += kTurns;
       end = seconds_now();
     }
-    best = std::max(best, flops * static_cast<double>(turns) * omp_get_max_threads() / (end - start));
+    best = std::max(best, loop.flops * static_cast<double>(turns) * omp_get_max_threads() / (end - start));
   }
   return best;
 }
 
 }  // namespace
 
-double bf16_registers(double seconds) {
+RegisterLoop bf16_loop() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return rate(bf16_loop, kSums * 64.0, seconds);
+  if (__builtin_cpu_supports("avx512bf16")) return {bf16_512, kSums * 64.0};
 #endif
-  (void)seconds;
-  return 0;
+  return {};
 }
 
-double fp32_registers(double seconds) {
+RegisterLoop fp32_loop() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return rate(fp32_loop512, kSums * 32.0, seconds);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return rate(fp32_loop256, 12 * 16.0, seconds);
+  if (__builtin_cpu_supports("avx512f")) return {fp32_512, kSums * 32.0};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {fp32_256, 12 * 16.0};
 #endif
-  (void)seconds;
-  return 0;
+  return {};
 }
+
+double bf16_registers(double seconds) { return rate(bf16_loop(), seconds); }
+double fp32_registers(double seconds) { return rate(fp32_loop(), seconds); }
 
 namespace {
 

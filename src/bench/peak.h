@@ -1,11 +1,22 @@
 // What this machine can do at most, measured in a fraction of a second: the rates that everything else is a share of.
 #pragma once
 
+#include <cstdint>
+
 #include "tensor/dtype.h"
 
 namespace attune::bench {
 
-// All threads together, with nothing but arithmetic in registers. FLOP/s; bf16_registers is 0 without AVX512-BF16.
+// A loop of nothing but arithmetic in registers: `run` goes through so many turns of `flops` each, on one thread. Null where the
+// processor has no such arithmetic (bf16: AVX512-BF16; fp32: AVX2 with FMA).
+struct RegisterLoop {
+  float (*run)(int64_t turns) = nullptr;
+  double flops = 0;
+};
+RegisterLoop bf16_loop();
+RegisterLoop fp32_loop();
+
+// What they reach on all threads together, in FLOP/s; 0 where there is none.
 double bf16_registers(double seconds);
 double fp32_registers(double seconds);
 

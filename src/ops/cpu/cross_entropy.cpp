@@ -1,33 +1,44 @@
-#include "ops/cpu/kernel.h"
-
-#include <atomic>
+#include "ops/cpu/lanes.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 namespace {
 
-float highest_of(const float* z, int64_t n) {
-  float highest = z[0];
-#pragma omp simd reduction(max : highest)
-  for (int64_t j = 0; j < n; ++j) highest = std::max(highest, z[j]);
-  return highest;
-}
+constexpr int64_t kBlock = 1024;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Blocks of fp32, summed in double: the sum over 150k words keeps its digits.
-double sum_of_exp(const float* z, int64_t n, float highest) {
+// max z and Σ exp(z − max) so far. Memory is read once: what is there already is scaled where a block holds a higher z. Blocks
+// are added up in double: the sum over 150k words keeps its digits.
+struct SumOfExp {
+  float highest = -kInfinity;
   double sum = 0;
-  for (int64_t j = 0; j < n; j += 4096) {
-    const int64_t end = std::min(n, j + 4096);
-    float block = 0;
-#pragma omp simd reduction(+ : block)
-    for (int64_t l = j; l < end; ++l) block += fast_exp(z[l] - highest);
-    sum += block;
+
+  void add(const float* z, int64_t n) {
+    for (int64_t j = 0; j < n; j += kBlock) add_block(z + j, std::min(kBlock, n - j));
   }
-  return sum;
-}
+  void add_block(const float* z, int64_t n) {
+    Floats top = broadcast(highest);
+    over(n, [&](int64_t j, auto part) { top = at_least(part.load(z + j, -kInfinity), top); });
+    const float higher = highest_of(top);
+    if (higher != highest) {
+      sum *= std::exp(highest - higher);
+      highest = higher;
+    }
+    Floats block{};
+    over(n, [&](int64_t j, auto part) {
+      __builtin_prefetch(z + j + kBlock);
+      block += exp(part.load(z + j, -kInfinity) - highest);
+    });
+    sum += sum_of(block);
+  }
+};
 
-double sum_of(const float* z, int64_t n) {
+double sum_of_row(const float* z, int64_t n) {
   double sum = 0;
-  for (int64_t j = 0; j < n; ++j) sum += z[j];
+  for (int64_t j = 0; j < n; j += kBlock) {
+    Floats block{};
+    over(std::min(kBlock, n - j), [&](int64_t l, auto part) { block += part.load(z + j + l); });
+    sum += sum_of(block);
+  }
   return sum;
 }
 
@@ -52,9 +63,10 @@ void token_logprob(const TokenLogprob& a) {
 #pragma omp parallel for schedule(static) if (n * vocab > kParallelElements)
   for (int64_t i = 0; i < n; ++i) {
     const float* z = a.logits.row<float>(i);
-    const float highest = highest_of(z, vocab);
-    const float lse = highest + static_cast<float>(std::log(sum_of_exp(z, vocab, highest)));
-    write_row(a, i, {highest, z[labels[i]], lse, a.smoothing > 0 ? sum_of(z, vocab) / static_cast<double>(vocab) : 0.0});
+    SumOfExp all;
+    all.add(z, vocab);
+    const float lse = all.highest + static_cast<float>(std::log(all.sum));
+    write_row(a, i, {all.highest, z[labels[i]], lse, a.smoothing > 0 ? sum_of_row(z, vocab) / static_cast<double>(vocab) : 0.0});
   }
 }
 
@@ -67,16 +79,15 @@ void logprob_slab(const LogprobSlab& a) {
     float* state = a.state.row<float>(i);
     if (a.first == 0) {
       std::fill(state, state + SlabColumn::count, 0.0f);
-      state[SlabColumn::highest] = -std::numeric_limits<float>::infinity();
+      state[SlabColumn::highest] = -kInfinity;
     }
-    const float before = state[SlabColumn::highest], highest = std::max(before, highest_of(z, words));
-    if (!(highest <= before)) {  // true for a NaN too
+    SumOfExp all{state[SlabColumn::highest], state[SlabColumn::sum]};
+    all.add(z, words);
+    if (!(all.highest <= state[SlabColumn::highest]))  // true for a NaN too
       state[SlabColumn::top] = static_cast<float>(a.first + (std::max_element(z, z + words) - z));
-      state[SlabColumn::sum] *= a.first == 0 ? 0.0f : std::exp(before - highest);
-      state[SlabColumn::highest] = highest;
-    }
-    state[SlabColumn::sum] += static_cast<float>(sum_of_exp(z, words, highest));
-    state[SlabColumn::total] += static_cast<float>(sum_of(z, words));
+    state[SlabColumn::highest] = all.highest;
+    state[SlabColumn::sum] = static_cast<float>(all.sum);
+    state[SlabColumn::total] += static_cast<float>(sum_of_row(z, words));
     if (labels[i] >= a.first && labels[i] < a.first + words) state[SlabColumn::label] = z[labels[i] - a.first];
   }
 }
@@ -107,14 +118,8 @@ void logit_gradient(const LogitGradient& a) {
         top = a.state.defined() ? static_cast<int64_t>(a.state.row<float>(i)[SlabColumn::top]) - a.first : std::max_element(z, z + words) - z;
       const bool has_label = label >= 0 && label < words, has_top = top >= 0 && top < words;
       const float label_logit = has_label ? z[label] : 0.0f, top_logit = has_top ? z[top] : 0.0f;
-      constexpr int64_t kBlock = 256;
-      float block[kBlock];  // a bf16 result overtakes nothing: it is written behind what was read
-      for (int64_t j = 0; j < words; j += kBlock) {
-        const int64_t w = std::min(kBlock, words - j);
-        for (int64_t l = 0; l < w; ++l) block[l] = c * (fast_exp(z[j + l] - lse) - everywhere);
-        std::atomic_signal_fence(std::memory_order_seq_cst);
-        for (int64_t l = 0; l < w; ++l) out[j + l] = from_float<G>(block[l]);
-      }
+      // A bf16 result overtakes nothing: it is written behind what was read.
+      over(words, [&](int64_t j, auto part) { part.store(c * (exp(part.load(z + j) - lse) - everywhere), out + j); });
       if (has_label) out[label] = from_float<G>(c * (fast_exp(label_logit - lse) - everywhere - (1.0f - a.smoothing)));
       if (has_top)
         out[top] = from_float<G>(c * (fast_exp(top_logit - lse) - everywhere - (top == label ? 1.0f - a.smoothing : 0.0f)) +

@@ -1,4 +1,4 @@
-#include "ops/cpu/kernel.h"
+#include "ops/cpu/lanes.h"
 #include "util/rng.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
@@ -16,7 +16,7 @@ void add(const Add& a) {
           const A* x = a.a.row<A>(i);
           const B* y = a.b.row<B>(i);
           O* out = a.out.row<O>(i);
-          for (int64_t j = 0; j < d; ++j) out[j] = from_float<O>(to_float(x[j]) + to_float(y[j]));
+          over(d, [&](int64_t j, auto part) { part.store(part.load(x + j) + part.load(y + j), out + j); });
         }
       });
     });
@@ -33,7 +33,7 @@ void add_bias(const AddBias& a) {
 #pragma omp parallel for schedule(static) if (n * d > kParallelElements)
       for (int64_t i = 0; i < n; ++i) {
         T* x = a.x.row<T>(i);
-        for (int64_t j = 0; j < d; ++j) x[j] = from_float<T>(to_float(x[j]) + to_float(bias[j]));
+        over(d, [&](int64_t j, auto part) { part.store(part.load(x + j) + part.load(bias + j), x + j); });
       }
     });
   });
@@ -52,7 +52,7 @@ void sum_rows(const SumRows& a) {
       std::fill(partial, partial + d, 0.0f);
       for (int64_t i = range.begin; i < range.end; ++i) {
         const T* x = a.x.row<T>(i);
-        for (int64_t j = 0; j < d; ++j) partial[j] += to_float(x[j]);
+        over(d, [&](int64_t j, auto part) { part.store(part.load(partial + j) + part.load(x + j), partial + j); });
       }
     }
   });
@@ -77,11 +77,8 @@ void scale(const Scale& a) {
       for (int64_t i = 0; i < n; ++i) {
         const F* x = a.from.row<F>(i);
         T* y = a.to.row<T>(i);
-        if (a.accumulate) {
-          for (int64_t j = 0; j < d; ++j) y[j] = from_float<T>(to_float(y[j]) + a.scale * to_float(x[j]));
-        } else {
-          for (int64_t j = 0; j < d; ++j) y[j] = from_float<T>(a.scale * to_float(x[j]));
-        }
+        if (a.accumulate) over(d, [&](int64_t j, auto part) { part.store(part.load(y + j) + a.scale * part.load(x + j), y + j); });
+        else over(d, [&](int64_t j, auto part) { part.store(a.scale * part.load(x + j), y + j); });
       }
     });
   });
@@ -113,7 +110,7 @@ void scatter_rows(const ScatterRows& a) {
       const T* x = a.x.row<T>(i);
       T* out = a.out.row<T>(rows[i]);
       if (a.accumulate) {
-        for (int64_t j = 0; j < a.x.cols; ++j) out[j] = from_float<T>(to_float(out[j]) + to_float(x[j]));
+        over(a.x.cols, [&](int64_t j, auto part) { part.store(part.load(out + j) + part.load(x + j), out + j); });
       } else {
         std::memcpy(out, x, static_cast<size_t>(a.x.cols) * sizeof(T));
       }

@@ -1,4 +1,4 @@
-#include "ops/cpu/kernel.h"
+#include "ops/cpu/lanes.h"
 #include "util/rng.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
@@ -14,7 +14,7 @@ void embedding_forward(const EmbeddingForward& a) {
       for (int64_t i = 0; i < n; ++i) {
         const W* from = a.weight.row<W>(ids[i]);
         Y* to = a.y.row<Y>(i);
-        for (int64_t j = 0; j < d; ++j) to[j] = from_float<Y>(a.scale * to_float(from[j]));
+        over(d, [&](int64_t j, auto part) { part.store(a.scale * part.load(from + j), to + j); });
       }
     });
   });
@@ -40,17 +40,11 @@ void embedding_backward(const EmbeddingBackward& a) {
           int64_t end = i + 1;
           while (end < n && ids[order[end]] == ids[order[i]]) ++end;
           G* out = a.dweight.row<G>(ids[order[i]]);
-          constexpr int64_t kBlock = 256;
-          float sum[kBlock];
-          for (int64_t c = 0; c < d; c += kBlock) {
-            const int64_t w = std::min(kBlock, d - c);
-            for (int64_t j = 0; j < w; ++j) sum[j] = to_float(out[c + j]);
-            for (int64_t t = i; t < end; ++t) {
-              const D* row = a.dy.row<D>(order[t]) + c;
-              for (int64_t j = 0; j < w; ++j) sum[j] += a.scale * to_float(row[j]);
-            }
-            for (int64_t j = 0; j < w; ++j) out[c + j] = from_float<G>(sum[j]);
-          }
+          over(d, [&](int64_t c, auto part) {
+            Floats sum = part.load(out + c);
+            for (int64_t t = i; t < end; ++t) sum += a.scale * part.load(a.dy.row<D>(order[t]) + c);
+            part.store(sum, out + c);
+          });
           i = end;
         }
       }

@@ -1,3 +1,4 @@
+#include "ops/cpu/lanes.h"
 #include "ops/cpu/sweep.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
@@ -5,21 +6,27 @@ namespace attune::ops::cpu::ATTUNE_ISA {
 void adam(const Adam& a) {
   const float step = a.of.lr / a.correction1, unbiased = 1.0f / std::sqrt(a.correction2);
   sweep(a.of, [&](Range r, float* p, const float* g, Noise& noise) {
-    float m[kBlock], v[kBlock], highest[kBlock];
-    load(a.m, r, m);
-    load(a.v, r, v);
-    for (int64_t i = 0; i < r.n; ++i) {
-      m[i] = a.beta1 * m[i] + (1.0f - a.beta1) * g[i];
-      v[i] = a.beta2 * v[i] + (1.0f - a.beta2) * g[i] * g[i];
-    }
-    const float* w = v;
-    if (a.highest.defined()) {
-      load(a.highest, r, highest);
-      for (int64_t i = 0; i < r.n; ++i) highest[i] = std::max(highest[i], v[i]);
-      store(highest, a.highest, r, noise, 3);
-      w = highest;
-    }
-    for (int64_t i = 0; i < r.n; ++i) p[i] -= step * m[i] / (std::sqrt(w[i]) * unbiased + a.eps);
+    float copy_m[kBlock], copy_v[kBlock], copy_highest[kBlock];
+    float* m = open(a.m, r, copy_m);
+    float* v = open(a.v, r, copy_v);
+    const auto step_block = [&](auto amsgrad) __attribute__((always_inline)) {
+      float* highest = amsgrad ? open(a.highest, r, copy_highest) : nullptr;
+      over(r.n, [&](int64_t i, auto part) {
+        const Floats gradient = part.load(g + i);
+        const Floats first = a.beta1 * part.load(m + i) + (1.0f - a.beta1) * gradient;
+        Floats second = a.beta2 * part.load(v + i) + (1.0f - a.beta2) * gradient * gradient;
+        part.store(first, m + i);
+        part.store(second, v + i);
+        if (amsgrad) {
+          second = at_least(second, part.load(highest + i));
+          part.store(second, highest + i);
+        }
+        part.store(part.load(p + i) - step * first * reciprocal(square_root(second) * unbiased + a.eps), p + i);
+      });
+      if (amsgrad) store(highest, a.highest, r, noise, 3);
+    };
+    if (a.highest.defined()) step_block(std::true_type{});
+    else step_block(std::false_type{});
     store(m, a.m, r, noise, 1);
     store(v, a.v, r, noise, 2);
   });
@@ -61,10 +68,11 @@ double squared_norm(const SquaredNorm& a) {
     for (int64_t b = 0; b < blocks; ++b) {
       double sum = 0;
       for (int64_t i = b * kSquaredNormBlock; i < std::min(n, (b + 1) * kSquaredNormBlock); i += 1024) {
-        float part = 0;
         const int64_t end = std::min({n, (b + 1) * kSquaredNormBlock, i + 1024});
-#pragma omp simd reduction(+ : part)
-        for (int64_t j = i; j < end; ++j) part += to_float(x[j]) * to_float(x[j]);
+        const float part = sum_over(end - i, [&](int64_t j, auto lanes) {
+          const Floats value = lanes.load(x + i + j);
+          return value * value;
+        });
         sum += part;
       }
       a.partial[b] = sum;

@@ -1,4 +1,4 @@
-#include "ops/cpu/kernel.h"
+#include "ops/cpu/lanes.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 
@@ -14,12 +14,13 @@ void rms_norm_forward(const RmsNormForward& a) {
       for (int64_t i = 0; i < n; ++i) {
         const T* x = a.x.row<T>(i / heads) + i % heads * d;
         T* y = a.y.row<T>(i / heads) + i % heads * d;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < d; ++j) sum += to_float(x[j]) * to_float(x[j]);
+        const float sum = sum_over(d, [&](int64_t j, auto part) {
+          const Floats value = part.load(x + j);
+          return value * value;
+        });
         const float r = 1.0f / std::sqrt(sum / static_cast<float>(d) + a.eps);
         rstd[i] = r;
-        for (int64_t j = 0; j < d; ++j) y[j] = from_float<T>(to_float(x[j]) * r * (to_float(w[j]) + a.offset));
+        over(d, [&](int64_t j, auto part) { part.store(part.load(x + j) * r * (part.load(w + j) + a.offset), y + j); });
       }
     });
   });
@@ -45,22 +46,19 @@ void rms_norm_backward(const RmsNormBackward& a) {
           const T* x = a.x.row<T>(i / heads) + i % heads * d;
           const T* dy = a.dy.row<T>(i / heads) + i % heads * d;
           const float r = rstd[i];
-          if (wants_dw)  // first: dx may overwrite x
-            for (int64_t j = 0; j < d; ++j) partial[j] += to_float(dy[j]) * to_float(x[j]) * r;
-          if (a.dx.defined()) {
-            float dot = 0;
-#pragma omp simd reduction(+ : dot)
-            for (int64_t j = 0; j < d; ++j) dot += to_float(dy[j]) * (to_float(w[j]) + a.offset) * to_float(x[j]);
-            const float c = dot * r * r * r / static_cast<float>(d);
-            T* dx = a.dx.row<T>(i / heads) + i % heads * d;
-            if (a.accumulate_dx) {
-              for (int64_t j = 0; j < d; ++j)
-                dx[j] = from_float<T>(to_float(dx[j]) + to_float(dy[j]) * (to_float(w[j]) + a.offset) * r - to_float(x[j]) * c);
-            } else {
-              for (int64_t j = 0; j < d; ++j)
-                dx[j] = from_float<T>(to_float(dy[j]) * (to_float(w[j]) + a.offset) * r - to_float(x[j]) * c);
-            }
-          }
+          // First: dx may overwrite x.
+          const float dot = sum_over(d, [&](int64_t j, auto part) {
+            const Floats product = part.load(dy + j) * part.load(x + j);
+            if (wants_dw) part.store(part.load(partial + j) + product * r, partial + j);
+            return product * (part.load(w + j) + a.offset);
+          });
+          if (!a.dx.defined()) continue;
+          const float c = dot * r * r * r / static_cast<float>(d);
+          T* dx = a.dx.row<T>(i / heads) + i % heads * d;
+          over(d, [&](int64_t j, auto part) {
+            const Floats before = a.accumulate_dx ? part.load(dx + j) : Floats{};
+            part.store(before + part.load(dy + j) * (part.load(w + j) + a.offset) * r - part.load(x + j) * c, dx + j);
+          });
         }
       }
     });

@@ -1,4 +1,4 @@
-#include "ops/cpu/kernel.h"
+#include "ops/cpu/lanes.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 
@@ -14,11 +14,11 @@ void rope(const Rope& a) {
       const float* s = c + half;
       for (int64_t h = 0; h < a.heads; ++h) {
         T* x = a.x.row<T>(i) + h * d;
-        for (int64_t j = 0; j < half; ++j) {
-          const float p = to_float(x[j]), q = to_float(x[j + half]), sine = sign * s[j];
-          x[j] = from_float<T>(p * c[j] - q * sine);
-          x[j + half] = from_float<T>(q * c[j] + p * sine);
-        }
+        over(half, [&](int64_t j, auto part) {
+          const Floats p = part.load(x + j), q = part.load(x + j + half), cosine = part.load(c + j), sine = sign * part.load(s + j);
+          part.store(p * cosine - q * sine, x + j);
+          part.store(q * cosine + p * sine, x + j + half);
+        });
       }
     }
   });

@@ -2,7 +2,7 @@
 // back. The rules know nothing of storage.
 #pragma once
 
-#include "ops/cpu/kernel.h"
+#include "ops/cpu/lanes.h"
 #include "util/rng.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
@@ -13,12 +13,27 @@ struct Range {
   int64_t begin, n;
 };
 
+// The next block is on its way while this one is computed: the hardware alone looks less far ahead.
+template <class T>
+[[gnu::always_inline]] inline void fetch_next(const T* x, Range r) {
+  for (int64_t i = 0; i < r.n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(x + kBlock + i);
+}
+
 inline void load(const Tensor& t, Range r, float* out) {
   with_type(t.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* x = t.as<T>() + r.begin;
-    for (int64_t i = 0; i < r.n; ++i) out[i] = to_float(x[i]);
+    fetch_next(x, r);
+    over(r.n, [&](int64_t i, auto part) { part.store(part.load(x + i), out + i); });
   });
+}
+
+// Where to compute on a block: in place where it is fp32, else on a copy that `store` brings back.
+inline float* open(const Tensor& t, Range r, float* copy) {
+  if (t.dtype != DType::f32) return load(t, r, copy), copy;
+  float* x = t.as<float>() + r.begin;
+  fetch_next(x, r);
+  return x;
 }
 
 // Random words of a block, made when they are first asked for. Each word serves two tensors, 16 bits each.
@@ -55,16 +70,19 @@ class Noise {
 // bf16 is rounded stochastically, with one of four sequences of random bits: 0 the weight's, 1 to 3 those of its states.
 inline void store(const float* in, const Tensor& t, Range r, Noise& noise, int sequence) {
   if (t.dtype != DType::bf16) {
-    std::memcpy(t.as<float>() + r.begin, in, static_cast<size_t>(r.n) * sizeof(float));
+    float* x = t.as<float>() + r.begin;
+    if (x != in) std::memcpy(x, in, static_cast<size_t>(r.n) * sizeof(float));
     return;
   }
   auto* x = t.as<BFloat16>() + r.begin;
   const uint32_t* words = noise.words(sequence / 2);
-  if (sequence % 2 == 0) {
-    for (int64_t i = 0; i < r.n; ++i) x[i] = to_bf16_stochastic(in[i], words[i]);
-  } else {
-    for (int64_t i = 0; i < r.n; ++i) x[i] = to_bf16_stochastic(in[i], words[i] >> 16);
+  const uint32_t shift = sequence % 2 ? 16 : 0;
+  int64_t i = 0;
+  for (; i + kWidth <= r.n; i += kWidth) {
+    const Halves rounded = to_bf16_stochastic(Whole::load(in + i), read<Words>(words + i) >> shift & 0xFFFFu);
+    std::memcpy(static_cast<void*>(x + i), &rounded, sizeof rounded);
   }
+  for (; i < r.n; ++i) x[i] = to_bf16_stochastic(in[i], words[i] >> shift);
 }
 
 inline void refresh(const float* p, const Tensor& copy, Range r) {
@@ -76,14 +94,20 @@ inline void refresh(const float* p, const Tensor& copy, Range r) {
   });
 }
 
-// Gradient scaled and parameter decayed, in fp32.
-inline void begin_block(const Stepped& s, Range r, float* p, float* g) {
-  load(s.parameter, r, p);
+// Gradient scaled and parameter decayed, in fp32; returns where the parameter is stepped.
+inline float* begin_block(const Stepped& s, Range r, float* copy, float* g) {
+  float* p = open(s.parameter, r, copy);
   load(s.gradient, r, g);
-  for (int64_t i = 0; i < r.n; ++i) g[i] *= s.grad_scale;
+  if (s.grad_scale != 1.0f)
+    for (int64_t i = 0; i < r.n; ++i) g[i] *= s.grad_scale;
   const float decay = s.weight_decay, pull = s.anchor.defined() ? s.anchor_decay : 0.0f;
-  if (decay == 0 && pull == 0) return;
+  if (decay == 0 && pull == 0) return p;
   float toward[kBlock];
+  if (pull == 0 && s.decoupled) {
+    const float kept = 1.0f - s.lr * decay;
+    over(r.n, [&](int64_t i, auto part) { part.store(part.load(p + i) * kept, p + i); });
+    return p;
+  }
   if (pull != 0) load(s.anchor, r, toward);
   else std::fill(toward, toward + r.n, 0.0f);
   if (s.decoupled) {
@@ -91,6 +115,7 @@ inline void begin_block(const Stepped& s, Range r, float* p, float* g) {
   } else {
     for (int64_t i = 0; i < r.n; ++i) g[i] += decay * p[i] + pull * (p[i] - toward[i]);
   }
+  return p;
 }
 
 inline void end_block(const Stepped& s, Range r, const float* p, Noise& noise) {
@@ -115,8 +140,8 @@ void sweep(const Stepped& s, F&& rule) {
 #pragma omp parallel for schedule(static) if (n > kParallelElements)
   for (int64_t at = 0; at < n; at += kBlock) {
     const Range r{at, std::min(kBlock, n - at)};
-    float p[kBlock], g[kBlock];
-    begin_block(s, r, p, g);
+    float copy[kBlock], g[kBlock];
+    float* p = begin_block(s, r, copy, g);
     Noise noise(s, r);
     rule(r, p, g, noise);
     end_block(s, r, p, noise);

@@ -1,24 +1,22 @@
-#include "ops/cpu/kernel.h"
+#include "ops/cpu/lanes.h"
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 namespace {
 
-[[gnu::always_inline]] inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-
 // The activation and its derivative at g.
 struct Activated {
-  float value, slope;
+  Floats value, slope;
 };
 struct Silu {
-  [[gnu::always_inline]] static Activated at(float g) {
-    const float s = sigmoid(g);
+  [[gnu::always_inline]] static Activated at(Floats g) {
+    const Floats s = reciprocal(1.0f + exp(-g));
     return {g * s, s * (1.0f + g * (1.0f - s))};
   }
 };
 struct GeluTanh {
-  [[gnu::always_inline]] static Activated at(float g) {
+  [[gnu::always_inline]] static Activated at(Floats g) {
     constexpr float kRoot = 0.7978845608f, kCubic = 0.044715f;
-    const float t = fast_tanh(kRoot * (g + kCubic * g * g * g));
+    const Floats t = tanh(kRoot * (g + kCubic * g * g * g));
     return {0.5f * g * (1.0f + t), 0.5f * (1.0f + t) + 0.5f * g * (1.0f - t * t) * kRoot * (1.0f + 3.0f * kCubic * g * g)};
   }
 };
@@ -41,7 +39,7 @@ void swiglu_forward(const SwigluForward& args) {
         const T* g = args.x.row<T>(i);
         const T* u = g + f;
         T* y = args.y.row<T>(i);
-        for (int64_t j = 0; j < f; ++j) y[j] = from_float<T>(activation.at(to_float(g[j])).value * to_float(u[j]));
+        over(f, [&](int64_t j, auto part) { part.store(activation.at(part.load(g + j)).value * part.load(u + j), y + j); });
       }
     });
   });
@@ -59,12 +57,12 @@ void swiglu_backward(const SwigluBackward& args) {
         const T* dy = args.dy.row<T>(i);
         T* dg = args.dx.row<T>(i);
         T* du = dg + f;
-        for (int64_t j = 0; j < f; ++j) {
-          const float up = to_float(u[j]), grad = to_float(dy[j]);
-          const Activated a = activation.at(to_float(g[j]));
-          dg[j] = from_float<T>(grad * up * a.slope);
-          du[j] = from_float<T>(grad * a.value);
-        }
+        over(f, [&](int64_t j, auto part) {
+          const Floats grad = part.load(dy + j), up = part.load(u + j);
+          const Activated a = activation.at(part.load(g + j));
+          part.store(grad * up * a.slope, dg + j);
+          part.store(grad * a.value, du + j);
+        });
       }
     });
   });
