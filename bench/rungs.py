@@ -86,4 +86,5 @@ def main():
               f"{statistics.median(r['tokens_per_second'] for r in runs):.0f} | {max(r['peak'] for r in runs) / 1e6:.0f} MB |", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
