@@ -12,6 +12,7 @@ void adam(const Adam& a) {
     const auto step_block = [&](auto amsgrad) __attribute__((always_inline)) {
       float* highest = amsgrad ? open(a.highest, r, copy_highest) : nullptr;
       over(r.n, [&](int64_t i, auto part) {
+        fetch(p + i + kBlock), fetch(m + i + kBlock), fetch(v + i + kBlock);
         const Floats gradient = part.load(g + i);
         const Floats first = beta1 * part.load(m + i) + (1.0f - beta1) * gradient;
         Floats second = beta2 * part.load(v + i) + (1.0f - beta2) * gradient * gradient;

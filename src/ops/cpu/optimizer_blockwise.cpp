@@ -12,7 +12,7 @@ template <bool kSigned>
 void decode(const State8bit& s, Range r, float* out) {
   const uint8_t* codes = s.codes.as<uint8_t>() + r.begin;
   const float* values = dynamic_map<kSigned>().values.data();
-  fetch_next(codes, r);
+  for (int64_t i = 0; i < r.n; i += 64) fetch(codes + kBlock + i);
   for (int64_t i = 0; i < r.n; i += kStateBlock) {
     const float scale = s.scales.as<float>()[(r.begin + i) / kStateBlock];
     const int64_t end = std::min(r.n, i + kStateBlock);
