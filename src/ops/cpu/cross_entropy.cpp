@@ -25,7 +25,7 @@ struct SumOfExp {
     }
     Floats block{};
     over(n, [&](int64_t j, auto part) {
-      __builtin_prefetch(z + j + kBlock);
+      fetch(z + j + kBlock);
       block += exp(part.load(z + j, -kInfinity) - highest);
     });
     sum += sum_of(block);
@@ -119,7 +119,10 @@ void logit_gradient(const LogitGradient& a) {
       const bool has_label = label >= 0 && label < words, has_top = top >= 0 && top < words;
       const float label_logit = has_label ? z[label] : 0.0f, top_logit = has_top ? z[top] : 0.0f;
       // A bf16 result overtakes nothing: it is written behind what was read.
-      over(words, [&](int64_t j, auto part) { part.store(c * (exp(part.load(z + j) - lse) - everywhere), out + j); });
+      over(words, [&](int64_t j, auto part) {
+        fetch(z + j + kAhead);
+        part.store(c * (exp(part.load(z + j) - lse) - everywhere), out + j);
+      });
       if (has_label) out[label] = from_float<G>(c * (fast_exp(label_logit - lse) - everywhere - (1.0f - a.smoothing)));
       if (has_top)
         out[top] = from_float<G>(c * (fast_exp(top_logit - lse) - everywhere - (top == label ? 1.0f - a.smoothing : 0.0f)) +

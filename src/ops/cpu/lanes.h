@@ -130,6 +130,13 @@ struct Part {
   }
 };
 
+// What is computed on long enough that the hardware does not look far enough ahead by itself.
+template <class T>
+[[gnu::always_inline]] inline void fetch(const T* p) {
+  __builtin_prefetch(p);
+}
+inline constexpr int64_t kAhead = 512;  // elements of one stream among several
+
 // f(first element, Whole or Part) over n elements.
 template <class F>
 [[gnu::always_inline]] inline void over(int64_t n, F&& f) {

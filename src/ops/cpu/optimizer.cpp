@@ -4,7 +4,7 @@
 namespace attune::ops::cpu::ATTUNE_ISA {
 
 void adam(const Adam& a) {
-  const float step = a.of.lr / a.correction1, unbiased = 1.0f / std::sqrt(a.correction2);
+  const float step = a.of.lr / a.correction1, unbiased = 1.0f / std::sqrt(a.correction2), beta1 = a.beta1, beta2 = a.beta2, eps = a.eps;
   sweep(a.of, [&](Range r, float* p, const float* g, Noise& noise) {
     float copy_m[kBlock], copy_v[kBlock], copy_highest[kBlock];
     float* m = open(a.m, r, copy_m);
@@ -12,16 +12,17 @@ void adam(const Adam& a) {
     const auto step_block = [&](auto amsgrad) __attribute__((always_inline)) {
       float* highest = amsgrad ? open(a.highest, r, copy_highest) : nullptr;
       over(r.n, [&](int64_t i, auto part) {
+        fetch(p + i + kBlock), fetch(m + i + kBlock), fetch(v + i + kBlock);
         const Floats gradient = part.load(g + i);
-        const Floats first = a.beta1 * part.load(m + i) + (1.0f - a.beta1) * gradient;
-        Floats second = a.beta2 * part.load(v + i) + (1.0f - a.beta2) * gradient * gradient;
+        const Floats first = beta1 * part.load(m + i) + (1.0f - beta1) * gradient;
+        Floats second = beta2 * part.load(v + i) + (1.0f - beta2) * gradient * gradient;
         part.store(first, m + i);
         part.store(second, v + i);
         if (amsgrad) {
           second = at_least(second, part.load(highest + i));
           part.store(second, highest + i);
         }
-        part.store(part.load(p + i) - step * first * reciprocal(square_root(second) * unbiased + a.eps), p + i);
+        part.store(part.load(p + i) - step * first * reciprocal(square_root(second) * unbiased + eps), p + i);
       });
       if (amsgrad) store(highest, a.highest, r, noise, 3);
     };

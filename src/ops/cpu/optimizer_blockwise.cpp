@@ -12,7 +12,7 @@ template <bool kSigned>
 void decode(const State8bit& s, Range r, float* out) {
   const uint8_t* codes = s.codes.as<uint8_t>() + r.begin;
   const float* values = dynamic_map<kSigned>().values.data();
-  fetch_next(codes, r);
+  for (int64_t i = 0; i < r.n; i += 64) fetch(codes + kBlock + i);
   for (int64_t i = 0; i < r.n; i += kStateBlock) {
     const float scale = s.scales.as<float>()[(r.begin + i) / kStateBlock];
     const int64_t end = std::min(r.n, i + kStateBlock);
@@ -67,29 +67,33 @@ void encode(const float* x, Range r, const State8bit& s) {
 }  // namespace
 
 void adam_8bit(const Adam8bit& a) {
-  const float step = a.of.lr / a.correction1, unbiased = 1.0f / std::sqrt(a.correction2);
+  const float step = a.of.lr / a.correction1, unbiased = 1.0f / std::sqrt(a.correction2), beta1 = a.beta1, beta2 = a.beta2, eps = a.eps;
   sweep(a.of, [&](Range r, float* p, const float* g, Noise&) {
     float m[kBlock], v[kBlock];
     decode<true>(a.m, r, m);
     decode<false>(a.v, r, v);
-    for (int64_t i = 0; i < r.n; ++i) {
-      m[i] = a.beta1 * m[i] + (1.0f - a.beta1) * g[i];
-      v[i] = a.beta2 * v[i] + (1.0f - a.beta2) * g[i] * g[i];
-      p[i] -= step * m[i] / (std::sqrt(v[i]) * unbiased + a.eps);
-    }
+    over(r.n, [&](int64_t i, auto part) {
+      const Floats gradient = part.load(g + i);
+      const Floats first = beta1 * part.load(m + i) + (1.0f - beta1) * gradient;
+      const Floats second = beta2 * part.load(v + i) + (1.0f - beta2) * gradient * gradient;
+      part.store(first, m + i);
+      part.store(second, v + i);
+      part.store(part.load(p + i) - step * first / (square_root(second) * unbiased + eps), p + i);
+    });
     encode<true>(m, r, a.m);
     encode<false>(v, r, a.v);
   });
 }
 
 void lion_8bit(const Lion8bit& a) {
+  const float lr = a.of.lr, beta1 = a.beta1, beta2 = a.beta2;
   sweep(a.of, [&](Range r, float* p, const float* g, Noise&) {
     float m[kBlock];
     decode<true>(a.m, r, m);
     for (int64_t i = 0; i < r.n; ++i) {
-      const float c = a.beta1 * m[i] + (1.0f - a.beta1) * g[i];
-      p[i] -= a.of.lr * (c > 0 ? 1.0f : c < 0 ? -1.0f : 0.0f);
-      m[i] = a.beta2 * m[i] + (1.0f - a.beta2) * g[i];
+      const float c = beta1 * m[i] + (1.0f - beta1) * g[i];
+      p[i] -= lr * (c > 0 ? 1.0f : c < 0 ? -1.0f : 0.0f);
+      m[i] = beta2 * m[i] + (1.0f - beta2) * g[i];
     }
     encode<true>(m, r, a.m);
   });

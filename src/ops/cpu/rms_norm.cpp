@@ -47,14 +47,16 @@ void rms_norm_backward(const RmsNormBackward& a) {
           const T* dy = a.dy.row<T>(i / heads) + i % heads * d;
           const float r = rstd[i];
           // First: dx may overwrite x.
+          T* dx = a.dx.defined() ? a.dx.row<T>(i / heads) + i % heads * d : nullptr;
           const float dot = sum_over(d, [&](int64_t j, auto part) {
+            fetch(x + j + d), fetch(dy + j + d);  // the next row
+            if (a.accumulate_dx) fetch(dx + j + d);
             const Floats product = part.load(dy + j) * part.load(x + j);
             if (wants_dw) part.store(part.load(partial + j) + product * r, partial + j);
             return product * (part.load(w + j) + a.offset);
           });
-          if (!a.dx.defined()) continue;
+          if (!dx) continue;
           const float c = dot * r * r * r / static_cast<float>(d);
-          T* dx = a.dx.row<T>(i / heads) + i % heads * d;
           over(d, [&](int64_t j, auto part) {
             const Floats before = a.accumulate_dx ? part.load(dx + j) : Floats{};
             part.store(before + part.load(dy + j) * (part.load(w + j) + a.offset) * r - part.load(x + j) * c, dx + j);

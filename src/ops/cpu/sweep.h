@@ -7,33 +7,27 @@
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 
-inline constexpr int64_t kBlock = 512;
+inline constexpr int64_t kBlock = 256;
 
 struct Range {
   int64_t begin, n;
 };
 
-// The next block is on its way while this one is computed: the hardware alone looks less far ahead.
-template <class T>
-[[gnu::always_inline]] inline void fetch_next(const T* x, Range r) {
-  for (int64_t i = 0; i < r.n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(x + kBlock + i);
-}
-
 inline void load(const Tensor& t, Range r, float* out) {
   with_type(t.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* x = t.as<T>() + r.begin;
-    fetch_next(x, r);
-    over(r.n, [&](int64_t i, auto part) { part.store(part.load(x + i), out + i); });
+    over(r.n, [&](int64_t i, auto part) {
+      fetch(x + i + kBlock);  // the next block is on its way while this one is computed
+      part.store(part.load(x + i), out + i);
+    });
   });
 }
 
 // Where to compute on a block: in place where it is fp32, else on a copy that `store` brings back.
 inline float* open(const Tensor& t, Range r, float* copy) {
   if (t.dtype != DType::f32) return load(t, r, copy), copy;
-  float* x = t.as<float>() + r.begin;
-  fetch_next(x, r);
-  return x;
+  return t.as<float>() + r.begin;
 }
 
 // Random words of a block, made when they are first asked for. Each word serves two tensors, 16 bits each.

@@ -39,7 +39,10 @@ void swiglu_forward(const SwigluForward& args) {
         const T* g = args.x.row<T>(i);
         const T* u = g + f;
         T* y = args.y.row<T>(i);
-        over(f, [&](int64_t j, auto part) { part.store(activation.at(part.load(g + j)).value * part.load(u + j), y + j); });
+        over(f, [&](int64_t j, auto part) {
+          fetch(g + j + kAhead), fetch(u + j + kAhead), fetch(y + j + kAhead);
+          part.store(activation.at(part.load(g + j)).value * part.load(u + j), y + j);
+        });
       }
     });
   });
@@ -58,6 +61,7 @@ void swiglu_backward(const SwigluBackward& args) {
         T* dg = args.dx.row<T>(i);
         T* du = dg + f;
         over(f, [&](int64_t j, auto part) {
+          fetch(g + j + kAhead), fetch(u + j + kAhead), fetch(dy + j + kAhead);
           const Floats grad = part.load(dy + j), up = part.load(u + j);
           const Activated a = activation.at(part.load(g + j));
           part.store(grad * up * a.slope, dg + j);
