@@ -178,7 +178,7 @@ void dot_rows(const Gemm& g, int64_t k, int64_t i, int64_t j) {
 
 template <class T, int NR>
 void dot_rows(int height, const Gemm& g, int64_t k, int64_t i, int64_t j) {
-  if constexpr (NR <= 2) switch (height) {
+  if constexpr (NR == 1) switch (height) {
     case 8: return dot_rows<T, 8, NR>(g, k, i, j);
     case 7: return dot_rows<T, 7, NR>(g, k, i, j);
     case 6: return dot_rows<T, 6, NR>(g, k, i, j);
@@ -198,8 +198,7 @@ void dot_rows(int height, const Gemm& g, int64_t k, int64_t i, int64_t j) {
 template <class T>
 void few_rows_gemm(const Gemm& g, const Sizes& s) {
   const bool single = s.m <= kStreamed && s.k * static_cast<int64_t>(sizeof(T)) <= kStreamedBytes;
-  const bool pairs = single && s.m > 4;  // a word of A then serves two rows of B: loads, not memory, set the pace
-  const int64_t high = single ? 8 : 4, wide = pairs ? 2 : single ? 1 : 6;
+  const int64_t high = single ? 8 : 4, wide = single ? 1 : 6;
   const int64_t tiles = (s.m + high - 1) / high, groups = (s.n + wide - 1) / wide;
 #pragma omp parallel for schedule(static) if (s.n * s.k > kParallelElements)
   for (int64_t group = 0; group < groups; ++group) {
@@ -207,8 +206,7 @@ void few_rows_gemm(const Gemm& g, const Sizes& s) {
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t i = s.m * t / tiles;
       const int height = static_cast<int>(s.m * (t + 1) / tiles - i);
-      if (pairs && j + wide <= s.n) dot_rows<T, 2>(height, g, s.k, i, j);
-      else if (single) dot_rows<T, 1>(height, g, s.k, i, j);
+      if (single) dot_rows<T, 1>(height, g, s.k, i, j);
       else if (j + wide <= s.n) dot_rows<T, 6>(height, g, s.k, i, j);
       else for (int64_t c = j; c < s.n; ++c) dot_rows<T, 1>(height, g, s.k, i, c);
     }
