@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "models/families/family.h"
+#include "models/load.h"
 #include "util/error.h"
 
 namespace attune::models {
@@ -99,6 +101,22 @@ void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector
     convert(values.data(), DType::f32, first.data, first.dtype, values.size());
     if (p->master.defined()) convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, values.size());
   }
+}
+
+std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+  DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
+  for (const std::string& directory : adapters)
+    if (unties(config, formats::read_lora_config(directory))) untie(config);
+  auto model = std::make_unique<Decoder>(std::move(config));
+  if (!adapters.empty()) attach_adapter(*model, formats::read_lora_config(adapters.back()));
+  return model;
+}
+
+void load_adapted(Decoder& model, formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+  load_weights(model, base);
+  if (adapters.empty()) return;
+  merge_into(model, base, {adapters.begin(), adapters.end() - 1});
+  load_adapter(model, adapters.back());
 }
 
 }  // namespace attune::models

@@ -39,4 +39,9 @@ class AdapterDelta {
 // Makes adapters part of the weights in memory, one after the other: in fp32 from the base's files, rounded once.
 void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector<std::string>& adapters);
 
+// A base with adapters to run: the last one beside the weights, those before it merged into them. First the model, then,
+// with storage, what it holds.
+std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters);
+void load_adapted(Decoder& model, formats::ModelDirectory& base, const std::vector<std::string>& adapters);
+
 }  // namespace attune::models
