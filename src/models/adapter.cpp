@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -16,6 +17,52 @@ using formats::LoraConfig;
 constexpr const char* kLinears[] = {"qkv", "o", "gate_up", "down"};
 
 std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
+std::string beginning_name(const nn::Parameter& p) { return module_of(p.name) + ".init"; }
+
+// [A; A₀] or [B, −B₀] in fp32.
+std::vector<float> joined(const nn::Parameter& p, const nn::Parameter& beginning) {
+  const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
+  std::vector<float> now(n), then(n), out;
+  const Tensor& stepped = p.master.defined() ? p.master : p.weight;
+  convert(stepped.data, stepped.dtype, now.data(), DType::f32, n);
+  convert(beginning.weight.data, beginning.weight.dtype, then.data(), DType::f32, n);
+  if (p.name.ends_with(".lora_A.weight")) {
+    out = now;
+    out.insert(out.end(), then.begin(), then.end());
+    return out;
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < cols; ++c) out.push_back(now[r * cols + c]);
+    for (size_t c = 0; c < cols; ++c) out.push_back(-then[r * cols + c]);
+  }
+  return out;
+}
+
+std::vector<int64_t> joined_shape(const nn::Parameter& p) {
+  const bool down = p.name.ends_with(".lora_A.weight");
+  return {p.shape[0] * (down ? 2 : 1), p.shape[1] * (down ? 1 : 2)};
+}
+
+void store(nn::Parameter& p, const std::vector<float>& values) {
+  Tensor& first = p.stepped();
+  convert(values.data(), DType::f32, first.data, first.dtype, values.size());
+  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());
+}
+
+// The way back from `joined`.
+void split(const std::vector<float>& both, nn::Parameter& p, nn::Parameter& beginning) {
+  const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
+  std::vector<float> now(n), then(n);
+  const bool down = p.name.ends_with(".lora_A.weight");
+  for (size_t i = 0; i < n; ++i) {
+    const size_t r = i / cols, c = i % cols;
+    now[i] = down ? both[i] : both[r * 2 * cols + c];
+    then[i] = down ? both[n + i] : -both[r * 2 * cols + cols + c];
+  }
+  store(p, now);
+  store(beginning, then);
+}
 
 template <class Model, class F>
 void for_each_linear(Model& model, F&& f) {
@@ -99,6 +146,31 @@ void attach_adapter(Decoder& model, const LoraConfig& config) {
   name_biases(model.parameters(), config);
 }
 
+void add_beginnings(Decoder& model) {
+  std::vector<nn::ParameterStore::Spec> specs;
+  for (const auto& p : model.parameters().all())
+    if (p->added) specs.push_back({beginning_name(*p), p->shape});
+  for (const auto& spec : specs) {
+    nn::Parameter& p = model.parameters().add(spec.name, spec.shape);
+    p.added = true;
+    p.trainable = false;
+  }
+}
+
+nn::Parameter* beginning_of(const Decoder& model, const nn::Parameter& parameter) {
+  return parameter.added ? model.parameters().find(beginning_name(parameter)) : nullptr;
+}
+
+LoraConfig with_beginnings(LoraConfig config) {
+  // The scale stays: alpha/r, or alpha/√r.
+  const double factor = config.use_rslora ? std::sqrt(2.0) : 2.0;
+  config.r *= 2;
+  config.alpha *= factor;
+  for (auto& [name, rank] : config.rank_pattern) rank *= 2;
+  for (auto& [name, alpha] : config.alpha_pattern) alpha *= factor;
+  return config;
+}
+
 bool unties(const DecoderConfig& architecture, const LoraConfig& config) {
   return architecture.tie_word_embeddings && (config.saves("lm_head") || config.saves("model.embed_tokens"));
 }
@@ -116,12 +188,15 @@ void load_adapter(Decoder& model, const fs::path& directory) {
     if (p->adapter_name.empty()) continue;
     const formats::TensorInfo* info = file->find(p->adapter_name);
     if (!info) fail("{}: tensor \"{}\" is missing, which adapter_config.json asks for", file->path().string(), p->adapter_name);
-    if (info->shape != p->shape)
+    nn::Parameter* beginning = beginning_of(model, *p);
+    const std::vector<int64_t> shape = beginning ? joined_shape(*p) : p->shape;
+    if (info->shape != shape)
       fail("{}: tensor \"{}\" has shape [{}], the model and adapter_config.json ask for [{}]. The adapter belongs to another base model",
-           file->path().string(), info->name, fmt::join(info->shape, ", "), fmt::join(p->shape, ", "));
-    Tensor& first = p->stepped();
-    file->read(*info, first.dtype, first.data);
-    if (p->master.defined()) convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, static_cast<size_t>(p->count()));
+           file->path().string(), info->name, fmt::join(info->shape, ", "), fmt::join(shape, ", "));
+    std::vector<float> values(static_cast<size_t>(info->count()));
+    file->read(*info, DType::f32, values.data());
+    if (beginning) split(values, *p, *beginning);
+    else store(*p, values);
     unused.erase(p->adapter_name);
   }
   if (!unused.empty())
@@ -134,6 +209,14 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
   for (const auto& p : model.parameters().all()) {
     if (p->adapter_name.empty()) continue;
     const Tensor& t = p->stepped();
+    if (const nn::Parameter* beginning = beginning_of(model, *p)) {
+      formats::TensorSource source{p->adapter_name, joined_shape(*p), nullptr, DType::f32, dtype};
+      source.make = [p = p.get(), beginning, dtype](uint64_t first, uint64_t n, void* out) {
+        convert(joined(*p, *beginning).data() + first, DType::f32, out, dtype, n);
+      };
+      sources.push_back(std::move(source));
+      continue;
+    }
     sources.push_back({p->adapter_name, p->shape, t.data, t.dtype, dtype});
   }
   return sources;

@@ -13,12 +13,22 @@ namespace attune::models {
 // cannot have an adapter.
 void attach_adapter(Decoder& model, const formats::LoraConfig& config);
 
+// Beside every A and B a frozen copy ("….lora_A.init") of what they begin as, where that part is taken out of the base
+// (PiSSA, OLoRA). Behind attach_adapter. Such an adapter is saved as plain LoRA of twice the rank, which the base as it was
+// can be used with: [A; A₀] and [B, −B₀].
+void add_beginnings(Decoder& model);
+// The copy that belongs to an A or B; nullptr where there is none.
+nn::Parameter* beginning_of(const Decoder& model, const nn::Parameter& parameter);
+// What adapter_config.json says of the saved form.
+formats::LoraConfig with_beginnings(formats::LoraConfig config);
+
 // Whether the adapter changes one of a tied embedding and head without the other: the model must then hold them apart.
 bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config);
 // As `unties` asks: a model whose head begins as a copy of the embedding.
 void untie(DecoderConfig& architecture);
 
-// Reads everything that has an adapter_name, masters first where there are any; nothing may be missing or left over.
+// Reads everything that has an adapter_name (and beginnings), masters first where there are any; nothing may be missing or
+// left over.
 void load_adapter(Decoder& model, const fs::path& directory);
 
 // What goes into adapter_model.safetensors.

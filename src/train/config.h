@@ -31,6 +31,9 @@ struct Config {
   std::vector<int64_t> layers_to_transform;
   std::string bias = "none";
   bool use_rslora = false;
+  bool pissa_init = false, pissa_convert = true;
+  int64_t pissa_iter = 16;
+  std::string init_lora_weights = "true";
   double loraplus_lr_ratio = 0;
   // data
   std::vector<std::string> dataset, eval_dataset;

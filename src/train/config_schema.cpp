@@ -63,6 +63,10 @@ class Schema {
          },
          [](const Config& c) { return fmt::format("{}", fmt::join(c.layers_to_transform, ",")); }, {}});
     flag("use_rslora", &Config::use_rslora, "`lora`: rsLoRA, lora_alpha / √rank instead of lora_alpha / rank.");
+    flag("pissa_init", &Config::pissa_init, "`lora`: PiSSA, A and B begin as the largest singular vectors of each weight, and the weight without that part is the frozen base. Learns faster at first; takes a decomposition of each weight at the start.");
+    integer("pissa_iter", &Config::pissa_iter, -1, 1000, "`pissa_init`: iterations by which the singular vectors are found; -1: exactly, which takes long for large models.");
+    flag("pissa_convert", &Config::pissa_convert, "`pissa_init`: must stay true (LLaMA-Factory has false). The result and checkpoints are plain LoRA of twice the rank, for the base as it is.");
+    choices("init_lora_weights", &Config::init_lora_weights, {"true", "olora"}, "`lora`: how A and B begin. `true`: A random, B zero; `olora`: the first columns of Q and rows of R of each weight, saved like PiSSA as plain LoRA of twice the rank.");
     real("loraplus_lr_ratio", &Config::loraplus_lr_ratio, 0, 1e6, "`lora`: LoRA+, B (and what is a vector) learns at this multiple of the rate (16 is usual); 0: off.");
     flag("create_new_adapter", &Config::create_new_adapter, "`lora`: all of `adapter_name_or_path` become part of the base, in memory, and a new adapter is trained beside them.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");

@@ -28,6 +28,10 @@ void check_lora(const Config& c) {
   const bool lora = c.finetuning_type == "lora";
   if (!lora && !c.adapter_name_or_path.empty()) refuse("adapter_name_or_path: an adapter is trained with finetuning_type: lora; to tune a model in full with it, merge it first (attune merge)");
   if (!lora) return;
+  if (c.pissa_init && c.init_lora_weights != "true") refuse("pissa_init and init_lora_weights: {} are two ways to begin; choose one", c.init_lora_weights);
+  if (!c.pissa_convert)
+    refuse("pissa_convert: false would leave an adapter that belongs to a base which was changed for it and is kept nowhere; it is always "
+           "saved as plain LoRA for the base as it is. Leave pissa_convert out, or set it to true");
   if (c.use_badam) refuse("use_badam: block coordinate descent goes with finetuning_type: full, not lora");
   if (c.create_new_adapter && c.adapter_name_or_path.empty())
     refuse("create_new_adapter: there is no adapter_name_or_path to go beside the new one; without it a new adapter is made anyway");
@@ -36,7 +40,7 @@ void check_lora(const Config& c) {
 tuning::LoraOptions lora_options(const Config& c) {
   tuning::LoraOptions o;
   o.plus_ratio = c.loraplus_lr_ratio;
-  o.seed = static_cast<uint64_t>(c.seed);
+  o.start.seed = static_cast<uint64_t>(c.seed);
   o.merged = c.adapter_name_or_path;
   if (!o.merged.empty() && !c.create_new_adapter) {
     o.continued = o.merged.back();
@@ -45,6 +49,8 @@ tuning::LoraOptions lora_options(const Config& c) {
     o.config.base_model = c.model_name_or_path;
     return o;
   }
+  o.start.how = c.pissa_init ? tuning::LoraStart::pissa : c.init_lora_weights == "olora" ? tuning::LoraStart::olora : tuning::LoraStart::zero;
+  o.start.pissa_iterations = c.pissa_iter;
   formats::LoraConfig& f = o.config;
   f.base_model = c.model_name_or_path;
   f.r = c.lora_rank;

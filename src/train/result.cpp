@@ -42,7 +42,7 @@ void save_tuned(const fs::path& directory, const RunSetup& s, const models::Deco
   // Whoever loads the result must talk to it the way it was tuned.
   if (s.chat && !s.config.chat_template.empty()) o.chat_template = s.chat->jinja_source();
   if (!s.engine.tuning.adapts()) return formats::save_model(directory, models::tensor_sources(model, s.save_dtype, s.directory.get()), o);
-  models::save_adapter(directory, model, tuning::adapter_config(s.engine.tuning.lora, model), s.save_dtype);
+  models::save_adapter(directory, model, tuning::saved_config(s.engine.tuning.lora, model), s.save_dtype);
   formats::save_companions(directory, o);
 }
 

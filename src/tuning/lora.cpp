@@ -15,7 +15,7 @@ void check_names(const formats::LoraConfig& config, const models::Decoder& model
   const auto modules = models::linear_modules(model);
   for (const std::string& name : config.target_modules) {
     bool found = name == "lm_head" || name.ends_with("embed_tokens");  // refused with a better message
-    for (const std::string& m : modules) found |= m == name || m.ends_with("." + name);
+    for (const std::string& m : modules) found |= m == name || m.ends_with(fmt::format(".{}", name));
     if (found) continue;
     std::string known;
     std::set<std::string> seen;
@@ -46,6 +46,33 @@ void refresh(nn::Parameter& p) {
   if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, static_cast<size_t>(p.count()));
 }
 
+// The adapters of a model, each with its weight: f(weight, adapter).
+template <class F>
+void for_each_adapter(models::Decoder& model, F&& f) {
+  for (int64_t i = 0; i < model.config().num_hidden_layers; ++i)
+    for (const char* name : {"qkv", "o", "gate_up", "down"})
+      for (const nn::Adapter& a : model.layer_linear(i, name).adapters) {
+        const std::string prefix = formats::kAdapterPrefix, path = a.a->name.substr(prefix.size());
+        f(*model.parameters().find(path.substr(0, path.rfind(".lora_A")) + ".weight"), a);
+      }
+}
+
+// A and B begin as a part of the weight. The copies are what is taken out, as they are held: then nothing is lost.
+void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
+  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& adapter) {
+    std::vector<float> a(static_cast<size_t>(adapter.a->count())), b(static_cast<size_t>(adapter.b->count()));
+    const Tensor down = Tensor::matrix(a.data(), DType::f32, adapter.a->shape[0], adapter.a->shape[1]);
+    const Tensor up = Tensor::matrix(b.data(), DType::f32, adapter.b->shape[0], adapter.b->shape[1]);
+    decompose(o.start, weight, adapter.scale, down, up);
+    for (const auto& [p, values] : {std::pair(adapter.a, &a), {adapter.b, &b}}) {
+      nn::Parameter& kept = *models::beginning_of(model, *p);
+      convert(values->data(), DType::f32, kept.weight.data, kept.weight.dtype, values->size());
+      convert(kept.weight.data, kept.weight.dtype, p->stepped().data, p->stepped().dtype, values->size());
+      refresh(*p);
+    }
+  });
+}
+
 }  // namespace
 
 // LLaMA-Factory's "all": the last parts of the names of all linear modules but the head, as PEFT's file lists them.
@@ -62,20 +89,30 @@ void apply_lora(const LoraOptions& options, models::Decoder& model) {
   const formats::LoraConfig config = adapter_config(options, model);
   if (options.continued.empty()) check_names(config, model);
   models::attach_adapter(model, config);
+  if (options.start.how != LoraStart::zero) models::add_beginnings(model);
   for (const auto& p : model.parameters().all()) {
     p->trainable = !p->adapter_name.empty();
     if (options.plus_ratio > 0 && (p->name.ends_with(".lora_B.weight") || p->is_vector())) p->lr_scale = static_cast<float>(options.plus_ratio);
   }
 }
 
-void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base) {
-  if (!options.merged.empty()) models::merge_into(model, base, options.merged);
-  if (!options.continued.empty()) return models::load_adapter(model, options.continued);
-  for (const auto& p : model.parameters().all()) {
-    if (!p->added) continue;
-    if (p->name.ends_with(".lora_A.weight")) begin_down(*p, options.seed);  // fresh memory is zero: B is
-    refresh(*p);
-  }
+void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint) {
+  if (!o.merged.empty()) models::merge_into(model, base, o.merged);
+  if (!checkpoint.empty()) models::load_adapter(model, checkpoint);
+  else if (!o.continued.empty()) models::load_adapter(model, o.continued);
+  else if (o.start.how != LoraStart::zero) begin_from_weights(o, model);
+  else
+    for (const auto& p : model.parameters().all())
+      if (p->added && p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);  // fresh memory is zero: B is
+  if (o.start.how == LoraStart::zero) return;
+  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
+    take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
+  });
+}
+
+formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model) {
+  const formats::LoraConfig config = adapter_config(options, model);
+  return options.start.how == LoraStart::zero ? config : models::with_beginnings(config);
 }
 
 bool unties(const LoraOptions& options, const models::DecoderConfig& architecture) {

@@ -173,7 +173,7 @@ class MlpMemory : public Toy {
       nn::Value n = nn::rms_norm(tape, x, {norm, 1e-5f});
       nn::Value gu = nn::linear(tape, n, gate_up);
       nn::Value act = nn::swiglu(tape, gu);
-      nn::linear(tape, act, down, y);
+      nn::linear(tape, act, down, {y});
     }
     const uint64_t used = arena.used();
     std::vector<float> output_gradient(kRows * kHidden), input_gradient(kRows * kHidden);
@@ -207,7 +207,7 @@ TEST_F(MlpMemory, NothingIsKeptOutsideOfTraining) {
   {
     nn::Tape::Scope scope(tape);
     nn::Value n = nn::rms_norm(tape, x, {norm, 1e-5f});
-    nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, y);
+    nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, {y});
   }
   EXPECT_EQ(arena.used(), before);
 }

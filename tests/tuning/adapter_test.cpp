@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 #include <set>
 
 #include "models/families/family.h"
@@ -298,6 +299,108 @@ TEST(Lora, TakesFarLessMemoryThanFullTuning) {
   const auto kept = static_cast<uint64_t>(capacity_of(step).tokens) * 14 * 4 * sizeof(float);
   EXPECT_LE(lora.activations, full.activations + kept + 2048);
   EXPECT_LT(few.activations, lora.activations);
+}
+
+// PiSSA and OLoRA begin as the base, and what they save is plain LoRA for the base as it was.
+class Beginning : public ::testing::TestWithParam<std::tuple<tuning::LoraStart, int64_t, bool>> {
+ protected:
+  tuning::LoraOptions options() const {
+    auto o = lora_on({"all"});
+    o.start.how = std::get<0>(GetParam());
+    o.start.pissa_iterations = std::get<1>(GetParam());
+    o.config.use_rslora = std::get<2>(GetParam());
+    o.config.rank_pattern = {{"v_proj", 3}};
+    o.config.alpha_pattern = {{"up_proj", 5}};
+    return o;
+  }
+  std::unique_ptr<models::Decoder> begun(const train::EngineOptions& engine, const fs::path& checkpoint = {}) {
+    auto model = declare(directory, engine.tuning.lora);
+    train::allocate_model(*model, engine, Arena::Kind::real);
+    models::load_weights(*model, directory);
+    tuning::begin_lora(engine.tuning.lora, *model, directory, checkpoint);
+    return model;
+  }
+  train::EngineOptions engine_options() const {
+    train::EngineOptions e;
+    e.tuning.type = "lora";
+    e.tuning.lora = options();
+    return e;
+  }
+  formats::ModelDirectory directory{fixture("models/qwen2_tiny")};
+};
+
+TEST_P(Beginning, TheModelBeginsAsItsBase) {
+  const auto model = begun(engine_options());
+  EXPECT_LT(relative_error(logits_of(*model, {1, 7, 30, 99}), logits_of(*load_model(directory.path()), {1, 7, 30, 99})), 1e-5);
+  // What the adapter took is gone from the weight.
+  const auto base = load_model(directory.path());
+  const std::string module = "model.layers.0.mlp.down_proj";
+  const auto a = floats(model->parameters().find(formats::kAdapterPrefix + module + ".lora_A.weight")->weight);
+  EXPECT_GT(*std::max_element(a.begin(), a.end()), 0);
+  const auto weight = [&](models::Decoder& m) { return floats(m.parameters().find(module + ".weight")->weight); };
+  const auto norm = [](const std::vector<float>& w) { return std::inner_product(w.begin(), w.end(), w.begin(), 0.0); };
+  // OLoRA takes its part out `scale` times, as PEFT does; here that is twice, a reflection.
+  if (options().start.how == tuning::LoraStart::pissa) EXPECT_LT(norm(weight(*model)), 0.97 * norm(weight(*base)));
+  else EXPECT_GT(relative_error(weight(*model), weight(*base)), 0.1);
+}
+
+TEST_P(Beginning, WhatIsSavedIsPlainLoraForTheBaseAndResumes) {
+  train::EngineOptions engine_settings = engine_options();
+  const auto model = begun(engine_settings);
+  const Step step = split(eight_samples(150), {{0, 1, 2, 3, 4, 5, 6, 7}});
+  engine_settings.capacity = capacity_of(step);
+  objectives::CausalLm objective;
+  auto engine = make_engine(*model, objective, engine_settings);
+  for (int64_t s = 1; s <= 5; ++s) engine->step(step, s, 1e-3f);
+  Workspace w;
+  models::save_adapter(w.path(), *model, tuning::saved_config(engine_settings.tuning.lora, *model), DType::f32);
+  EXPECT_EQ(formats::read_lora_config(w.path()).r, 8);
+  // On the base as it was.
+  auto plain = models::declare_adapted(directory, {w.path()});
+  plain->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  models::load_adapted(*plain, directory, {w.path()});
+  const auto now = logits_of(*model, {1, 7, 30, 99});
+  EXPECT_LT(relative_error(logits_of(*plain, {1, 7, 30, 99}), now), 1e-5);
+  EXPECT_GT(relative_error(logits_of(*load_model(directory.path()), {1, 7, 30, 99}), now), 1e-3);
+  // A run that resumes stands where it was, to the bit.
+  const auto again = begun(engine_settings, w.path());
+  for (const auto& p : model->parameters().all())
+    EXPECT_EQ(floats(p->weight), floats(again->parameters().find(p->name)->weight)) << p->name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, Beginning, ::testing::Values(std::tuple(tuning::LoraStart::pissa, -1, false), std::tuple(tuning::LoraStart::pissa, 16, true),
+                                                            std::tuple(tuning::LoraStart::olora, 16, false)));
+
+TEST(Pissa, ExactVectorsAreTheBestApproximationAndIterationsComeNear) {
+  // σ of a known matrix: W = Σ σ_k u_k v_kᵀ with orthogonal u, v made of sines.
+  const int64_t out = 24, in = 16, rank = 3;
+  std::vector<float> w(static_cast<size_t>(out * in));
+  const double sigma[] = {9, 5, 2, 0.7, 0.2};
+  const auto u = [](int64_t n, int64_t i, int k) { return std::sqrt(2.0 / (n + 1.0)) * std::sin(M_PI * (i + 1.0) * (k + 1.0) / (n + 1.0)); };
+  for (int64_t i = 0; i < out; ++i)
+    for (int64_t j = 0; j < in; ++j)
+      for (int k = 0; k < 5; ++k) w[static_cast<size_t>(i * in + j)] += static_cast<float>(sigma[k] * u(out, i, k) * u(in, j, k));
+  nn::Parameter p;
+  p.name = "w";
+  p.shape = {out, in};
+  for (int64_t iterations : {-1, 0, 8}) {
+    std::vector<float> left = w, a(static_cast<size_t>(rank * in)), b(static_cast<size_t>(out * rank));
+    p.weight = Tensor::matrix(left.data(), DType::f32, out, in);
+    const Tensor down = Tensor::matrix(a.data(), DType::f32, rank, in), up = Tensor::matrix(b.data(), DType::f32, out, rank);
+    tuning::decompose({tuning::LoraStart::pissa, iterations, 1}, p, 2.0f, down, up);
+    tuning::take_out(p, 2.0f, down, up);
+    double rest = 0, of_a = 0, of_b = 0;
+    for (float x : left) rest += static_cast<double>(x) * x;
+    for (float x : a) of_a += static_cast<double>(x) * x;
+    for (float x : b) of_b += static_cast<double>(x) * x;
+    EXPECT_NEAR(std::sqrt(rest), std::sqrt(0.7 * 0.7 + 0.2 * 0.2), 1e-4) << iterations;
+    EXPECT_NEAR(of_a, (9 + 5 + 2) / 2.0, 1e-4);
+    EXPECT_NEAR(of_b, of_a, 1e-4);
+  }
+  EXPECT_NE(error_of([&] {
+              std::vector<float> a(20 * 16), b(24 * 20);
+              tuning::decompose({tuning::LoraStart::olora, 0, 1}, p, 1.0f, Tensor::matrix(a.data(), DType::f32, 20, in), Tensor::matrix(b.data(), DType::f32, out, 20));
+            }).find("lora_rank"), std::string::npos);
 }
 
 TEST(PeftConfig, OtherKindsOfAdaptersAreRefusedByName) {
