@@ -134,6 +134,7 @@ void Trainer::load_model(uint64_t activation_bytes) {
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
   allocate_model(*model_, setup_.engine, Arena::Kind::real);
   info("{}", tuning::describe(*model_));
+  if (checkpoint_) check_same_run(read_checkpoint_state(*checkpoint_));
   // A run that is held near its base or adapts it needs the base's weights, also when it resumes.
   const tuning::TunerOptions& tuning = setup_.engine.tuning;
   if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts()) models::load_weights(*model_, *setup_.directory);
@@ -189,7 +190,6 @@ void Trainer::check_same_run(const Json& state) const {
 
 void Trainer::restore() {
   const Json state = read_checkpoint_state(*checkpoint_);
-  check_same_run(state);
   done_ = state.at("step").get<int64_t>();
   engine_->resume_at(done_);
   load_checkpoint(*checkpoint_, *model_, engine_->optimizer());
