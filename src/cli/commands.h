@@ -39,6 +39,7 @@ struct ConvertArgs {
 int data_convert(const ConvertArgs& args);
 
 struct EvalArgs {
+  std::vector<std::string> adapters;
   std::string model, chat_template, prompt_column, predictions;
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
@@ -63,6 +64,7 @@ struct SamplingArgs {
 };
 
 struct GenerateArgs {
+  std::vector<std::string> adapters;
   std::string model, chat_template, system, compute = "float32";
   std::optional<std::string> prompt;
   SamplingArgs sampling;
@@ -75,16 +77,25 @@ struct GenerateArgs {
 int generate(const GenerateArgs& args);
 
 struct ChatArgs {
+  std::vector<std::string> adapters;
   std::string model, chat_template, system, compute = "float32";
   SamplingArgs sampling;
 };
 int chat(const ChatArgs& args);
 
 struct ScoreArgs {
+  std::vector<std::string> adapters;
   std::string model, file, compute = "float32";
   bool ids = false;
 };
 int score(const ScoreArgs& args);
+
+struct MergeArgs {
+  std::vector<std::string> adapters;
+  std::string model, out, dtype = "auto", file;
+  bool check = true;
+};
+int merge(const MergeArgs& args);
 
 struct TokenizeArgs {
   std::string model, file;

@@ -1,5 +1,6 @@
 // eval.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -19,6 +20,7 @@ namespace {
 // What one call evaluates, whichever way it was asked for.
 struct Request {
   std::string model;
+  std::vector<std::string> adapters;
   DType compute = DType::f32;
   eval::AskOptions ask;
   std::vector<fs::path> files;
@@ -74,19 +76,24 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   r.ask = {args.chat_template, args.prompt_column, args.max_new_tokens > 0 ? args.max_new_tokens : 32, args.batch_size > 0 ? args.batch_size : 8};
   r.files.assign(args.files.begin(), args.files.end());
   r.model = args.model;
+  r.adapters = args.adapters;
   if (args.arguments.empty()) {
     if (r.model.empty()) refuse("name a model with --model and questions with --file, or a configuration");
     if (r.files.empty()) refuse("--file is missing: questions with answers");
     return r;
   }
   config = read_config(args.arguments);
-  if (r.model.empty()) r.model = eval::evaluated_model(*config);
+  if (r.model.empty()) {
+    r.model = eval::evaluated_model(*config);
+    if (r.adapters.empty() && r.model == config->model_name_or_path) r.adapters = eval::evaluated_adapters(*config);
+  }
   r.compute = config->compute();
   r.output = config->output_dir;
   if (r.ask.chat_template.empty()) r.ask.chat_template = config->chat_template;
   if (args.batch_size == 0) r.ask.batch_size = config->per_device_eval_batch_size;
   if (args.max_new_tokens == 0) r.ask.max_new_tokens = config->max_new_tokens;
   info("model: {}{}", r.model, r.model == config->output_dir ? " (the result in output_dir)" : "");
+  if (!r.adapters.empty()) info("adapter: {}", fmt::join(r.adapters, ", "));
   return r;
 }
 
@@ -100,7 +107,7 @@ int evaluate(const EvalArgs& args) {
   data::Records records;
   if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
   else if (asks) records = eval::held_out_records(*config);
-  infer::Generator generator(request.model, request.compute);
+  infer::Generator generator(request.model, request.compute, request.adapters);
   const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
   eval::Evaluation evaluation;
   if (asks) evaluation = eval::evaluate(generator, records, request.ask);
@@ -111,6 +118,7 @@ int evaluate(const EvalArgs& args) {
     json["majority_baseline"] = eval::majority_baseline({args.baseline_from.begin(), args.baseline_from.end()}, request.files);
   }
   json["model"] = request.model;
+  if (!request.adapters.empty()) json["adapters"] = request.adapters;
   json["duration_seconds"] = seconds_now() - begin;
   if (!args.predictions.empty()) write_file_atomic(args.predictions, evaluation.predictions_jsonl());
   if (!request.output.empty()) write_results(request.output, evaluation, json);

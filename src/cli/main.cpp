@@ -24,6 +24,11 @@ CLI::App* add_run(CLI::App& app, const char* name, const char* help, RunArgs& ar
   return command;
 }
 
+void add_adapters(CLI::App& c, std::vector<std::string>& adapters) {
+  c.add_option("--adapter", adapters, "Adapter directory as PEFT saves it; of several (a,b) the earlier ones become part of the weights, in this order")
+      ->delimiter(',')->allow_extra_args(false);
+}
+
 void add_training(CLI::App& app, Action& action) {
   static RunArgs train_args, plan_args;
   static bool help_config = false;
@@ -88,15 +93,28 @@ void add_models(CLI::App& app, Action& action) {
   static ScoreArgs s;
   c = app.add_subcommand("score", "Negative log-likelihood of each token of each line, as JSON lines");
   c->add_option("--model", s.model, "Model directory")->required();
+  add_adapters(*c, s.adapters);
   c->add_option("--file", s.file, "Text, one item a line")->required();
   c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
   c->add_option("--compute", s.compute, "float32 or bf16")->capture_default_str();
   c->callback([&action] { action = [] { return score(s); }; });
 
+  static MergeArgs m;
+  c = app.add_subcommand("merge", "Make adapters part of their base: a model directory that needs no adapter");
+  c->add_option("--model", m.model, "Directory of the base model")->required();
+  add_adapters(*c, m.adapters);
+  c->get_option("--adapter")->required();
+  c->add_option("--out", m.out, "Directory to write")->required();
+  c->add_option("--dtype", m.dtype, "Numbers of the result: auto (as the base has them), float32, bf16, float16")->capture_default_str();
+  c->add_option("--file", m.file, "Text, one item a line, on which the result is compared with base and adapter (default: a few sentences)");
+  c->add_flag("!--no-check", m.check, "Do not compare the result with base and adapter");
+  c->callback([&action] { action = [] { return merge(m); }; });
+
   static EvalArgs e;
   c = app.add_subcommand("eval", "Scores of generated answers on held-out questions: attune eval config.yaml, or --model and --file");
   c->add_option("arguments", e.arguments, "[config.yaml] [key=value …] as for train: what it holds out is asked");
   c->add_option("--model", e.model, "Model directory (with a configuration: instead of its result)");
+  add_adapters(*c, e.adapters);
   c->add_option("--file", e.files, "Questions with answers, in any format that sft reads");
   c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
   c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
@@ -126,6 +144,7 @@ void add_generation(CLI::App& app, Action& action) {
   static GenerateArgs g;
   CLI::App* c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat; a file of prompts with --file");
   c->add_option("--model", g.model, "Model directory")->required();
+  add_adapters(*c, g.adapters);
   c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat");
   c->add_option("--file", g.file, "Many prompts: JSONL, JSON, a table, or plain text, one a line");
   c->add_option("--out", g.out, "With --file: write {prompt, predict, label} lines here (default: stdout)");
@@ -143,6 +162,7 @@ void add_generation(CLI::App& app, Action& action) {
   static ChatArgs h;
   c = app.add_subcommand("chat", "Talk to a model; without a terminal, one user turn a line of stdin");
   c->add_option("--model", h.model, "Model directory")->required();
+  add_adapters(*c, h.adapters);
   c->add_option("--template", h.chat_template, "Chat template instead of the model's own");
   c->add_option("--system", h.system, "System message");
   add_sampling(*c, h.sampling);

@@ -11,6 +11,7 @@
 #include "data/readers.h"
 #include "data/token_set.h"
 #include "eval/metrics.h"
+#include "formats/peft.h"
 #include "train/setup.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -248,6 +249,14 @@ std::string evaluated_model(const train::Config& config) {
   const fs::path output = config.output_dir;
   const bool result = fs::exists(output / "config.json") && (fs::exists(output / "model.safetensors") || fs::exists(output / "model.safetensors.index.json"));
   return result ? output.string() : config.model_name_or_path;
+}
+
+std::vector<std::string> evaluated_adapters(const train::Config& config) {
+  std::vector<std::string> adapters = config.adapter_name_or_path;
+  if (config.finetuning_type != "lora" || !formats::is_adapter(config.output_dir)) return adapters;
+  if (!adapters.empty() && !config.create_new_adapter) adapters.pop_back();
+  adapters.push_back(config.output_dir);
+  return adapters;
 }
 
 double majority_baseline(const std::vector<fs::path>& train, const std::vector<fs::path>& test) {

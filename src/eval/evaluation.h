@@ -68,6 +68,9 @@ data::Records held_out_records(const train::Config& config);
 
 // Which model a configuration speaks of: `output_dir` where it holds a result, else the base model.
 std::string evaluated_model(const train::Config& config);
+// With finetuning_type: lora and no full model there: the adapter in `output_dir`, behind those that it was trained on top of;
+// without one yet, those that training would begin with.
+std::vector<std::string> evaluated_adapters(const train::Config& config);
 
 // Share of the references in `test` that equal the most frequent answer of `train`: what a parrot reaches.
 double majority_baseline(const std::vector<fs::path>& train, const std::vector<fs::path>& test);

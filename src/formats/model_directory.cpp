@@ -21,6 +21,9 @@ ModelDirectory::ModelDirectory(const fs::path& directory) : path_(directory) {
     refuse("{}: not a directory. model_name_or_path must be a local Hugging Face model directory (config.json, "
            "*.safetensors, tokenizer files); attune does not download", directory.string());
   const fs::path file = directory / "config.json";
+  if (!fs::exists(file) && fs::exists(directory / "adapter_config.json"))
+    refuse("{}: holds an adapter, not a model. Name the base model here and this directory as the adapter (--adapter, adapter_name_or_path)",
+           directory.string());
   if (!fs::exists(file)) refuse("{}: has no config.json; expected a Hugging Face model directory", directory.string());
   config_ = std::make_unique<Json>(parse_json(read_file(file, 16 << 20), file.string()));
   if (!config_->is_object()) refuse("{}: must hold a JSON object", file.string());
@@ -129,6 +132,10 @@ void save_model(const fs::path& directory, const std::vector<TensorSource>& tens
     write_file(directory / kIndex, index.dump(2) + "\n");
   }
   if (options.config) write_file(directory / "config.json", options.config->dump(2) + "\n");
+  save_companions(directory, options);
+}
+
+void save_companions(const fs::path& directory, const SaveOptions& options) {
   // The template that was tuned with wins over the base's own; copies do not replace what is there.
   if (!options.chat_template.empty()) write_file(directory / "chat_template.jinja", options.chat_template);
   if (!options.companions_from.empty()) copy_companions(options.companions_from, directory);

@@ -53,6 +53,9 @@ struct SaveOptions {
 // Writes weights (sharded with an index beyond shard_bytes), config.json and companions into an existing directory.
 void save_model(const fs::path& directory, const std::vector<TensorSource>& tensors, const SaveOptions& options);
 
+// The companions alone, and the chat template of `options`.
+void save_companions(const fs::path& directory, const SaveOptions& options);
+
 // Copies the files beside the weights that make a model usable: tokenizer*, vocab, merges, chat template, generation_config.
 void copy_companions(const fs::path& from, const fs::path& to);
 

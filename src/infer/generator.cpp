@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "models/load.h"
+#include "models/merge.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/json.h"
@@ -11,10 +11,11 @@
 
 namespace attune::infer {
 
-Generator::Generator(const std::string& directory, DType compute) {
+Generator::Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters) {
   formats::ModelDirectory files(directory);
-  model_ = models::declare(files);
-  tokenizer_ = text::Tokenizer::load(directory);
+  model_ = models::declare_adapted(files, adapters);
+  const bool own = !adapters.empty() && text::Tokenizer::found_in(adapters.back());
+  tokenizer_ = text::Tokenizer::load(own ? adapters.back() : directory);
   double bytes = 0;
   for (const auto& p : model_->parameters().all()) {
     double n = static_cast<double>(size_of(compute));
@@ -24,7 +25,7 @@ Generator::Generator(const std::string& directory, DType compute) {
   if (bytes > static_cast<double>(available_memory_bytes()))
     fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(available_memory_bytes()));
   model_->parameters().allocate_weights(Arena::Kind::real, compute);
-  models::load_weights(*model_, files);
+  models::load_adapted(*model_, files, adapters);
   for (const auto& p : model_->parameters().all()) p->trainable = false;
   const fs::path generation = fs::path(directory) / "generation_config.json";
   if (fs::exists(generation)) {

@@ -12,8 +12,9 @@ namespace attune::infer {
 
 class Generator {
  public:
-  // Loads weights as `compute`, and the tokenizer.
-  Generator(const std::string& directory, DType compute);
+  // Loads weights as `compute`, and the tokenizer. Of several adapters the last works beside the weights, those before it
+  // become part of them; its directory's tokenizer and template win over the base's.
+  Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters = {});
   ~Generator();
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }

@@ -205,21 +205,39 @@ Generation Session::generate(KeptText& kept, const Prompt& request, const Genera
   return std::move(s.answer);
 }
 
+// A text by itself, from its beginning.
+struct Session::Alone {
+  std::vector<int32_t> positions, cu;
+  nn::Stream stream;
+  explicit Alone(const std::vector<int32_t>& ids) : positions(ids.size()), cu{0, static_cast<int32_t>(ids.size())} {
+    for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
+    stream.rows = Rows::exactly(length_of(ids));
+    stream.tokens = over(ids);
+    stream.positions = over(positions);
+    stream.cu_seqlens = over(cu);
+    stream.max_seqlen = length_of(ids);
+  }
+};
+
+std::vector<float> Session::logits(const std::vector<int32_t>& ids) {
+  check_prompt(ids);
+  ensure_positions(length_of(ids));
+  const Alone text(ids);
+  ArenaScope scope(*arena_);
+  tape_->begin(false);
+  const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, {});
+  const Tensor logits = model_.head().logits(*context_, hidden->value);
+  return {logits.as<float>(), logits.as<float>() + logits.count()};
+}
+
 std::vector<float> Session::score(const std::vector<int32_t>& ids) {
   if (ids.size() < 2) return {};
   check_prompt(ids);
   const int64_t n = length_of(ids);
   ensure_positions(n);
-  std::vector<int32_t> positions(ids.size()), rows(ids.size() - 1), labels(ids.begin() + 1, ids.end());
-  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
+  std::vector<int32_t> rows(ids.size() - 1), labels(ids.begin() + 1, ids.end());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
-  const std::vector<int32_t> cu{0, static_cast<int32_t>(n)};
-  nn::Stream stream;
-  stream.rows = Rows::exactly(n);
-  stream.tokens = over(ids);
-  stream.positions = over(positions);
-  stream.cu_seqlens = over(cu);
-  stream.max_seqlen = n;
+  const Alone text(ids);
   std::vector<float> nll(rows.size());
   nn::Targets targets;
   targets.rows = Rows::exactly(n - 1);
@@ -228,7 +246,7 @@ std::vector<float> Session::score(const std::vector<int32_t>& ids) {
   ArenaScope scope(*arena_);
   tape_->begin(false);
   const models::ForwardOptions options;
-  const nn::Value hidden = model_.forward(*tape_, stream, compute_, options);
+  const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, options);
   model_.head().loss(*tape_, hidden, targets, {Tensor::vector(nll.data(), DType::f32, n - 1), {}, 0, nullptr});
   for (size_t i = 0; i < nll.size(); ++i) {
     nll[i] = -nll[i];

@@ -68,6 +68,8 @@ class Session {
 
   // −log p of each token given those before: one fewer than `ids`.
   std::vector<float> score(const std::vector<int32_t>& ids);
+  // Logits behind each token, [ids, vocabulary] row by row.
+  std::vector<float> logits(const std::vector<int32_t>& ids);
 
   // Tokens that generation has put through the model.
   int64_t tokens_run() const { return tokens_run_; }
@@ -77,6 +79,7 @@ class Session {
   void check_prompt(const std::vector<int32_t>& ids) const;
   void check_memory(uint64_t bytes, const std::string& what) const;
   void ensure_positions(int64_t positions);
+  struct Alone;
   Tensor forward(std::span<Slot> slots, models::KvCache& cache);
   bool choose(Slot& slot, std::span<float> logits, const GenerateOptions& options, const Listener& listener) const;
 

@@ -189,16 +189,24 @@ nn::Value Decoder::block(nn::Tape& tape, nn::Value x, const BlockCall& b) const 
   const auto site = [&](uint64_t n) { return mix_key(options.dropout_key, static_cast<uint64_t>(b.index), n); };
   const nn::AttentionCall call = attention_call(tape, b);
   const bool post_norms = config_.post_norms;
+  const auto dropout = [&](uint64_t n) {
+    nn::AdapterDropout d;
+    if (tape.training()) d.p = options.adapter_dropout;
+    d.key = site(n), d.sample_ids = b.stream->sample_ids, d.positions = b.stream->positions;
+    return d;
+  };
 
   // What stands in a scope of its own is made again in backward where recomputation is light.
   const auto make = [&](int64_t cols) { return tape.make(x->value.rows, cols, x->value.dtype, true); };
+  const auto output = [&](const nn::Linear& linear, nn::Value y = nullptr) { return nn::linear_output(tape, x->value.rows, linear, x->value.dtype, y); };
   nn::Value delta = make(config_.hidden_size);
   {
     nn::Tape::Scope branch(tape);
-    nn::Value qkv = make(layer.qkv.out());
+    const nn::LinearOutput qkv_output = output(layer.qkv);
+    nn::Value qkv = qkv_output.y;
     {
       nn::Tape::Scope light(tape);
-      nn::linear(tape, nn::rms_norm(tape, x, layer.input_norm), layer.qkv, qkv);
+      nn::linear(tape, nn::rms_norm(tape, x, layer.input_norm), layer.qkv, qkv_output, dropout(3));
     }
     const nn::Attended a = nn::attended(tape, x->value.rows, call.shape, x->value.dtype);
     {
@@ -206,7 +214,7 @@ nn::Value Decoder::block(nn::Tape& tape, nn::Value x, const BlockCall& b) const 
       if (config_.qk_norm) qkv = nn::qk_norm(tape, qkv, layer.q_norm, layer.k_norm, call.shape);
       nn::attention(tape, qkv, call, a);
     }
-    nn::Value o = nn::linear(tape, a.out, layer.o, post_norms ? nullptr : delta);
+    nn::Value o = nn::linear(tape, a.out, layer.o, {post_norms ? nullptr : delta}, dropout(4));
     if (post_norms) nn::rms_norm(tape, o, layer.attention_out, delta);
   }
   delta = nn::dropout(tape, delta, options.hidden_dropout, site(1), *b.stream);
@@ -215,17 +223,17 @@ nn::Value Decoder::block(nn::Tape& tape, nn::Value x, const BlockCall& b) const 
   delta = make(config_.hidden_size);
   {
     nn::Tape::Scope branch(tape);
-    nn::Value gate_up = make(layer.gate_up.out());
+    const nn::LinearOutput gate_up = output(layer.gate_up);
     {
       nn::Tape::Scope light(tape);
-      nn::linear(tape, nn::rms_norm(tape, h, layer.mlp_norm), layer.gate_up, gate_up);
+      nn::linear(tape, nn::rms_norm(tape, h, layer.mlp_norm), layer.gate_up, gate_up, dropout(5));
     }
-    nn::Value down = post_norms ? make(config_.hidden_size) : delta;
+    const nn::LinearOutput down = output(layer.down, post_norms ? nullptr : delta);
     {
       nn::Tape::Scope light(tape);
-      nn::linear(tape, nn::swiglu(tape, gate_up, config_.activation), layer.down, down);
+      nn::linear(tape, nn::swiglu(tape, gate_up.y, config_.activation), layer.down, down, dropout(6));
     }
-    if (post_norms) nn::rms_norm(tape, down, layer.mlp_out, delta);
+    if (post_norms) nn::rms_norm(tape, down.y, layer.mlp_out, delta);
   }
   delta = nn::dropout(tape, delta, options.hidden_dropout, site(2), *b.stream);
   return nn::add(tape, h, delta);

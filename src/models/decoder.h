@@ -29,6 +29,7 @@ struct ForwardOptions {
   float attention_dropout = 0;
   float hidden_dropout = 0;
   float embedding_dropout = 0;
+  float adapter_dropout = 0;  // of what adapters read
   float neftune_noise_alpha = 0;
   uint64_t dropout_key = 0;  // mixes seed and step
 };
@@ -44,6 +45,7 @@ class Decoder {
   nn::Parameter& embedding() { return *embedding_; }
   nn::Parameter& head_weight() { return *head_weight_; }
   nn::Linear& layer_linear(int64_t layer, const std::string& name);  // "qkv", "o", "gate_up", "down"
+  const nn::Linear& layer_linear(int64_t layer, const std::string& name) const { return const_cast<Decoder*>(this)->layer_linear(layer, name); }
 
   // Tables for positions [0, positions); call before the first forward. Returns the bytes taken.
   uint64_t prepare(Arena::Kind kind, int64_t positions);

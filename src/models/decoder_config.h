@@ -52,6 +52,7 @@ struct DecoderConfig {
   // Embedding and head
   float embedding_scale = 1;
   bool tie_word_embeddings = false;
+  bool head_from_embedding = false;  // tied in the files, held apart because one of the two is to change (models/adapter.h)
   bool norm_head = false;  // logits over rows of length 1 (Baichuan 2)
   float logit_softcap = 0;
   float z_loss_weight = 0;

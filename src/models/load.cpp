@@ -30,9 +30,11 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory) {
   const auto& tensors = directory.tensors();
   std::set<std::string> unused;
   for (const auto& [name, entry] : tensors)
-    if (!skippable(name, model.config().tie_word_embeddings)) unused.insert(name);
+    if (!skippable(name, model.config().tie_word_embeddings || model.config().head_from_embedding)) unused.insert(name);
   for (const auto& p : model.parameters().all()) {
-    const auto it = tensors.find(p->name);
+    if (p->added) continue;
+    const bool copied = p.get() == &model.head_weight() && model.config().head_from_embedding;
+    const auto it = tensors.find(copied ? model.embedding().name : p->name);
     if (it == tensors.end())
       fail("{}: tensor \"{}\" is missing ({} expected by config.json)", directory.path().string(), p->name, shape_text(p->shape));
     const auto& [file, info] = it->second;
@@ -109,6 +111,7 @@ std::vector<formats::TensorSource> initial_tensors(const Decoder& model, DType d
 std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType save_dtype, formats::ModelDirectory* base) {
   std::vector<formats::TensorSource> sources;
   for (const auto& p : model.parameters().all()) {
+    if (p->added) continue;
     const Tensor& t = p->stepped();
     formats::TensorSource source{p->name, p->shape, t.data, t.dtype, save_dtype};
     if (base && !p->learns() && t.dtype != DType::f32 && t.dtype != save_dtype)

@@ -56,34 +56,94 @@ void bias_gradients(Tape& tape, const std::vector<Parameter*>& parts, const Tens
   }
 }
 
-void adapter_forward(Tape& tape, Value x, Value y, const Adapter& adapter) {
+std::vector<Parameter*> downs(const Linear& layer) {
+  std::vector<Parameter*> parts;
+  for (const Adapter& a : layer.adapters) parts.push_back(a.a);
+  return parts;
+}
+
+bool trains_adapters(const Linear& layer) {
+  for (const Adapter& a : layer.adapters)
+    if (a.a->trainable || a.b->trainable) return true;
+  return false;
+}
+
+// Columns of `hidden` [N, Σ r] with their adapters.
+template <class F>
+void for_each_adapter(const Linear& layer, const Tensor& hidden, F&& f) {
+  int64_t column = 0;
+  for (const Adapter& a : layer.adapters) {
+    const int64_t r = a.a->weight.rows.count;
+    f(a, hidden.columns(column, r));
+    column += r;
+  }
+}
+
+void scale_hidden(ops::Context& context, const Linear& layer, const Tensor& hidden) {
+  for_each_adapter(layer, hidden, [&](const Adapter& a, const Tensor& part) { ops::scale(context, {part, part, a.scale, false}); });
+}
+
+// x with some of it dropped, on the arena; x itself without dropout.
+Tensor dropped(ops::Context& context, const Tensor& x, AdapterDropout dropout) {
+  if (dropout.p == 0) return x;
+  dropout.x = x;
+  dropout.y = context.arena().matrix(x.rows, x.cols, x.dtype);
+  ops::dropout(context, dropout);
+  return dropout.y;
+}
+
+// dx (+)= dh·A. Dropout needs the product by itself.
+void adapter_input_gradient(ops::Context& context, const Linear& layer, const Tensor& dh, const GradientTarget& dx,
+                            const AdapterDropout& dropout) {
+  if (dropout.p == 0) {
+    ops::gemm(context, {dh, layer.down(), dx.tensor, false, false, dx.accumulate});
+    return;
+  }
+  ArenaScope workspace(context.arena());
+  const Tensor part = context.arena().matrix(dx.tensor.rows, dx.tensor.cols, dx.tensor.dtype);
+  ops::gemm(context, {dh, layer.down(), part, false, false, false});
+  AdapterDropout back = dropout;
+  back.x = back.y = part;
+  ops::dropout(context, back);
+  ops::scale(context, {part, dx.tensor, 1.0f, dx.accumulate});
+}
+
+void adapters_backward(Tape& tape, Value x, Value y, Value hidden, const Linear& layer, const AdapterDropout& dropout) {
   ops::Context& context = tape.context();
-  Tape::Scope scope(tape);
-  const bool trains = adapter.a->trainable || adapter.b->trainable;
-  Value hidden = tape.make(x->value.rows, adapter.a->weight.rows.count, x->value.dtype, trains || x->needs_gradient);
-  ops::gemm(context, {x->value, adapter.a->weight, hidden->value, false, true, false});
-  ops::scale(context, {hidden->value, hidden->value, adapter.scale, false});
-  Tensor out = y->value.columns(adapter.out_begin, adapter.b->weight.rows.count);
-  ops::gemm(context, {hidden->value, adapter.b->weight, out, false, true, true});
-  if (!trains && !x->needs_gradient) return;
-  for (Parameter* p : {adapter.a, adapter.b}) tape.announce_use(*p);
-  if (adapter.b->trainable) tape.keep(hidden);
-  if (adapter.a->trainable) tape.keep(x);
-  const Adapter* slot = &adapter;
-  tape.record([&tape, x, y, hidden, slot] {
-    ops::Context& c = tape.context();
-    const Tensor dy = y->gradient.columns(slot->out_begin, slot->b->weight.rows.count);
-    ArenaScope workspace(c.arena());
-    const Tensor dh = c.arena().matrix(hidden->value.rows, hidden->value.cols, hidden->value.dtype);
-    ops::gemm(c, {dy, slot->b->weight, dh, false, false, false});
-    ops::scale(c, {dh, dh, slot->scale, false});
-    if (x->needs_gradient) {
-      const GradientTarget dx = tape.gradient_of(x);
-      ops::gemm(c, {dh, slot->a->weight, dx.tensor, false, false, dx.accumulate});
-    }
-    if (slot->b->trainable) weight_gradients(tape, {slot->b}, dy, hidden->value);
-    if (slot->a->trainable) weight_gradients(tape, {slot->a}, dh, x->value);
+  // Below the workspace, which it outlives.
+  const GradientTarget dx = x->needs_gradient ? tape.gradient_of(x) : GradientTarget{};
+  ArenaScope workspace(context.arena());
+  const Tensor dh = context.arena().matrix(hidden->value.rows, hidden->value.cols, hidden->value.dtype);
+  for_each_adapter(layer, dh, [&](const Adapter& a, const Tensor& part) {
+    const Tensor dy = y->gradient.columns(a.out_begin, a.b->weight.rows.count);
+    ops::gemm(context, {dy, a.b->weight, part, false, false, false});
   });
+  scale_hidden(context, layer, dh);
+  if (dx.tensor.defined()) adapter_input_gradient(context, layer, dh, dx, dropout);
+  if (any_trainable(downs(layer))) weight_gradients(tape, downs(layer), dh, dropped(context, x->value, dropout));
+  for_each_adapter(layer, hidden->value, [&](const Adapter& a, const Tensor& part) {
+    if (a.b->trainable) weight_gradients(tape, {a.b}, y->gradient.columns(a.out_begin, a.b->weight.rows.count), part);
+  });
+}
+
+// y += Σ scale·(x·Aᵀ)·Bᵀ.
+void adapters_forward(Tape& tape, Value x, Value y, Value hidden, const Linear& layer, const AdapterDropout& dropout) {
+  ops::Context& context = tape.context();
+  {
+    ArenaScope workspace(context.arena());
+    ops::gemm(context, {dropped(context, x->value, dropout), layer.down(), hidden->value, false, true, false});
+  }
+  scale_hidden(context, layer, hidden->value);
+  for_each_adapter(layer, hidden->value, [&](const Adapter& a, const Tensor& part) {
+    ops::gemm(context, {part, a.b->weight, y->value.columns(a.out_begin, a.b->weight.rows.count), false, true, true});
+  });
+  if (!y->needs_gradient) return;
+  for (const Adapter& a : layer.adapters)
+    for (Parameter* p : {a.a, a.b}) tape.announce_use(*p);
+  if (any_trainable(downs(layer))) tape.keep(x);
+  if (trains_adapters(layer)) tape.keep(hidden);
+  const Linear* l = &layer;
+  tape.record([&tape, x, y, hidden, l, dropout] { adapters_backward(tape, x, y, hidden, *l, dropout); });
 }
 
 }  // namespace
@@ -97,13 +157,23 @@ int64_t Linear::out() const {
 WeightView Linear::weight() const { return {joined(weights, true)}; }
 Tensor Linear::bias() const { return joined(biases, false); }
 
-Value linear(Tape& tape, Value x, const Linear& layer, Value into) {
+Tensor Linear::down() const { return joined(downs(*this), true); }
+
+int64_t Linear::rank() const {
+  int64_t n = 0;
+  for (const Adapter& a : adapters) n += a.a->weight.rows.count;
+  return n;
+}
+
+LinearOutput linear_output(Tape& tape, const Rows& rows, const Linear& layer, DType dtype, Value y) {
+  if (!y) y = tape.make(rows, layer.out(), dtype, true);
+  return {y, layer.adapters.empty() ? nullptr : tape.make(rows, layer.rank(), dtype, true)};
+}
+
+Value linear(Tape& tape, Value x, const Linear& layer, const LinearOutput& into, const AdapterDropout& dropout) {
   ops::Context& context = tape.context();
-  const bool trains = any_trainable(layer.weights) || any_trainable(layer.biases);
-  bool adapts = false;
-  for (const Adapter& a : layer.adapters) adapts |= a.a->trainable || a.b->trainable;
-  const bool needs = x->needs_gradient || trains || adapts;
-  Value y = into ? into : tape.make(x->value.rows, layer.out(), x->value.dtype, needs);
+  const bool needs = x->needs_gradient || any_trainable(layer.weights) || any_trainable(layer.biases) || trains_adapters(layer);
+  Value y = into.y ? into.y : tape.make(x->value.rows, layer.out(), x->value.dtype, needs);
   y->needs_gradient = needs && tape.training();
 
   ops::gemm(context, {x->value, layer.weight().dense, y->value, false, true, false});
@@ -123,7 +193,10 @@ Value linear(Tape& tape, Value x, const Linear& layer, Value into) {
       if (any_trainable(l->biases)) bias_gradients(tape, l->biases, dy);
     });
   }
-  for (const Adapter& adapter : layer.adapters) adapter_forward(tape, x, y, adapter);
+  if (layer.adapters.empty()) return y;
+  // No scope of its own: in backward the gradient of x will lie above it, and x is older.
+  Value hidden = into.hidden ? into.hidden : tape.make(x->value.rows, layer.rank(), x->value.dtype, true);
+  adapters_forward(tape, x, y, hidden, layer, dropout);
   return y;
 }
 

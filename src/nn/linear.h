@@ -4,10 +4,12 @@
 #include <vector>
 
 #include "nn/tape.h"
+#include "ops/elementwise.h"
 
 namespace attune::nn {
 
-// A low-rank slot: y[:, out_begin : out_begin + out_size] += scale · (x·Aᵀ)·Bᵀ,  A [r, in], B [out_size, r].
+// A low-rank slot: y[:, out_begin : out_begin + out_size] += scale · (x·Aᵀ)·Bᵀ,  A [r, in], B [out_size, r]. The A's of one
+// layer are adjacent (one group of the ParameterStore), so that x is read once for all of them.
 struct Adapter {
   Parameter* a = nullptr;
   Parameter* b = nullptr;
@@ -22,12 +24,24 @@ struct Linear {
 
   int64_t in() const { return weights[0]->weight.cols; }
   int64_t out() const;
-  // All weights as one matrix [Σ out_i, in]; all biases as one row.
+  int64_t rank() const;  // Σ r of the adapters
+  // All weights as one matrix [Σ out_i, in]; all biases as one row; the A's of all adapters as one matrix [Σ r, in].
   WeightView weight() const;
   Tensor bias() const;
+  Tensor down() const;
 };
 
-// Allocates y, or writes into `into` (allocated before a Scope, so that it survives the scope).
-Value linear(Tape& tape, Value x, const Linear& layer, Value into = nullptr);
+// Where results go that must outlive the Scope which x stands in.
+struct LinearOutput {
+  Value y = nullptr;
+  Value hidden = nullptr;  // scale·x·Aᵀ of all adapters [N, Σ r]; they keep it for the gradient of B
+};
+LinearOutput linear_output(Tape& tape, const Rows& rows, const Linear& layer, DType dtype, Value y = nullptr);
+
+// Dropout of what adapters read, while training; all adapters of a layer share the mask. x and y are not looked at.
+using AdapterDropout = ops::Dropout;
+
+// Allocates what `into` does not have.
+Value linear(Tape& tape, Value x, const Linear& layer, const LinearOutput& into = {}, const AdapterDropout& dropout = {});
 
 }  // namespace attune::nn

@@ -27,6 +27,8 @@ struct Parameter {
   DType gradient_dtype = DType::f32;
   bool trainable = true;   // takes part in this step
   bool rotates = false;    // takes part in some steps and rests in others (tuning/block_rotation.h)
+  bool added = false;     // by an adapter: the base model's files do not have it
+  std::string adapter_name;  // in an adapter's file; empty: not part of one
   bool is_table = false;  // one row a word (embedding, head): rules for hidden matrices leave it out
   float lr_scale = 1;  // of the run's learning rate
   bool gradient_written = false;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "models/adapter.h"
 #include "models/load.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -73,7 +74,7 @@ void read_exactly(const formats::SafetensorsFile& file, const std::string& name,
 
 void write_checkpoint(const fs::path& output_dir, int64_t step, const CheckpointContent& c) {
   publish_directory(output_dir / fmt::format("checkpoint-{}", step), [&](const fs::path& directory) {
-    formats::save_model(directory, models::tensor_sources(*c.model, c.save_dtype, c.base), c.save);
+    c.save_model(directory);
     if (c.optimizer) write_states(directory / kOptimizer, c);
     write_file(directory / "trainer_state.json", c.trainer_state);
     write_file(directory / kState, c.state);
@@ -121,9 +122,14 @@ std::optional<fs::path> newest_checkpoint(const fs::path& output_dir) {
 
 Json read_checkpoint_state(const fs::path& checkpoint) { return read_json(checkpoint / kState); }
 
+void load_tuned(const fs::path& directory, models::Decoder& model) {
+  if (formats::is_adapter(directory)) return models::load_adapter(model, directory);
+  formats::ModelDirectory files(directory);
+  models::load_weights(model, files);
+}
+
 void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer) {
-  formats::ModelDirectory directory(checkpoint);
-  models::load_weights(model, directory);
+  load_tuned(checkpoint, model);
   formats::SafetensorsFile states(checkpoint / kOptimizer);
   for (const auto& s : optimizer.states()) read_exactly(states, s.name, s.shape, s.tensor.dtype, s.tensor.data);
   for (const auto& p : model.parameters().all()) {

@@ -1,12 +1,13 @@
 // checkpoint-N/: model, optimizer state and position of a run. Published as a whole; a broken one is never picked up.
 //
-//   model.safetensors …, config.json, tokenizer files   usable as a model directory
+//   model.safetensors …, config.json, tokenizer files   usable as a model directory; of an adapter only its own files
 //   optimizer.safetensors     <HF name>.exp_avg, .exp_avg_sq, and .weight_fp32 where the model file is narrower
 //   trainer_state.json        Hugging Face's schema
 //   attune_state.json         position, settings that fix the order of data, log window
 //   attune_checkpoint.json    size and XXH3-64 of every file; written last
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "formats/model_directory.h"
@@ -17,10 +18,9 @@ namespace attune::train {
 
 struct CheckpointContent {
   const models::Decoder* model = nullptr;
-  formats::ModelDirectory* base = nullptr;
   const optim::Optimizer* optimizer = nullptr;  // null with save_only_model
   DType save_dtype = DType::f32;
-  formats::SaveOptions save;
+  std::function<void(const fs::path&)> save_model;  // writes the model's (adapter's) files
   std::string trainer_state;
   std::string state;  // attune_state.json
 };
@@ -33,6 +33,8 @@ std::optional<fs::path> newest_checkpoint(const fs::path& output_dir);
 std::string verify_checkpoint(const fs::path& checkpoint);
 
 Json read_checkpoint_state(const fs::path& checkpoint);
+// Fills what was trained from the files of a checkpoint or result: the model, or the adapter of a model that is in memory.
+void load_tuned(const fs::path& directory, models::Decoder& model);
 // Fills weights, masters and optimizer states.
 void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer);
 

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "train/config_schema.h"
+#include "train/lora_options.h"
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/files.h"
@@ -96,6 +97,9 @@ void check(const Config& c, bool needs_data) {
   if (c.max_steps < 1 && c.num_train_epochs <= 0) refuse("num_train_epochs is 0 and max_steps is not set: nothing would be trained");
   if (c.output_dir.empty()) refuse("output_dir is empty");
   check_optimizer(c);
+  check_lora(c);
+  if (!c.layers_to_transform.empty() && c.lora_target.size() == 1 && is_pattern(c.lora_target[0]))
+    refuse("layers_to_transform does not go with a regular expression in lora_target, which can say the layers itself");
   // LLaMA-Factory's files say bf16 beside pure_bf16.
   if (c.fp16 && (c.bf16 || c.pure_bf16)) refuse("fp16 and bf16 exclude each other: choose one precision");
   if (c.group_by_length && c.packing) refuse("group_by_length does nothing for packing, which fills every sequence: choose one of them");
@@ -123,6 +127,7 @@ void say_idle(const Config& c) {
   const bool lion = rule.starts_with("lion");
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
+  const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
   const bool warms_up = c.lr_scheduler_type != "constant";
   const std::map<std::string, bool> idle{
       {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
@@ -137,7 +142,10 @@ void say_idle(const Config& c) {
   std::vector<std::string> names;
   for (const Config::Setting& s : c.settings) {
     const auto it = idle.find(s.key);
-    const bool other = (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
+    static const std::set<std::string> own{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
+                                           "alpha_pattern", "layers_to_transform", "use_rslora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
+    const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key == "loraplus_lr_ratio" && !lora) || (s.key == "create_new_adapter" && !lora);
+    const bool other = adapter || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (other || (it != idle.end() && it->second)) names.push_back(s.key);
   }
   if (!names.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(names, ", "));

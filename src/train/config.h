@@ -16,12 +16,25 @@ namespace attune::train {
 struct Config {
   // model
   std::string model_name_or_path;
+  std::vector<std::string> adapter_name_or_path;
   // method
   std::string stage = "sft";
   std::string finetuning_type = "full";
   bool do_train = true;
   int64_t freeze_trainable_layers = 2;
   std::vector<std::string> freeze_trainable_modules{"all"}, freeze_extra_modules, unfrozen_parameters;
+  bool create_new_adapter = false;
+  int64_t lora_rank = 8;
+  std::optional<double> lora_alpha;  // 2·rank
+  double lora_dropout = 0;
+  std::vector<std::string> lora_target{"all"}, additional_target;
+  std::vector<int64_t> layers_to_transform;
+  std::string bias = "none";
+  bool use_rslora = false;
+  bool pissa_init = false, pissa_convert = true;
+  int64_t pissa_iter = 16;
+  std::string init_lora_weights = "true";
+  double loraplus_lr_ratio = 0;
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
@@ -51,7 +64,7 @@ struct Config {
   double learning_rate = 5e-5;
   std::string lr_scheduler_type = "linear";
   using Pairs = std::vector<std::pair<std::string, std::string>>;
-  Pairs lr_scheduler_kwargs, learning_rate_groups;
+  Pairs lr_scheduler_kwargs, learning_rate_groups, rank_pattern, alpha_pattern;
   double warmup_ratio = 0;
   double warmup_steps = 0;  // below 1: a ratio
   double num_train_epochs = 3;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "optim/schedule.h"
+#include "train/lora_options.h"
 #include "util/error.h"
 #include "util/json.h"
 
@@ -32,13 +33,42 @@ class Schema {
   Schema() {
     section("Model");
     string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
+    list("adapter_name_or_path", &Config::adapter_name_or_path, "`lora`: adapter directories as PEFT saves them. Training continues the last one, with its own rank, targets and so on; those before it become part of the base, in memory.");
     section("Method");
     choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
-    choices("finetuning_type", &Config::finetuning_type, {"full", "freeze"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; the rest keeps the base's values and costs no gradient and no optimizer memory.");
+    choices("finetuning_type", &Config::finetuning_type, {"full", "freeze", "lora"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; `lora`: low-rank adapters. What is not trained keeps the base's values and costs no gradient and no optimizer memory.");
     integer("freeze_trainable_layers", &Config::freeze_trainable_layers, -(1 << 20), 1 << 20, "`freeze`: train the last n layers (n > 0) or the first n (-n).");
     list("freeze_trainable_modules", &Config::freeze_trainable_modules, "`freeze`: modules trained in those layers, by name (`mlp`, `self_attn`, `q_proj` …); `all`: every one.");
     list("freeze_extra_modules", &Config::freeze_extra_modules, "`freeze`: modules outside of the layers that are trained too (`embed_tokens`, `norm`, `lm_head`).");
     list("unfrozen_parameters", &Config::unfrozen_parameters, "`freeze`: regular expressions over parameter names; where given, exactly what they find is trained and the three keys above do not count.");
+    integer("lora_rank", &Config::lora_rank, 1, 1 << 16, "`lora`: rank of the adapters.");
+    add({"lora_alpha", "", "number", "`lora`: the adapters' part is multiplied by lora_alpha / rank; default: twice `lora_rank`.",
+         [](Config& c, const Given& g) { c.lora_alpha = number(g, 1e-6, 1e9); },
+         [](const Config& c) { return c.lora_alpha ? text(*c.lora_alpha) : ""; }, {}});
+    real("lora_dropout", &Config::lora_dropout, 0, 0.999, "`lora`: dropout of what the adapters read; modules that read the same (q, k and v; gate and up) share the mask.");
+    add({"lora_target", "", "list or regular expression", "`lora`: the modules that get an adapter: `all` linear modules of the layers, names that their paths end with (`q_proj,v_proj`), or one regular expression that whole paths match (`model\\.layers\\.[0-3]\\..*_proj`). Tensors that a family stores fused (phi3 qkv_proj, Baichuan W_pack) have one adapter over the whole.",
+         [](Config& c, const Given& g) {
+           const bool expression = !g.is_list && g.values.size() == 1 && is_pattern(g.values[0]);
+           c.lora_target = expression ? g.values : names(g);
+         },
+         [](const Config& c) { return text(c.lora_target); }, {}});
+    list("additional_target", &Config::additional_target, "`lora`: modules that are trained as a whole and saved with the adapter (`embed_tokens`, `lm_head`, `norm`), as PEFT's modules_to_save: a module belongs where its path ends with these letters. Of a tied embedding and head only the one that is named changes.", {"modules_to_save"});
+    choices("bias", &Config::bias, {"none", "all", "lora_only"}, "`lora`: biases that are trained: none, all of the model, or those of modules with an adapter.");
+    maps("rank_pattern", &Config::rank_pattern, "`lora`: other ranks for some modules: a map from an expression that paths end with to a rank, e.g. `{down_proj: 16}`; lora_alpha stays.");
+    maps("alpha_pattern", &Config::alpha_pattern, "`lora`: the same for lora_alpha.");
+    add({"layers_to_transform", "", "list of integers", "`lora`: only these layers get adapters; empty: all. Not with a regular expression in `lora_target`.",
+         [](Config& c, const Given& g) {
+           c.layers_to_transform.clear();
+           for (const std::string& item : names(g)) c.layers_to_transform.push_back(whole({g.key, g.where, {item}, {}, false, false}, 0, 1 << 20));
+         },
+         [](const Config& c) { return fmt::format("{}", fmt::join(c.layers_to_transform, ",")); }, {}});
+    flag("use_rslora", &Config::use_rslora, "`lora`: rsLoRA, lora_alpha / √rank instead of lora_alpha / rank.");
+    flag("pissa_init", &Config::pissa_init, "`lora`: PiSSA, A and B begin as the largest singular vectors of each weight, and the weight without that part is the frozen base. Learns faster at first; takes a decomposition of each weight at the start.");
+    integer("pissa_iter", &Config::pissa_iter, -1, 1000, "`pissa_init`: iterations by which the singular vectors are found; -1: exactly, which takes long for large models.");
+    flag("pissa_convert", &Config::pissa_convert, "`pissa_init`: must stay true (LLaMA-Factory has false). The result and checkpoints are plain LoRA of twice the rank, for the base as it is.");
+    choices("init_lora_weights", &Config::init_lora_weights, {"true", "olora"}, "`lora`: how A and B begin. `true`: A random, B zero; `olora`: the first columns of Q and rows of R of each weight, saved like PiSSA as plain LoRA of twice the rank.");
+    real("loraplus_lr_ratio", &Config::loraplus_lr_ratio, 0, 1e6, "`lora`: LoRA+, B (and what is a vector) learns at this multiple of the rate (16 is usual); 0: off.");
+    flag("create_new_adapter", &Config::create_new_adapter, "`lora`: all of `adapter_name_or_path` become part of the base, in memory, and a new adapter is trained beside them.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
     section("Data");
     list("dataset", &Config::dataset, "Data sets: names in `dataset_info.json`, paths of files or directories, or names below `dataset_dir`; `name#500` takes 500 rows, chosen by `seed`. Several with commas or as a list. Required.");
@@ -189,8 +219,8 @@ class Schema {
   void string(const std::string& name, std::string Config::*m, const std::string& doc) {
     member(name, m, "text", doc, [](const Given& g) { return g.scalar(); });
   }
-  void list(const std::string& name, std::vector<std::string> Config::*m, const std::string& doc) {
-    member(name, m, "list", doc, [](const Given& g) { return names(g); });
+  void list(const std::string& name, std::vector<std::string> Config::*m, const std::string& doc, std::vector<std::string> aliases = {}) {
+    member(name, m, "list", doc, [](const Given& g) { return names(g); }, std::move(aliases));
   }
   void numbers(const std::string& name, std::vector<double> Config::*m, const std::string& doc) {
     member(name, m, "list of numbers", doc, [](const Given& g) {

@@ -99,6 +99,7 @@ double Engine::run_micro_batch(const objectives::BatchView& view, bool last) {
   forward.attention_dropout = options_.attention_dropout;
   forward.hidden_dropout = options_.hidden_dropout;
   forward.embedding_dropout = options_.embedding_dropout;
+  if (options_.tuning.adapts()) forward.adapter_dropout = static_cast<float>(options_.tuning.lora.config.dropout);
   forward.neftune_noise_alpha = options_.neftune_noise_alpha;
   forward.dropout_key = mix_key(options_.seed, static_cast<uint64_t>(number_));
   tape_->begin(true, options_.recompute, last);

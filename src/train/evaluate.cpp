@@ -92,15 +92,9 @@ Json evaluate_model(models::Decoder& model, const data::TokenSet& set, DType com
   options.compute = compute;
   options.eval_capacity = batches.capacity();
   const objectives::CausalLm objective;
-  const auto frozen = [](models::Decoder& m) {
-    for (const auto& p : m.parameters().all()) p->trainable = false;
-  };
-  models::Decoder shapes(model.config());
-  frozen(shapes);
-  shapes.parameters().allocate_weights(Arena::Kind::dry, compute);
-  Engine dry(shapes, objective, options, Arena::Kind::dry, 0);
+  for (const auto& p : model.parameters().all()) p->trainable = false;
+  Engine dry(model, objective, options, Arena::Kind::dry, 0);
   dry.dry_run();
-  frozen(model);
   Engine engine(model, objective, options, Arena::Kind::real, dry.arena().high_water());
   return evaluate_set(engine, batches, set);
 }

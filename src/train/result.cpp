@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "models/adapter.h"
 #include "models/load.h"
 #include "ops/backend.h"
 #include "util/error.h"
@@ -25,7 +26,7 @@ std::vector<fs::path> model_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    if (name == "config.json" || (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"))))
+    if (name == "config.json" || name == "adapter_config.json" || name == "adapter_model.safetensors" || (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"))))
       files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
@@ -34,13 +35,15 @@ std::vector<fs::path> model_files(const fs::path& directory) {
 
 }  // namespace
 
-formats::SaveOptions save_options(const RunSetup& s) {
+void save_tuned(const fs::path& directory, const RunSetup& s, const models::Decoder& model) {
   formats::SaveOptions o;
   o.config = s.saved_config.get();
   o.companions_from = s.directory->path();
   // Whoever loads the result must talk to it the way it was tuned.
   if (s.chat && !s.config.chat_template.empty()) o.chat_template = s.chat->jinja_source();
-  return o;
+  if (!s.engine.tuning.adapts()) return formats::save_model(directory, models::tensor_sources(model, s.save_dtype, s.directory.get()), o);
+  models::save_adapter(directory, model, tuning::saved_config(s.engine.tuning.lora, model), s.save_dtype);
+  formats::save_companions(directory, o);
 }
 
 void save_result(const RunSetup& s, const models::Decoder& model) {
@@ -48,7 +51,7 @@ void save_result(const RunSetup& s, const models::Decoder& model) {
   fs::remove_all(temporary);
   fs::create_directory(temporary);
   try {
-    formats::save_model(temporary, models::tensor_sources(model, s.save_dtype, s.directory.get()), save_options(s));
+    save_tuned(temporary, s, model);
   } catch (...) {  // on a full disk, what is half there only takes room
     std::error_code ignored;
     fs::remove_all(temporary, ignored);

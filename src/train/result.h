@@ -6,9 +6,11 @@
 
 namespace attune::train {
 
-formats::SaveOptions save_options(const RunSetup& setup);
+// Writes what a run tuned into an existing directory, with everything that makes it usable: a model directory, or an adapter
+// as PEFT saves it.
+void save_tuned(const fs::path& directory, const RunSetup& setup, const models::Decoder& model);
 
-// The tuned model in output_dir: every file is complete before it takes its name.
+// The same in output_dir: every file is complete before it takes its name.
 void save_result(const RunSetup& setup, const models::Decoder& model);
 
 // attune_manifest.json: hashes of base, data, configuration and result.

@@ -6,8 +6,10 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "models/adapter.h"
 #include "models/families/family.h"
 #include "train/data_setup.h"
+#include "train/lora_options.h"
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -104,7 +106,9 @@ BatchCapacity eval_capacity(const RunSetup& s, const Config& c) {
 void plan_saving(RunSetup& s) {
   const Config& c = s.config;
   const DType stored = s.directory->has_weights() ? s.directory->stored_dtype() : s.engine.compute;
-  s.save_dtype = c.save_dtype == "auto" ? (c.pure_bf16 ? DType::bf16 : stored) : parse_dtype(c.save_dtype, "save_dtype");
+  // An adapter is saved as it is trained, as PEFT does: in fp32, whatever the base has.
+  const DType own = c.pure_bf16 ? DType::bf16 : s.engine.tuning.adapts() ? DType::f32 : stored;
+  s.save_dtype = c.save_dtype == "auto" ? own : parse_dtype(c.save_dtype, "save_dtype");
   s.saved_config = std::make_shared<Json>(s.directory->config());
   Json& config = *s.saved_config;
   const bool said = config.contains("dtype") || config.contains("torch_dtype");
@@ -128,7 +132,8 @@ EngineOptions engine_options(const RunSetup& setup, const Config& c) {
   e.masters = c.bf16 || c.fp16;
   if (c.pure_bf16) e.masters = false;
   e.loss_scaling = c.fp16;
-  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters};
+  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters, {}};
+  if (e.tuning.adapts()) e.tuning.lora = lora_options(c);
   e.lr_groups = lr_groups(c);
   if (c.use_badam) {
     if (c.finetuning_type != "full")
@@ -164,7 +169,10 @@ void protect_output(const Config& config) {
     refuse("output_dir: {} holds the base model ({}) and overwrite_output_dir would clear it. Choose another directory", output.string(),
            config.model_name_or_path);
   if (fs::exists(output) && !fs::is_directory(output)) refuse("output_dir: {} is not a directory", output.string());
-  const bool model = fs::exists(output / "model.safetensors") || fs::exists(output / "model.safetensors.index.json");
+  for (const std::string& adapter : config.adapter_name_or_path)
+    if (fs::equivalent(output, adapter, error))
+      refuse("output_dir: {} is the adapter that training begins with; the result would overwrite it. Choose another directory", output.string());
+  const bool model = fs::exists(output / "model.safetensors") || fs::exists(output / "model.safetensors.index.json") || formats::is_adapter(output);
   if (model && !fs::exists(output / "attune_config.yaml") && !config.overwrite_output_dir)
     refuse("output_dir: {} holds a model that does not come from a run here; it would be overwritten. Choose another directory, "
            "or set overwrite_output_dir: true", output.string());
@@ -211,13 +219,23 @@ std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::st
   return std::move(prepare(c).eval_set);
 }
 
+namespace {
+
+models::DecoderConfig architecture_of(const formats::ModelDirectory& directory, const Config& config) {
+  models::DecoderConfig a = models::parse_config(directory.config(), (directory.path() / "config.json").string());
+  if (config.finetuning_type == "lora" && tuning::unties(lora_options(config), a)) models::untie(a);
+  return a;
+}
+
+}  // namespace
+
 RunSetup prepare(const Config& config, const Fold& fold) {
   // Evaluation alone does without.
   if (config.dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
   RunSetup s;
   s.config = config;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
-  s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
+  s.architecture = architecture_of(*s.directory, config);
   protect_output(config);
   s.tokenizer = text::Tokenizer::load(s.directory->path());
   prepare_data(s, fold);
@@ -228,7 +246,7 @@ RunSetup prepare(const Config& config, const Fold& fold) {
 RunSetup prepare_without_data(const Config& config) {
   RunSetup s;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
-  s.architecture = models::parse_config(s.directory->config(), (s.directory->path() / "config.json").string());
+  s.architecture = architecture_of(*s.directory, config);
   arrange(s, config);
   return s;
 }

@@ -106,6 +106,7 @@ class Trainer {
   double base_metric_ = NAN;  // of the base model, with eval_on_start
   int64_t superseded_ = 0;    // the best update until another became it
   MemoryWatch memory_watch_;
+  uint64_t frozen_hash_ = 0;  // of the base below an adapter
 };
 
 void Trainer::claim_output() {
@@ -133,8 +134,12 @@ void Trainer::load_model(uint64_t activation_bytes) {
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
   allocate_model(*model_, setup_.engine, Arena::Kind::real);
   info("{}", tuning::describe(*model_));
-  // A run that is held near its base needs the base's weights, also when it resumes.
-  if (!checkpoint_ || config_.l2_to_base > 0) models::load_weights(*model_, *setup_.directory);
+  if (checkpoint_) check_same_run(read_checkpoint_state(*checkpoint_));
+  // A run that is held near its base or adapts it needs the base's weights, also when it resumes.
+  const tuning::TunerOptions& tuning = setup_.engine.tuning;
+  if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts()) models::load_weights(*model_, *setup_.directory);
+  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
+  if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
   engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
 }
 
@@ -151,6 +156,7 @@ Json Trainer::order_settings() const {
           {"cutoff_len", config_.cutoff_len},
           {"optim", setup_.engine.optimizer.name},
           {"use_badam", config_.use_badam},
+          {"finetuning_type", config_.finetuning_type},
           {"optimizer_in_backward", setup_.engine.optimizer_in_backward},
           {"precision", config_.pure_bf16 ? "pure_bf16" : config_.fp16 ? "fp16" : config_.bf16 ? "bf16" : "fp32"},
           {"trainable_parameters", model_->parameters().trainable_count()}};
@@ -162,7 +168,7 @@ namespace {
 Json unsaid(const std::string& key, const Json& now, const models::Decoder& model) {
   if (now.is_boolean()) return false;
   if (key == "trainable_parameters") return model.parameters().count();
-  if (key == "precision") return now;
+  if (key == "precision" || key == "finetuning_type") return now;
   return "unknown";
 }
 
@@ -184,7 +190,6 @@ void Trainer::check_same_run(const Json& state) const {
 
 void Trainer::restore() {
   const Json state = read_checkpoint_state(*checkpoint_);
-  check_same_run(state);
   done_ = state.at("step").get<int64_t>();
   engine_->resume_at(done_);
   load_checkpoint(*checkpoint_, *model_, engine_->optimizer());
@@ -320,10 +325,9 @@ void Trainer::save_checkpoint(double epoch) {
   const double begin = seconds_now();
   CheckpointContent c;
   c.model = model_.get();
-  c.base = setup_.directory.get();
   c.optimizer = config_.save_only_model ? nullptr : &engine_->optimizer();
   c.save_dtype = setup_.save_dtype;
-  c.save = save_options(setup_);
+  c.save_model = [this](const fs::path& directory) { save_tuned(directory, setup_, *model_); };
   c.trainer_state = trainer_state_json(state_at(epoch), log_->history());
   const LossScaler& scaler = engine_->scaler();
   const Json loss_scale = {{"scale", scaler.scale}, {"good_steps", scaler.good_steps}, {"skipped", scaler.skipped}};
@@ -407,8 +411,7 @@ void Trainer::take_best() {
     const fs::path best = output_ / fmt::format("checkpoint-{}", best_.step());
     if (const std::string problem = verify_checkpoint(best); !problem.empty())
       fail("load_best_model_at_end: the best checkpoint {} is not intact: {}", best.string(), problem);
-    formats::ModelDirectory directory(best);
-    models::load_weights(*model_, directory);
+    load_tuned(best, *model_);
   }
   info("the result is the model of update {} ({} {:.6g})", best_.step(), best_.name(), best_.metric());
   if (std::isfinite(base_metric_) && (config_.larger_is_better() ? base_metric_ >= best_.metric() : base_metric_ <= best_.metric()))
@@ -418,6 +421,8 @@ void Trainer::take_best() {
 std::string Trainer::finish(double epoch) {
   const double seconds = seconds_now() - start_;
   take_best();
+  if (setup_.engine.tuning.adapts() && tuning::frozen_hash(*model_) != frozen_hash_)
+    fail("internal error: weights of the frozen base changed during the run; the adapter would not fit the base any more and is not written");
   if (config_.keep_model) save_result(setup_, *model_);
   Json results = {{"epoch", epoch},
                   {"num_input_tokens_seen", tokens_seen_},

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "util/error.h"
+#include "util/hash.h"
 #include "util/pattern.h"
 
 namespace attune::tuning {
@@ -107,11 +108,19 @@ std::string thousands(int64_t n) {
 
 void apply(const TunerOptions& options, models::Decoder& model) {
   if (options.type == "full") return;
+  if (options.adapts()) return apply_lora(options.lora, model);
   if (options.type != "freeze") fail("internal error: there is no tuner \"{}\"", options.type);
   if (!options.unfrozen_parameters.empty()) freeze_by_pattern(options, model);
   else freeze_layers(options, model);
   if (model.parameters().trainable_count() == 0)
     refuse("finetuning_type: freeze leaves nothing to train: freeze_trainable_modules and freeze_extra_modules name no module");
+}
+
+uint64_t frozen_hash(const models::Decoder& model) {
+  uint64_t hash = 0;
+  for (const auto& p : model.parameters().all())
+    if (!p->learns()) hash = hash64({static_cast<const char*>(p->weight.data), p->weight.bytes()}, hash);
+  return hash;
 }
 
 std::string describe(const models::Decoder& model) {

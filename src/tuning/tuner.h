@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "models/decoder.h"
+#include "tuning/lora.h"
 
 namespace attune::tuning {
 
 // `full`: every parameter. `freeze`: some layers, or what patterns choose; the rest keeps the base's values and costs
-// neither gradient nor optimizer memory.
+// neither gradient nor optimizer memory. `lora`: adapters on a base that is frozen.
 struct TunerOptions {
   std::string type = "full";
   // freeze, LLaMA-Factory's meaning: the last n layers (n > 0) or the first −n (n < 0), in them the modules whose name
@@ -20,10 +21,16 @@ struct TunerOptions {
   std::vector<std::string> freeze_extra_modules;
   // Regular expressions over parameter names, instead of the four above where given: exactly what they find is trained.
   std::vector<std::string> unfrozen_parameters;
+  LoraOptions lora;
+
+  bool adapts() const { return type == "lora"; }
 };
 
 // Sets Parameter::trainable before storage is allocated. Refuses options that choose nothing, naming what there is.
 void apply(const TunerOptions& options, models::Decoder& model);
+
+// A hash over all weights that never learn, in memory: the same before and after a run.
+uint64_t frozen_hash(const models::Decoder& model);
 
 // "model.layers.12.mlp.down_proj.weight" → 12; nothing for what lies outside of the layers.
 std::optional<int64_t> layer_of(const std::string& name);

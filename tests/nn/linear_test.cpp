@@ -14,7 +14,7 @@ using V = std::vector<double>;
 struct Dense {
   size_t n, in, out, rank = 0, begin = 0, width = 0;
   double scale = 0;
-  V x, w, b, a, bb, dy;
+  V x, w, b, a, bb, dy, mask{};  // mask: what dropout multiplies x with before A reads it
   V y() const {
     V result(n * out);
     for (size_t r = 0; r < n; ++r) {
@@ -25,7 +25,7 @@ struct Dense {
       }
       for (size_t q = 0; q < rank; ++q) {
         double h = 0;
-        for (size_t i = 0; i < in; ++i) h += x[r * in + i] * a[q * in + i];
+        for (size_t i = 0; i < in; ++i) h += x[r * in + i] * (mask.empty() ? 1 : mask[r * in + i]) * a[q * in + i];
         for (size_t o = 0; o < width; ++o) result[r * out + begin + o] += scale * h * bb[o * rank + q];
       }
     }
@@ -121,6 +121,34 @@ TEST_F(LinearTest, ALowRankAdapterAddsToItsColumnsAndAloneIsTrained) {
   for (const auto& p : store.all()) EXPECT_EQ(p->pending_uses, 0) << p->name;
 }
 
+TEST_F(LinearTest, DropoutOfWhatAdaptersReadIsTheSameOnTheWayBack) {
+  declare(true);
+  for (nn::Parameter* p : layer.weights) p->trainable = false;
+  for (nn::Parameter* p : layer.biases) p->trainable = false;
+  allocate();
+  std::vector<int64_t> samples(kRows, 3);
+  std::vector<int32_t> positions(kRows);
+  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
+  nn::AdapterDropout dropout;
+  dropout.p = 0.4f, dropout.key = 11;
+  dropout.sample_ids = Tensor::vector(samples.data(), DType::i64, kRows);
+  dropout.positions = Tensor::vector(positions.data(), DType::i32, kRows);
+  std::vector<float> mask(kRows * kIn, 1.0f);
+  ops::Dropout ones = dropout;
+  ones.x = ones.y = Tensor::matrix(mask.data(), DType::f32, kRows, kIn);
+  ops::dropout(context, ones);
+  tape.begin(true);
+  nn::Value x = input(kRows, kIn), y = nn::linear(tape, x, layer, {}, dropout);
+  Dense d = dense(x, seed_gradient(y));
+  d.mask.assign(mask.begin(), mask.end());
+  const V expected = d.y();
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(y->value.as<float>()[i], expected[i], 1e-4);
+  tape.backward();
+  expect_differences(layer.adapters[0].a->gradient, d.a, [&] { return d.loss(); });
+  expect_differences(layer.adapters[0].b->gradient, d.bb, [&] { return d.loss(); });
+  expect_differences(x->gradient, d.x, [&] { return d.loss(); });
+}
+
 // The half of a block that ends in the down projection, as models write it: output first, then a scope.
 class MlpMemory : public Toy {
  protected:
@@ -145,7 +173,7 @@ class MlpMemory : public Toy {
       nn::Value n = nn::rms_norm(tape, x, {norm, 1e-5f});
       nn::Value gu = nn::linear(tape, n, gate_up);
       nn::Value act = nn::swiglu(tape, gu);
-      nn::linear(tape, act, down, y);
+      nn::linear(tape, act, down, {y});
     }
     const uint64_t used = arena.used();
     std::vector<float> output_gradient(kRows * kHidden), input_gradient(kRows * kHidden);
@@ -179,7 +207,7 @@ TEST_F(MlpMemory, NothingIsKeptOutsideOfTraining) {
   {
     nn::Tape::Scope scope(tape);
     nn::Value n = nn::rms_norm(tape, x, {norm, 1e-5f});
-    nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, y);
+    nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, {y});
   }
   EXPECT_EQ(arena.used(), before);
 }

@@ -74,6 +74,7 @@ inline BatchCapacity capacity_of(const Step& step) {
 inline std::unique_ptr<train::Engine> make_engine(models::Decoder& model, const objectives::Objective& objective,
                                                   const train::EngineOptions& options) {
   models::Decoder dry_model(model.config());
+  if (options.tuning.adapts()) tuning::apply(options.tuning, dry_model);
   for (size_t i = 0; i < model.parameters().all().size(); ++i)
     dry_model.parameters().all()[i]->trainable = model.parameters().all()[i]->trainable;
   dry_model.parameters().allocate_weights(Arena::Kind::dry, options.compute);

@@ -1,0 +1,230 @@
+#include "models/adapter.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "util/error.h"
+
+namespace attune::models {
+namespace {
+
+using formats::LoraConfig;
+
+constexpr const char* kLinears[] = {"qkv", "o", "gate_up", "down"};
+
+std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
+std::string beginning_name(const nn::Parameter& p) { return module_of(p.name) + ".init"; }
+
+// [A; A₀] or [B, −B₀] in fp32.
+std::vector<float> joined(const nn::Parameter& p, const nn::Parameter& beginning) {
+  const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
+  std::vector<float> now(n), then(n), out;
+  const Tensor& stepped = p.master.defined() ? p.master : p.weight;
+  convert(stepped.data, stepped.dtype, now.data(), DType::f32, n);
+  convert(beginning.weight.data, beginning.weight.dtype, then.data(), DType::f32, n);
+  if (p.name.ends_with(".lora_A.weight")) {
+    out = now;
+    out.insert(out.end(), then.begin(), then.end());
+    return out;
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < cols; ++c) out.push_back(now[r * cols + c]);
+    for (size_t c = 0; c < cols; ++c) out.push_back(-then[r * cols + c]);
+  }
+  return out;
+}
+
+std::vector<int64_t> joined_shape(const nn::Parameter& p) {
+  const bool down = p.name.ends_with(".lora_A.weight");
+  return {p.shape[0] * (down ? 2 : 1), p.shape[1] * (down ? 1 : 2)};
+}
+
+void store(nn::Parameter& p, const std::vector<float>& values) {
+  Tensor& first = p.stepped();
+  convert(values.data(), DType::f32, first.data, first.dtype, values.size());
+  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());
+}
+
+// The way back from `joined`.
+void split(const std::vector<float>& both, nn::Parameter& p, nn::Parameter& beginning) {
+  const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
+  std::vector<float> now(n), then(n);
+  const bool down = p.name.ends_with(".lora_A.weight");
+  for (size_t i = 0; i < n; ++i) {
+    const size_t r = i / cols, c = i % cols;
+    now[i] = down ? both[i] : both[r * 2 * cols + c];
+    then[i] = down ? both[n + i] : -both[r * 2 * cols + cols + c];
+  }
+  store(p, now);
+  store(beginning, then);
+}
+
+template <class Model, class F>
+void for_each_linear(Model& model, F&& f) {
+  for (int64_t i = 0; i < model.config().num_hidden_layers; ++i)
+    for (const char* name : kLinears) f(model.layer_linear(i, name));
+}
+
+// The last parts of module names, for messages.
+std::string kinds(const Decoder& model) {
+  std::set<std::string> names;
+  for (const std::string& m : linear_modules(model)) names.insert(m.substr(m.rfind('.') + 1));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& config) {
+  std::vector<nn::ParameterStore::Spec> downs;
+  std::vector<nn::Adapter> adapters;
+  int64_t begin = 0;
+  for (const nn::Parameter* weight : layer.weights) {
+    const std::string module = module_of(weight->name);
+    const int64_t out = weight->shape[0], in = weight->shape[1];
+    if (config.targets(module)) {
+      const int64_t rank = config.rank_of(module);
+      downs.push_back({formats::kAdapterPrefix + module + ".lora_A.weight", {rank, in}});
+      nn::Parameter& up = store.add(formats::kAdapterPrefix + module + ".lora_B.weight", {out, rank});
+      adapters.push_back({nullptr, &up, static_cast<float>(config.scale_of(module)), begin});
+    }
+    begin += out;
+  }
+  if (adapters.empty()) return;
+  const std::vector<nn::Parameter*> a = store.add_group(downs);
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    adapters[i].a = a[i];
+    for (nn::Parameter* p : {adapters[i].a, adapters[i].b}) p->added = true, p->adapter_name = p->name;
+    layer.adapters.push_back(adapters[i]);
+  }
+}
+
+void name_whole_modules(nn::ParameterStore& store, const LoraConfig& config) {
+  for (const std::string& key : config.modules_to_save) {
+    LoraConfig one;
+    one.modules_to_save = {key};
+    bool found = false;
+    for (const auto& p : store.all())
+      if (!p->added && one.saves(module_of(p->name))) p->adapter_name = formats::kAdapterPrefix + p->name, found = true;
+    if (!found) refuse("modules_to_save (additional_target): the model has no module \"{}\"; among others it has embed_tokens, norm and, untied, lm_head", key);
+  }
+}
+
+void name_biases(nn::ParameterStore& store, const LoraConfig& config) {
+  if (config.bias == "none") return;
+  for (const auto& p : store.all()) {
+    if (p->added || !p->adapter_name.empty() || !p->name.ends_with(".bias")) continue;
+    const std::string module = module_of(p->name);
+    if (config.targets(module)) p->adapter_name = formats::kAdapterPrefix + module + ".base_layer.bias";
+    else if (config.bias == "all") p->adapter_name = formats::kAdapterPrefix + p->name;
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> linear_modules(const Decoder& model) {
+  std::vector<std::string> modules;
+  for_each_linear(model, [&](const nn::Linear& l) {
+    for (const nn::Parameter* p : l.weights) modules.push_back(module_of(p->name));
+  });
+  return modules;
+}
+
+void attach_adapter(Decoder& model, const LoraConfig& config) {
+  for (const char* module : {"lm_head", "model.embed_tokens"})
+    if (config.targets(module))
+      refuse("lora_target: {} cannot have a low-rank adapter here; train it as a whole with additional_target (modules_to_save)", module);
+  size_t before = model.parameters().all().size();
+  for_each_linear(model, [&](nn::Linear& l) { attach(model.parameters(), l, config); });
+  const bool wanted = !config.target_modules.empty() || !config.target_pattern.empty();
+  if (wanted && model.parameters().all().size() == before)
+    refuse("lora_target (target_modules): {} finds no module; the layers have {}",
+           config.target_pattern.empty() ? fmt::format("{}", fmt::join(config.target_modules, ", ")) : config.target_pattern, kinds(model));
+  name_whole_modules(model.parameters(), config);
+  name_biases(model.parameters(), config);
+}
+
+void add_beginnings(Decoder& model) {
+  std::vector<nn::ParameterStore::Spec> specs;
+  for (const auto& p : model.parameters().all())
+    if (p->added) specs.push_back({beginning_name(*p), p->shape});
+  for (const auto& spec : specs) {
+    nn::Parameter& p = model.parameters().add(spec.name, spec.shape);
+    p.added = true;
+    p.trainable = false;
+  }
+}
+
+nn::Parameter* beginning_of(const Decoder& model, const nn::Parameter& parameter) {
+  return parameter.added ? model.parameters().find(beginning_name(parameter)) : nullptr;
+}
+
+LoraConfig with_beginnings(LoraConfig config) {
+  // The scale stays: alpha/r, or alpha/√r.
+  const double factor = config.use_rslora ? std::sqrt(2.0) : 2.0;
+  config.r *= 2;
+  config.alpha *= factor;
+  for (auto& [name, rank] : config.rank_pattern) rank *= 2;
+  for (auto& [name, alpha] : config.alpha_pattern) alpha *= factor;
+  return config;
+}
+
+bool unties(const DecoderConfig& architecture, const LoraConfig& config) {
+  return architecture.tie_word_embeddings && (config.saves("lm_head") || config.saves("model.embed_tokens"));
+}
+
+void untie(DecoderConfig& architecture) {
+  architecture.tie_word_embeddings = false;
+  architecture.head_from_embedding = true;
+}
+
+void load_adapter(Decoder& model, const fs::path& directory) {
+  const auto file = formats::open_adapter(directory);
+  std::set<std::string> unused;
+  for (const auto& t : file->tensors()) unused.insert(t.name);
+  for (const auto& p : model.parameters().all()) {
+    if (p->adapter_name.empty()) continue;
+    const formats::TensorInfo* info = file->find(p->adapter_name);
+    if (!info) fail("{}: tensor \"{}\" is missing, which adapter_config.json asks for", file->path().string(), p->adapter_name);
+    nn::Parameter* beginning = beginning_of(model, *p);
+    const std::vector<int64_t> shape = beginning ? joined_shape(*p) : p->shape;
+    if (info->shape != shape)
+      fail("{}: tensor \"{}\" has shape [{}], the model and adapter_config.json ask for [{}]. The adapter belongs to another base model",
+           file->path().string(), info->name, fmt::join(info->shape, ", "), fmt::join(shape, ", "));
+    std::vector<float> values(static_cast<size_t>(info->count()));
+    file->read(*info, DType::f32, values.data());
+    if (beginning) split(values, *p, *beginning);
+    else store(*p, values);
+    unused.erase(p->adapter_name);
+  }
+  if (!unused.empty())
+    fail("{}: holds {} tensors that have no place in this model, first \"{}\". The adapter belongs to another base model, or uses a feature "
+         "that is not supported", file->path().string(), unused.size(), *unused.begin());
+}
+
+std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType dtype) {
+  std::vector<formats::TensorSource> sources;
+  for (const auto& p : model.parameters().all()) {
+    if (p->adapter_name.empty()) continue;
+    const Tensor& t = p->stepped();
+    if (const nn::Parameter* beginning = beginning_of(model, *p)) {
+      formats::TensorSource source{p->adapter_name, joined_shape(*p), nullptr, DType::f32, dtype};
+      source.make = [p = p.get(), beginning, dtype](uint64_t first, uint64_t n, void* out) {
+        convert(joined(*p, *beginning).data() + first, DType::f32, out, dtype, n);
+      };
+      sources.push_back(std::move(source));
+      continue;
+    }
+    sources.push_back({p->adapter_name, p->shape, t.data, t.dtype, dtype});
+  }
+  return sources;
+}
+
+void save_adapter(const fs::path& directory, const Decoder& model, const LoraConfig& config, DType dtype) {
+  formats::write_safetensors(directory / "adapter_model.safetensors", adapter_sources(model, dtype));
+  write_file(directory / "adapter_config.json", formats::lora_config_json(config).dump(2) + "\n");
+}
+
+}  // namespace attune::models

@@ -1,0 +1,43 @@
+// Adapters on a decoder: which modules get one, their tensors ↔ PEFT's files.
+#pragma once
+
+#include "formats/model_directory.h"
+#include "formats/peft.h"
+#include "models/decoder.h"
+
+namespace attune::models {
+
+// Declares A and B (`Parameter::added`, named as in PEFT's file) of every module that `config` targets and puts them into the
+// linear layers, and gives what else belongs to the adapter (modules_to_save, biases) its name there (adapter_name). What is
+// trained is not decided here. Before storage is allocated. Refuses a configuration that chooses nothing, and modules that
+// cannot have an adapter.
+void attach_adapter(Decoder& model, const formats::LoraConfig& config);
+
+// Beside every A and B a frozen copy ("….lora_A.init") of what they begin as, where that part is taken out of the base
+// (PiSSA, OLoRA). Behind attach_adapter. Such an adapter is saved as plain LoRA of twice the rank, which the base as it was
+// can be used with: [A; A₀] and [B, −B₀].
+void add_beginnings(Decoder& model);
+// The copy that belongs to an A or B; nullptr where there is none.
+nn::Parameter* beginning_of(const Decoder& model, const nn::Parameter& parameter);
+// What adapter_config.json says of the saved form.
+formats::LoraConfig with_beginnings(formats::LoraConfig config);
+
+// Whether the adapter changes one of a tied embedding and head without the other: the model must then hold them apart.
+bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config);
+// As `unties` asks: a model whose head begins as a copy of the embedding.
+void untie(DecoderConfig& architecture);
+
+// Reads everything that has an adapter_name (and beginnings), masters first where there are any; nothing may be missing or
+// left over.
+void load_adapter(Decoder& model, const fs::path& directory);
+
+// What goes into adapter_model.safetensors.
+std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType dtype);
+
+// Writes both files into an existing directory.
+void save_adapter(const fs::path& directory, const Decoder& model, const formats::LoraConfig& config, DType dtype);
+
+// Modules outside of embedding and head that can have an adapter ("model.layers.0.self_attn.q_proj" …).
+std::vector<std::string> linear_modules(const Decoder& model);
+
+}  // namespace attune::models

@@ -1,0 +1,122 @@
+#include "models/merge.h"
+
+#include <fmt/ranges.h>
+
+#include <set>
+
+#include "models/families/family.h"
+#include "models/load.h"
+#include "util/error.h"
+
+namespace attune::models {
+namespace {
+
+constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kBaseLayer = ".base_layer.";
+
+std::vector<float> read_floats(const formats::TensorFile& file, const formats::TensorInfo& info) {
+  std::vector<float> out(static_cast<size_t>(info.count()));
+  file.read(info, DType::f32, out.data());
+  return out;
+}
+
+}  // namespace
+
+AdapterDelta::AdapterDelta(const fs::path& directory)
+    : directory_(directory), config_(formats::read_lora_config(directory)), file_(formats::open_adapter(directory)) {
+  for (const formats::TensorInfo& t : file_->tensors()) {
+    std::string name = t.name;
+    if (!name.starts_with(formats::kAdapterPrefix)) fail("{}: tensor \"{}\" does not begin with \"{}\"", file_->path().string(), name, formats::kAdapterPrefix);
+    name = name.substr(std::string_view(formats::kAdapterPrefix).size());
+    if (name.ends_with(kDown)) {
+      read_low_rank(name.substr(0, name.size() - kDown.size()));
+    } else if (!name.ends_with(kUp)) {
+      if (name.find(".lora_") != std::string::npos) refuse("{}: tensor \"{}\" belongs to a kind of adapter that is not supported", file_->path().string(), t.name);
+      if (const size_t at = name.find(kBaseLayer); at != std::string::npos) name.erase(at + 1, kBaseLayer.size() - 1);
+      whole_[name] = &t;
+    }
+  }
+}
+
+void AdapterDelta::read_low_rank(const std::string& module) {
+  const auto* a = file_->find(formats::kAdapterPrefix + module + std::string(kDown));
+  const auto* b = file_->find(formats::kAdapterPrefix + module + std::string(kUp));
+  if (!b || a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != b->shape[1] || a->shape[0] != config_.rank_of(module))
+    fail("{}: lora_A and lora_B of {} do not belong together, or not to rank {} of adapter_config.json", file_->path().string(), module, config_.rank_of(module));
+  low_rank_[module + ".weight"] = {read_floats(*file_, *a), read_floats(*file_, *b), a->shape[0], a->shape[1], b->shape[0],
+                                   static_cast<float>(config_.scale_of(module))};
+}
+
+std::vector<std::string> AdapterDelta::names() const {
+  std::set<std::string> all;
+  for (const auto& [name, delta] : low_rank_) all.insert(name);
+  for (const auto& [name, info] : whole_) all.insert(name);
+  return {all.begin(), all.end()};
+}
+
+void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& shape, int64_t first, int64_t rows, float* values) const {
+  const auto check = [&](const std::vector<int64_t>& own) {
+    if (own != shape)
+      fail("{}: {} is [{}] in the base model and [{}] in the adapter; it belongs to another base", directory_.string(), name,
+           fmt::join(shape, ", "), fmt::join(own, ", "));
+  };
+  if (const auto it = whole_.find(name); it != whole_.end()) {
+    check(it->second->shape);
+    const int64_t cols = shape.back();
+    file_->read(*it->second, DType::f32, static_cast<uint64_t>(first * cols), static_cast<uint64_t>(rows * cols), values);
+    return;
+  }
+  const auto it = low_rank_.find(name);
+  if (it == low_rank_.end()) return;
+  const LowRank& d = it->second;
+  check({d.out, d.in});
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = values + i * d.in;
+    std::vector<float> sum(static_cast<size_t>(d.in));
+    for (int64_t k = 0; k < d.rank; ++k) {
+      const float b = d.b[static_cast<size_t>((first + i) * d.rank + k)];
+      const float* a = d.a.data() + k * d.in;
+      for (int64_t j = 0; j < d.in; ++j) sum[static_cast<size_t>(j)] += b * a[j];
+    }
+    for (int64_t j = 0; j < d.in; ++j) row[j] += d.scale * sum[static_cast<size_t>(j)];
+  }
+}
+
+void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+  std::vector<AdapterDelta> deltas;
+  std::set<std::string> names;
+  for (const std::string& directory : adapters) {
+    deltas.emplace_back(directory);
+    for (const std::string& name : deltas.back().names()) names.insert(name);
+  }
+  for (const std::string& name : names) {
+    nn::Parameter* p = model.parameters().find(name);
+    if (!p || p->added) refuse("{}: the base model has no tensor \"{}\"; the adapter belongs to another", fmt::join(adapters, ", "), name);
+    const bool copied = p == &model.head_weight() && model.config().head_from_embedding;
+    const auto& [file, info] = base.tensors().at(copied ? model.embedding().name : name);
+    std::vector<float> values(static_cast<size_t>(p->count()));
+    file->read(*info, DType::f32, values.data());
+    for (const AdapterDelta& d : deltas) d.apply(name, p->shape, 0, p->is_vector() ? 1 : p->shape[0], values.data());
+    Tensor& first = p->stepped();
+    convert(values.data(), DType::f32, first.data, first.dtype, values.size());
+    if (p->master.defined()) convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, values.size());
+  }
+}
+
+std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+  DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
+  for (const std::string& directory : adapters)
+    if (unties(config, formats::read_lora_config(directory))) untie(config);
+  auto model = std::make_unique<Decoder>(std::move(config));
+  if (!adapters.empty()) attach_adapter(*model, formats::read_lora_config(adapters.back()));
+  return model;
+}
+
+void load_adapted(Decoder& model, formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+  load_weights(model, base);
+  if (adapters.empty()) return;
+  merge_into(model, base, {adapters.begin(), adapters.end() - 1});
+  load_adapter(model, adapters.back());
+}
+
+}  // namespace attune::models

@@ -1,0 +1,70 @@
+#include "train/lora_options.h"
+
+#include <charconv>
+
+#include "util/error.h"
+
+namespace attune::train {
+namespace {
+
+std::vector<std::pair<std::string, double>> numbers_of(const Config::Pairs& pairs, const char* key, bool whole) {
+  std::vector<std::pair<std::string, double>> out;
+  for (const auto& [name, value] : pairs) {
+    double x = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), x);
+    const bool fits = error == std::errc() && end == value.data() + value.size() && x > 0 && x <= 1 << 20;
+    if (!fits || (whole && x != static_cast<double>(static_cast<int64_t>(x))))
+      refuse("{}: \"{}\" is {}; expected a {} above 0", key, name, value, whole ? "whole number" : "number");
+    out.emplace_back(name, x);
+  }
+  return out;
+}
+
+}  // namespace
+
+bool is_pattern(const std::string& target) { return target.find_first_of("^$*+?()[]{}|\\") != std::string::npos; }
+
+void check_lora(const Config& c) {
+  const bool lora = c.finetuning_type == "lora";
+  if (!lora && !c.adapter_name_or_path.empty()) refuse("adapter_name_or_path: an adapter is trained with finetuning_type: lora; to tune a model in full with it, merge it first (attune merge)");
+  if (!lora) return;
+  if (c.pissa_init && c.init_lora_weights != "true") refuse("pissa_init and init_lora_weights: {} are two ways to begin; choose one", c.init_lora_weights);
+  if (!c.pissa_convert)
+    refuse("pissa_convert: false would leave an adapter that belongs to a base which was changed for it and is kept nowhere; it is always "
+           "saved as plain LoRA for the base as it is. Leave pissa_convert out, or set it to true");
+  if (c.use_badam) refuse("use_badam: block coordinate descent goes with finetuning_type: full, not lora");
+  if (c.create_new_adapter && c.adapter_name_or_path.empty())
+    refuse("create_new_adapter: there is no adapter_name_or_path to go beside the new one; without it a new adapter is made anyway");
+}
+
+tuning::LoraOptions lora_options(const Config& c) {
+  tuning::LoraOptions o;
+  o.plus_ratio = c.loraplus_lr_ratio;
+  o.start.seed = static_cast<uint64_t>(c.seed);
+  o.merged = c.adapter_name_or_path;
+  if (!o.merged.empty() && !c.create_new_adapter) {
+    o.continued = o.merged.back();
+    o.merged.pop_back();
+    o.config = formats::read_lora_config(o.continued);
+    o.config.base_model = c.model_name_or_path;
+    return o;
+  }
+  o.start.how = c.pissa_init ? tuning::LoraStart::pissa : c.init_lora_weights == "olora" ? tuning::LoraStart::olora : tuning::LoraStart::zero;
+  o.start.pissa_iterations = c.pissa_iter;
+  formats::LoraConfig& f = o.config;
+  f.base_model = c.model_name_or_path;
+  f.r = c.lora_rank;
+  f.alpha = c.lora_alpha.value_or(2 * static_cast<double>(c.lora_rank));
+  f.dropout = c.lora_dropout;
+  if (c.lora_target.size() == 1 && is_pattern(c.lora_target[0])) f.target_pattern = c.lora_target[0];
+  else f.target_modules = c.lora_target;
+  f.modules_to_save = c.additional_target;
+  f.layers_to_transform = c.layers_to_transform;
+  f.rank_pattern = numbers_of(c.rank_pattern, "rank_pattern", true);
+  f.alpha_pattern = numbers_of(c.alpha_pattern, "alpha_pattern", false);
+  f.bias = c.bias;
+  f.use_rslora = c.use_rslora;
+  return o;
+}
+
+}  // namespace attune::train

@@ -1,0 +1,125 @@
+#include "tuning/lora.h"
+
+#include <cmath>
+#include <set>
+
+#include "models/merge.h"
+#include "util/error.h"
+#include "util/hash.h"
+#include "util/rng.h"
+
+namespace attune::tuning {
+namespace {
+
+void check_names(const formats::LoraConfig& config, const models::Decoder& model) {
+  const auto modules = models::linear_modules(model);
+  for (const std::string& name : config.target_modules) {
+    bool found = name == "lm_head" || name.ends_with("embed_tokens");  // refused with a better message
+    for (const std::string& m : modules) found |= m == name || m.ends_with(fmt::format(".{}", name));
+    if (found) continue;
+    std::string known;
+    std::set<std::string> seen;
+    for (const std::string& m : modules)
+      if (const std::string last = m.substr(m.rfind('.') + 1); seen.insert(last).second) known += (known.empty() ? "" : ", ") + last;
+    refuse("lora_target: the model has no module \"{}\"; the layers have {}", name, known);
+  }
+  for (int64_t layer : config.layers_to_transform)
+    if (layer < 0 || layer >= model.config().num_hidden_layers)
+      refuse("layers_to_transform: {} is not a layer of this model; it has 0 to {}", layer, model.config().num_hidden_layers - 1);
+}
+
+// kaiming_uniform(a = √5), as PEFT: uniform within 1/√in.
+void begin_down(nn::Parameter& p, uint64_t seed) {
+  const uint64_t key = mix_key(seed, hash64(p.name));
+  const float bound = 1.0f / std::sqrt(static_cast<float>(p.shape[1]));
+  const Tensor& to = p.stepped();
+  std::vector<float> row(static_cast<size_t>(p.shape[1]));
+  for (int64_t r = 0; r < p.shape[0]; ++r) {
+    for (size_t i = 0; i < row.size(); ++i)
+      row[i] = bound * (2 * uniform_float(element_bits(key, static_cast<uint64_t>(r) * row.size() + i)) - 1);
+    const Tensor at = to.slice(r, 1);
+    convert(row.data(), DType::f32, at.data, at.dtype, row.size());
+  }
+}
+
+void refresh(nn::Parameter& p) {
+  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, static_cast<size_t>(p.count()));
+}
+
+// The adapters of a model, each with its weight: f(weight, adapter).
+template <class F>
+void for_each_adapter(models::Decoder& model, F&& f) {
+  for (int64_t i = 0; i < model.config().num_hidden_layers; ++i)
+    for (const char* name : {"qkv", "o", "gate_up", "down"})
+      for (const nn::Adapter& a : model.layer_linear(i, name).adapters) {
+        const std::string prefix = formats::kAdapterPrefix, path = a.a->name.substr(prefix.size());
+        f(*model.parameters().find(path.substr(0, path.rfind(".lora_A")) + ".weight"), a);
+      }
+}
+
+// A and B begin as a part of the weight. The copies are what is taken out, as they are held: then nothing is lost.
+void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
+  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& adapter) {
+    std::vector<float> a(static_cast<size_t>(adapter.a->count())), b(static_cast<size_t>(adapter.b->count()));
+    const Tensor down = Tensor::matrix(a.data(), DType::f32, adapter.a->shape[0], adapter.a->shape[1]);
+    const Tensor up = Tensor::matrix(b.data(), DType::f32, adapter.b->shape[0], adapter.b->shape[1]);
+    decompose(o.start, weight, adapter.scale, down, up);
+    for (const auto& [p, values] : {std::pair(adapter.a, &a), {adapter.b, &b}}) {
+      nn::Parameter& kept = *models::beginning_of(model, *p);
+      convert(values->data(), DType::f32, kept.weight.data, kept.weight.dtype, values->size());
+      convert(kept.weight.data, kept.weight.dtype, p->stepped().data, p->stepped().dtype, values->size());
+      refresh(*p);
+    }
+  });
+}
+
+}  // namespace
+
+// LLaMA-Factory's "all": the last parts of the names of all linear modules but the head, as PEFT's file lists them.
+formats::LoraConfig adapter_config(const LoraOptions& options, const models::Decoder& model) {
+  formats::LoraConfig config = options.config;
+  if (config.target_modules != std::vector<std::string>{"all"}) return config;
+  std::set<std::string> names;
+  for (const std::string& m : models::linear_modules(model)) names.insert(m.substr(m.rfind('.') + 1));
+  config.target_modules.assign(names.begin(), names.end());
+  return config;
+}
+
+void apply_lora(const LoraOptions& options, models::Decoder& model) {
+  const formats::LoraConfig config = adapter_config(options, model);
+  if (options.continued.empty()) check_names(config, model);
+  models::attach_adapter(model, config);
+  if (options.start.how != LoraStart::zero) models::add_beginnings(model);
+  for (const auto& p : model.parameters().all()) {
+    p->trainable = !p->adapter_name.empty();
+    if (options.plus_ratio > 0 && (p->name.ends_with(".lora_B.weight") || p->is_vector())) p->lr_scale = static_cast<float>(options.plus_ratio);
+  }
+}
+
+void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint) {
+  if (!o.merged.empty()) models::merge_into(model, base, o.merged);
+  if (!checkpoint.empty()) models::load_adapter(model, checkpoint);
+  else if (!o.continued.empty()) models::load_adapter(model, o.continued);
+  else if (o.start.how != LoraStart::zero) begin_from_weights(o, model);
+  else
+    for (const auto& p : model.parameters().all())
+      if (p->added && p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);  // fresh memory is zero: B is
+  if (o.start.how == LoraStart::zero) return;
+  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
+    take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
+  });
+}
+
+formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model) {
+  const formats::LoraConfig config = adapter_config(options, model);
+  return options.start.how == LoraStart::zero ? config : models::with_beginnings(config);
+}
+
+bool unties(const LoraOptions& options, const models::DecoderConfig& architecture) {
+  if (models::unties(architecture, options.config)) return true;
+  for (const std::string& directory : options.merged)
+    if (models::unties(architecture, formats::read_lora_config(directory))) return true;
+  return false;
+}
+
+}  // namespace attune::tuning

@@ -1,0 +1,38 @@
+// finetuning_type: lora. Low-rank adapters (Hu et al. 2021) on the linear modules of the layers; the base is frozen.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "formats/model_directory.h"
+#include "formats/peft.h"
+#include "models/decoder.h"
+#include "tuning/lora_begin.h"
+
+namespace attune::tuning {
+
+struct LoraOptions {
+  formats::LoraConfig config;  // target_modules may be {"all"}: every linear module of the layers
+  // LoRA+ (Hayou et al. 2024): B learns at this multiple of the rate; 0: off.
+  double plus_ratio = 0;
+  std::vector<std::string> merged;  // adapters that become part of the base before anything else
+  std::string continued;            // adapter whose weights training begins with; `config` is its own
+  StartOptions start;
+};
+
+// What the model's adapter is (`all` resolved), and what adapter_config.json says of it.
+formats::LoraConfig adapter_config(const LoraOptions& options, const models::Decoder& model);
+formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model);
+
+// Attaches the adapter and lets it alone learn.
+void apply_lora(const LoraOptions& options, models::Decoder& model);
+
+// Before the first update, with the base's weights in place: adapters merged, and A and B as they begin. A is uniform within
+// 1/√in and B is 0, or as `start` says, or both come from the adapter that is continued or, where a run resumes, from its
+// `checkpoint`. A function of seed and name.
+void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint = {});
+
+// Whether the model must hold a tied embedding and head apart.
+bool unties(const LoraOptions& options, const models::DecoderConfig& architecture);
+
+}  // namespace attune::tuning

@@ -1,0 +1,141 @@
+// Adapters as a user meets them: trained, resumed, continued, used and merged.
+#include <nlohmann/json.hpp>
+
+#include "formats/model_directory.h"
+#include "formats/peft.h"
+#include "program.h"
+
+namespace attune {
+namespace {
+
+using namespace test;
+
+class AdapterRun : public ::testing::Test {
+ protected:
+  Workspace work;
+  std::string base = make_small_model(work / "base").string();
+  std::string data = work.write("data.jsonl", small_alpaca(24)).string();
+
+  std::vector<std::string> training(const std::string& out, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> args{"train", "model_name_or_path=" + base, "dataset=" + data, "template=default", "finetuning_type=lora",
+                                  "cutoff_len=96", "per_device_train_batch_size=4", "learning_rate=0.01", "max_steps=6", "save_steps=3",
+                                  "token_cache=false", "output_dir=" + (work / out).string()};
+    for (const std::string& setting : more) {
+      std::erase_if(args, [&](const std::string& a) { return a.starts_with(setting.substr(0, setting.find('=') + 1)); });
+      args.push_back(setting);
+    }
+    return args;
+  }
+  std::vector<double> nll(const std::string& model, const std::string& adapters = "") {
+    const std::string text = work.write("text.txt", "The cat was happy and saw a tree.\n").string();
+    std::vector<std::string> args{"score", "--model", model, "--file", text};
+    if (!adapters.empty()) args.insert(args.end(), {"--adapter", adapters});
+    const Result r = run(args);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return parse_json(lines_of(r.out).at(0), "score")["nll"].get<std::vector<double>>();
+  }
+  static double furthest(const std::vector<double>& a, const std::vector<double>& b) {
+    double most = 0;
+    for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b.at(i)));
+    return most;
+  }
+};
+
+TEST_F(AdapterRun, LeavesAnAdapterThatResumesToTheSameBitsAndNoBaseTensor) {
+  Result r = run(training("whole", {"lora_dropout=0.1"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("trainable parameters: 8,192 of "), std::string::npos) << r.err; 
+  EXPECT_FALSE(fs::exists(work / "whole/model.safetensors"));
+  EXPECT_TRUE(fs::exists(work / "whole/tokenizer.model"));
+  for (const char* at : {"whole", "whole/checkpoint-3"}) {
+    const auto file = formats::open_adapter(work / at);
+    EXPECT_EQ(file->tensors().size(), 28u) << at;
+    for (const auto& t : file->tensors()) EXPECT_NE(t.name.find(".lora_"), std::string::npos) << t.name;
+    EXPECT_FALSE(fs::exists(work / at / "config.json"));
+  }
+  r = run(training("part", {"lora_dropout=0.1", "resume_from_checkpoint=" + (work / "whole/checkpoint-3").string()}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(read_file(work / "part/adapter_model.safetensors"), read_file(work / "whole/adapter_model.safetensors"));
+  r = run(training("part", {"lora_rank=4", "overwrite_output_dir=true", "resume_from_checkpoint=" + (work / "whole/checkpoint-3").string()}));
+  EXPECT_EQ(r.code, 2) << r.err;
+}
+
+TEST_F(AdapterRun, MergedAnswersLikeTheAdapterAndIsAModelOfItsOwn) {
+  ASSERT_EQ(run(training("a")).code, 0);
+  const std::string a = (work / "a").string(), merged = (work / "merged").string();
+  const Result r = run({"merge", "--model", base, "--adapter", a, "--out", merged});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("largest difference of a logit"), std::string::npos) << r.err;
+  EXPECT_LT(furthest(nll(base, a), nll(merged)), 1e-4);
+  EXPECT_GT(furthest(nll(base, a), nll(base)), 1e-2);
+  EXPECT_TRUE(fs::exists(fs::path(merged) / "chat_template.jinja"));  // of the run
+  EXPECT_EQ(run({"merge", "--model", base, "--adapter", a, "--out", merged}).code, 2);  // never over something
+  const Result wrong = run({"generate", "--model", a, "--prompt", "x"});
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_NE(wrong.err.find("adapter"), std::string::npos);
+}
+
+TEST_F(AdapterRun, ContinuesAnAdapterOrTrainsANewOneOnTopOfIt) {
+  ASSERT_EQ(run(training("first")).code, 0);
+  const std::string first = (work / "first").string();
+  Result r = run(training("on", {"adapter_name_or_path=" + first, "lora_rank=2", "learning_rate=0"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("no effect beside the other settings: lora_rank"), std::string::npos) << r.err;
+  EXPECT_LT(furthest(nll(base, (work / "on").string()), nll(base, first)), 1e-6);
+  r = run(training("top", {"adapter_name_or_path=" + first, "create_new_adapter=true", "lora_rank=2", "lora_target=q_proj"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  const std::string both = first + "," + (work / "top").string(), merged = (work / "merged").string();
+  ASSERT_EQ(run({"merge", "--model", base, "--adapter", both, "--out", merged}).code, 0);
+  EXPECT_LT(furthest(nll(base, both), nll(merged)), 1e-4);
+  EXPECT_GT(furthest(nll(base, both), nll(base, first)), 1e-4);
+  r = run(training("first", {"adapter_name_or_path=" + first, "overwrite_output_dir=true"}));
+  EXPECT_EQ(r.code, 2);  // it would delete what it begins with
+}
+
+TEST_F(AdapterRun, AHeadThatIsTrainedBesideATiedEmbeddingStaysItsOwn) {
+  Json config = small_llama_config();
+  config["tie_word_embeddings"] = true;
+  base = make_small_model(work / "tied", config).string();
+  ASSERT_EQ(run(training("head", {"additional_target=lm_head", "lora_target=q_proj"})).code, 0);
+  const std::string head = (work / "head").string(), merged = (work / "merged").string();
+  const Result r = run({"merge", "--model", base, "--adapter", head, "--out", merged});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(read_json(fs::path(merged) / "config.json")["tie_word_embeddings"], false);
+  EXPECT_LT(furthest(nll(base, head), nll(merged)), 1e-4);
+  formats::SafetensorsFile before(fs::path(base) / "model.safetensors"), after(fs::path(merged) / "model.safetensors");
+  std::vector<float> x(512 * 32), y(x.size());
+  before.read(*before.find("model.embed_tokens.weight"), DType::f32, x.data());
+  after.read(*after.find("model.embed_tokens.weight"), DType::f32, y.data());
+  EXPECT_EQ(x, y);
+  EXPECT_NE(after.find("lm_head.weight"), nullptr);
+}
+
+TEST_F(AdapterRun, EvalOfAConfigurationAsksBaseAndAdapter) {
+  auto args = training("a", {"val_size=4"});
+  ASSERT_EQ(run(args).code, 0);
+  args[0] = "eval";
+  args.emplace_back("max_new_tokens=4");
+  args.emplace_back("--json");
+  const Result r = run(args);
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json scores = parse_json(r.out, "eval");
+  EXPECT_EQ(scores["adapters"][0], (work / "a").string());
+  EXPECT_NEAR(scores["loss"].get<double>(), read_json(work / "a/all_results.json")["eval_loss"].get<double>(), 1e-4);
+}
+
+TEST_F(AdapterRun, AnAdapterOfAnotherBaseIsRefused) {
+  ASSERT_EQ(run(training("a")).code, 0);
+  Json config = small_llama_config();
+  config["hidden_size"] = 48;
+  const std::string other = make_small_model(work / "other", config).string();
+  for (const auto& args : {std::vector<std::string>{"score", "--model", other, "--file", data, "--adapter", (work / "a").string()},
+                           {"merge", "--model", other, "--adapter", (work / "a").string(), "--out", (work / "m").string()}}) {
+    const Result r = run(args);
+    EXPECT_EQ(r.code, 1) << r.err;
+    EXPECT_NE(r.err.find("another base"), std::string::npos) << r.err;
+  }
+  EXPECT_FALSE(fs::exists(work / "m"));
+}
+
+}  // namespace
+}  // namespace attune
