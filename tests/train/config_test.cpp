@@ -72,7 +72,7 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"seed: 1e400", "must be a number"},                {"packing: maybe", "must be true or false"},
       {"packing: 1", "must be true or false"},            {"stage: dpo", "known are sft, pt"},
       {"stage: stf", "did you mean \"sft\""},             {"lr_scheduler_type: cosin", "did you mean \"cosine\""},
-      {"optim: lionfish", "not supported"},                   {"finetuning_type: lora", "not supported"},
+      {"optim: lionfish", "not supported"},                   {"finetuning_type: oft", "not supported"},
       {"gradient_checkpointing: some", "must be true or false"}, {"save_strategy: daily", "known are"},
       {"do_train: false", "nothing to do"},               {"stages: [a]", "pipelines"},
       {"fp16: true\nbf16: true", "exclude each other"},                {"output_dir: \"\"", "output_dir is empty"},
@@ -82,7 +82,10 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"optim_args: amsgrad", "name=value"},              {"save_dtype: int8", "known are"},
       {"early_stopping_patience: 3", "needs validation data"}, {"load_best_model_at_end: true", "needs validation data"},
       {"cross_validation: 1", "nothing to train on"},     {"cross_validation: 3\nval_size: 0.1", "leave out val_size"},
-      {"group_by_length: true\npacking: true", "choose one"}, {"label_smoothing_factor: 1", "expected 0 to"}};
+      {"group_by_length: true\npacking: true", "choose one"}, {"label_smoothing_factor: 1", "expected 0 to"},
+      {"adapter_name_or_path: a", "finetuning_type: lora"}, {"create_new_adapter: true\nfinetuning_type: lora", "adapter_name_or_path"},
+      {"pissa_convert: false\nfinetuning_type: lora", "plain LoRA"},
+      {"layers_to_transform: [0]\nfinetuning_type: lora\nlora_target: '.*q_proj'", "regular expression"}};
   for (const auto& [yaml, part] : cases) {
     const std::string message = refusal("# comment\n" + yaml + "\n");
     EXPECT_TRUE(says(message, part)) << yaml << " → " << message;
