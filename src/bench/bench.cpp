@@ -27,8 +27,10 @@ Step random_step(const RunSetup& s) {
   const train::Config& c = s.config;
   Step step;
   uint64_t n = 0;
-  std::vector<int32_t> ids(static_cast<size_t>(c.cutoff_len));
-  const std::vector<float> weights(ids.size(), 1.0f);
+  std::vector<int32_t> ids;
+  ids.resize(static_cast<size_t>(c.cutoff_len));
+  std::vector<float> weights;
+  weights.resize(ids.size(), 1.0f);
   for (int64_t m = 0; m < c.gradient_accumulation_steps; ++m) {
     MicroBatch& batch = step.micro_batches.emplace_back();
     for (int64_t i = 0; i < c.per_device_train_batch_size; ++i) {

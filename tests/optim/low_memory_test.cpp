@@ -63,9 +63,10 @@ TEST(LowMemory, FollowsThePublishedCode) {
         for (float& x : g) x /= grad_scale;
         Matrix::put(run.p().gradient, g);
         run.optimizer->step(run.context, run.p(), t, lr, grad_scale);
-        if (test["steps"].contains(std::to_string(t)))
+        if (test["steps"].contains(std::to_string(t))) {
           EXPECT_LT(relative_error(floats(run.p().weight), test["steps"][std::to_string(t)].get<std::vector<float>>()), 1e-5)
               << test["name"] << " " << test["shape"] << " " << test["arguments"] << " step " << t;
+        }
       }
     }
   }

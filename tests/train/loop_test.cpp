@@ -265,11 +265,17 @@ TEST_F(Loop, AWrongMetricIsFoundBeforeTheFirstUpdate) {
 
 // Otherwise what was trained before and is frozen now would be saved as the base has it.
 TEST_F(Loop, ARunContinuesOnlyWithTheSameTrainedParameters) {
-  const List run{"bf16=true", "max_steps=4", "save_steps=2"};
-  train("out", run);
-  List frozen = run;
-  frozen.insert(frozen.end(), {"resume_from_checkpoint=true", "finetuning_type=freeze", "freeze_trainable_layers=1"});
-  EXPECT_NE(error_of([&] { train("out", frozen); }).find("trainable_parameters"), std::string::npos);
+  const auto with = [](List more) {
+    more.insert(more.end(), {"bf16=true", "max_steps=4", "save_steps=2"});
+    return more;
+  };
+  train("out", with({"finetuning_type=freeze", "freeze_trainable_layers=2"}));
+  const auto resumed = [&](List more) {
+    more.push_back("resume_from_checkpoint=true");
+    return error_of([&] { train("out", with(more)); });
+  };
+  EXPECT_NE(resumed({"finetuning_type=freeze", "freeze_trainable_layers=1"}).find("trainable_parameters"), std::string::npos);
+  EXPECT_NE(resumed({}).find("finetuning_type"), std::string::npos);
 }
 
 // The best evaluation of the first part left no checkpoint: it cannot be the result, and the run must not end for it.
