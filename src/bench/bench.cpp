@@ -19,6 +19,8 @@ namespace {
 
 using ops::Job;
 using ops::OpClock;
+using plan::is_attention;
+using plan::is_product;
 using train::RunSetup;
 
 constexpr double kSteady = 1.05;  // what a speed may change by around a step that counts
@@ -41,9 +43,6 @@ Step random_step(const RunSetup& s) {
   }
   return step;
 }
-
-bool is_product(const Job& job) { return job.op.starts_with("gemm"); }
-bool is_attention(const Job& job) { return job.op.starts_with("attention"); }
 
 std::string role_of(const Job& job) {
   if (job.op == "gemm_nt") return "forward";

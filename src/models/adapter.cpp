@@ -44,12 +44,6 @@ std::vector<int64_t> joined_shape(const nn::Parameter& p) {
   return {p.shape[0] * (down ? 2 : 1), p.shape[1] * (down ? 1 : 2)};
 }
 
-void store(nn::Parameter& p, const std::vector<float>& values) {
-  Tensor& first = p.stepped();
-  convert(values.data(), DType::f32, first.data, first.dtype, values.size());
-  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());
-}
-
 // The way back from `joined`.
 void split(const std::vector<float>& both, nn::Parameter& p, nn::Parameter& beginning) {
   const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
@@ -68,13 +62,6 @@ template <class Model, class F>
 void for_each_linear(Model& model, F&& f) {
   for (int64_t i = 0; i < model.config().num_hidden_layers; ++i)
     for (const char* name : kLinears) f(model.layer_linear(i, name));
-}
-
-// The last parts of module names, for messages.
-std::string kinds(const Decoder& model) {
-  std::set<std::string> names;
-  for (const std::string& m : linear_modules(model)) names.insert(m.substr(m.rfind('.') + 1));
-  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& config) {
@@ -124,6 +111,18 @@ void name_biases(nn::ParameterStore& store, const LoraConfig& config) {
 
 }  // namespace
 
+void store(nn::Parameter& p, const std::vector<float>& values) {
+  Tensor& first = p.stepped();
+  convert(values.data(), DType::f32, first.data, first.dtype, values.size());
+  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());
+}
+
+std::set<std::string> module_kinds(const Decoder& model) {
+  std::set<std::string> names;
+  for (const std::string& m : linear_modules(model)) names.insert(m.substr(m.rfind('.') + 1));
+  return names;
+}
+
 std::vector<std::string> linear_modules(const Decoder& model) {
   std::vector<std::string> modules;
   for_each_linear(model, [&](const nn::Linear& l) {
@@ -141,7 +140,7 @@ void attach_adapter(Decoder& model, const LoraConfig& config) {
   const bool wanted = !config.target_modules.empty() || !config.target_pattern.empty();
   if (wanted && model.parameters().all().size() == before)
     refuse("lora_target (target_modules): {} finds no module; the layers have {}",
-           config.target_pattern.empty() ? fmt::format("{}", fmt::join(config.target_modules, ", ")) : config.target_pattern, kinds(model));
+           config.target_pattern.empty() ? fmt::format("{}", fmt::join(config.target_modules, ", ")) : config.target_pattern, fmt::join(module_kinds(model), ", "));
   name_whole_modules(model.parameters(), config);
   name_biases(model.parameters(), config);
 }

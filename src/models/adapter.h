@@ -1,6 +1,8 @@
 // Adapters on a decoder: which modules get one, their tensors ↔ PEFT's files.
 #pragma once
 
+#include <set>
+
 #include "formats/model_directory.h"
 #include "formats/peft.h"
 #include "models/decoder.h"
@@ -27,6 +29,9 @@ bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config
 // As `unties` asks: a model whose head begins as a copy of the embedding.
 void untie(DecoderConfig& architecture);
 
+// Gives a parameter new numbers: the master first where there is one.
+void store(nn::Parameter& parameter, const std::vector<float>& values);
+
 // Reads everything that has an adapter_name (and beginnings), masters first where there are any; nothing may be missing or
 // left over.
 void load_adapter(Decoder& model, const fs::path& directory);
@@ -39,5 +44,7 @@ void save_adapter(const fs::path& directory, const Decoder& model, const formats
 
 // Modules outside of embedding and head that can have an adapter ("model.layers.0.self_attn.q_proj" …).
 std::vector<std::string> linear_modules(const Decoder& model);
+// The last parts of their names ("q_proj" …).
+std::set<std::string> module_kinds(const Decoder& model);
 
 }  // namespace attune::models

@@ -29,7 +29,10 @@ AdapterDelta::AdapterDelta(const fs::path& directory)
     name = name.substr(std::string_view(formats::kAdapterPrefix).size());
     if (name.ends_with(kDown)) {
       read_low_rank(name.substr(0, name.size() - kDown.size()));
-    } else if (!name.ends_with(kUp)) {
+    } else if (name.ends_with(kUp)) {
+      const std::string down = name.substr(0, name.size() - kUp.size()) + std::string(kDown);
+      if (!file_->find(formats::kAdapterPrefix + down)) fail("{}: tensor \"{}\" is there without its lora_A", file_->path().string(), t.name);
+    } else {
       if (name.find(".lora_") != std::string::npos) refuse("{}: tensor \"{}\" belongs to a kind of adapter that is not supported", file_->path().string(), t.name);
       if (const size_t at = name.find(kBaseLayer); at != std::string::npos) name.erase(at + 1, kBaseLayer.size() - 1);
       whole_[name] = &t;
@@ -97,9 +100,7 @@ void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector
     std::vector<float> values(static_cast<size_t>(p->count()));
     file->read(*info, DType::f32, values.data());
     for (const AdapterDelta& d : deltas) d.apply(name, p->shape, 0, p->is_vector() ? 1 : p->shape[0], values.data());
-    Tensor& first = p->stepped();
-    convert(values.data(), DType::f32, first.data, first.dtype, values.size());
-    if (p->master.defined()) convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, values.size());
+    store(*p, values);
   }
 }
 

@@ -63,8 +63,6 @@ constexpr int64_t kWeightElements = 8 << 20;
 constexpr int64_t kSweepElements = 4 << 20;
 constexpr int64_t kSequence = 2048;  // attention over longer sequences costs the same per pair
 
-bool is_product(const Job& job) { return job.op.starts_with("gemm"); }
-bool is_attention(const Job& job) { return job.op.starts_with("attention"); }
 double amount_of(const Job& job, const Ledger::Entry& e) { return is_product(job) || is_attention(job) ? e.work.flops : e.work.bytes; }
 
 double median(std::vector<double> values) {

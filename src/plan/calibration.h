@@ -20,6 +20,10 @@ struct MachinePace {
 // About `seconds` of measurement.
 MachinePace measure_pace(DType compute, double seconds = 0.7);
 
+// Jobs whose speed counts in FLOPs; that of all others in bytes.
+inline bool is_product(const ops::Job& job) { return job.op.starts_with("gemm"); }
+inline bool is_attention(const ops::Job& job) { return job.op.starts_with("attention"); }
+
 // Times jobs of a ledger. Sizes are cut so that the budget suffices: rows first, then the sides of huge weights; a cut
 // job is taken to run at the same FLOP/s or bytes/s. Measurements go round and round over all jobs, so that a slow moment
 // of the machine hits all alike, and the median counts.

@@ -57,7 +57,7 @@ uint64_t library_bytes(const ops::Ledger& ledger) {
   constexpr uint64_t kCode = 24'000'000;
   uint64_t packed = 0;
   for (const auto& [job, e] : ledger.entries()) {
-    if (!job.op.starts_with("gemm") || job.dtypes[0] != DType::f32 || job.dtypes[1] != DType::f32) continue;
+    if (!is_product(job) || job.dtypes[0] != DType::f32 || job.dtypes[1] != DType::f32) continue;
     const bool tn = job.op == "gemm_tn";
     packed = std::max(packed, ops::onednn::sgemm_hidden_bytes(tn ? job.shape[1] : job.shape[0], tn ? static_cast<int64_t>(e.rows / e.calls) : job.shape[1]));
   }

@@ -1,7 +1,8 @@
 #include "tuning/lora.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
-#include <set>
 
 #include "models/merge.h"
 #include "util/error.h"
@@ -17,11 +18,7 @@ void check_names(const formats::LoraConfig& config, const models::Decoder& model
     bool found = name == "lm_head" || name.ends_with("embed_tokens");  // refused with a better message
     for (const std::string& m : modules) found |= m == name || m.ends_with(fmt::format(".{}", name));
     if (found) continue;
-    std::string known;
-    std::set<std::string> seen;
-    for (const std::string& m : modules)
-      if (const std::string last = m.substr(m.rfind('.') + 1); seen.insert(last).second) known += (known.empty() ? "" : ", ") + last;
-    refuse("lora_target: the model has no module \"{}\"; the layers have {}", name, known);
+    refuse("lora_target: the model has no module \"{}\"; the layers have {}", name, fmt::join(models::module_kinds(model), ", "));
   }
   for (int64_t layer : config.layers_to_transform)
     if (layer < 0 || layer >= model.config().num_hidden_layers)
@@ -79,8 +76,7 @@ void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
 formats::LoraConfig adapter_config(const LoraOptions& options, const models::Decoder& model) {
   formats::LoraConfig config = options.config;
   if (config.target_modules != std::vector<std::string>{"all"}) return config;
-  std::set<std::string> names;
-  for (const std::string& m : models::linear_modules(model)) names.insert(m.substr(m.rfind('.') + 1));
+  const auto names = models::module_kinds(model);
   config.target_modules.assign(names.begin(), names.end());
   return config;
 }
