@@ -180,7 +180,7 @@ TEST_F(Answers, WhatIsTooLongIsCutTheSameOnBothSidesAndSaidWhateverTheLimit) {
   for (int64_t limit = full + 1; limit >= 2; --limit) {
     const TokenSet set = pairs({pair_of(talk, good, bad)}, limit);
     if (set.size() == 0) {
-      EXPECT_LT(limit, 64);
+      EXPECT_LT(limit, full / 2);
       EXPECT_EQ(report_.count(Action::dropped), 1);
       continue;
     }
@@ -202,17 +202,22 @@ TEST_F(Answers, WhatIsTooLongIsCutTheSameOnBothSidesAndSaidWhateverTheLimit) {
   }
   EXPECT_GT(used, 60);
   // A prompt of one question loses its beginning, and the template around it stays.
-  const TokenSet one = pairs({pair_of({{"system", "S"}, {"user", "the beginning of a long question and its end"}}, "a", "b")}, 24);
+  const Record long_question = pair_of({{"system", "S"}, {"user", "the beginning of a long question and its end"}}, "a", "b");
+  const int64_t room = pairs({long_question}).length(0) - 8;
+  const TokenSet one = pairs({long_question}, room);
   ASSERT_EQ(one.groups(), 1);
-  expect_sound(one, 24);
+  expect_sound(one, room);
   EXPECT_EQ(reasons(), (List{"cut: the prompt does not fit into cutoff_len: the beginning of its question is left off"}));
   EXPECT_TRUE(text(one, 0).starts_with("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n"));
   EXPECT_NE(text(one, 0).find("its end<|im_end|>\n<|im_start|>assistant\na<|im_end|>"), std::string::npos) << text(one, 0);
   // Characters stay whole.
-  const TokenSet chinese = pairs({pair_of({{"user", "糖化血红蛋白与糖尿病分期的关系是什么"}}, "a", "b")}, 32);
-  ASSERT_EQ(chinese.groups(), 1);
-  EXPECT_TRUE(text::is_valid_utf8(text(chinese, 0)));
-  EXPECT_NE(text(chinese, 0).find("是什么<|im_end|>"), std::string::npos);
+  const Record chinese = pair_of({{"user", "糖化血红蛋白与糖尿病分期的关系是什么"}}, "a", "b");
+  for (int64_t less = 1; less < 12; ++less) {
+    const TokenSet cut = pairs({chinese}, pairs({chinese}).length(0) - less);
+    ASSERT_EQ(cut.groups(), 1);
+    EXPECT_TRUE(text::is_valid_utf8(text(cut, 0)));
+    EXPECT_NE(text(cut, 0).find("是什么<|im_end|>"), std::string::npos);
+  }
 }
 
 TEST_F(Answers, EqualSidesAreDroppedAndReported) {
@@ -222,7 +227,9 @@ TEST_F(Answers, EqualSidesAreDroppedAndReported) {
   EXPECT_EQ(report_.entries()[0].where, "x.jsonl:1");
   EXPECT_EQ(reasons(), (List{"dropped: chosen and rejected are the same"}));
   const std::string begin = "a b c d e f g h i j k l m n o p q r s t u v w x y z";
-  EXPECT_EQ(pairs({pair_of({{"user", "q"}}, begin + " one", begin + " two"), pair_of({{"user", "q"}}, "a", "b")}, 32).groups(), 1);
+  const Record alike = pair_of({{"user", "q"}}, begin + begin + " one", begin + begin + " two"), other = pair_of({{"user", "q"}}, "a", "b");
+  const auto limit = 2 * static_cast<int64_t>(prompt(pairs({alike}), 0)) + 2;
+  EXPECT_EQ(pairs({alike, other}, limit).groups(), 1);
   EXPECT_EQ(reasons(), (List{"dropped: chosen and rejected are the same within cutoff_len"}));
 }
 
@@ -264,7 +271,7 @@ TEST_F(Answers, AJudgedRowStandsBesideThePromptWithTheNextRowsAnswer) {
     EXPECT_EQ(set.where(2 * g), fmt::format("x.jsonl:{}", g + 1));
   }
   // The mismatched text is the one that the template would write.
-  EXPECT_EQ(text(set, 1), "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na2<|im_end|>");
+  EXPECT_EQ(text(set, 1), "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na2<|im_end|>");
   EXPECT_NE(set.fingerprint(), judged({judged_of({{"user", "q1"}}, "a1", true), judged_of(kTalk, "a2", true), judged_of({{"user", "q3"}}, "a3", true)}).fingerprint());
   // One row alone has no other answer; a dropped row takes no part.
   EXPECT_EQ(judged({judged_of({{"user", "q1"}}, "a1", true)}).size(), 0);

@@ -152,7 +152,7 @@ TEST_F(Readers, TextForPretraining) {
   EXPECT_EQ(row(R"({"text":" once \n"})", pt).text, " once \n");
   EXPECT_EQ(reason(R"({"text":" \n\t"})", pt), "the text is empty");
   EXPECT_EQ(reason(R"({"text":null})", pt), "\"text\" is missing");
-  EXPECT_NE(reason(R"({"instruction":"q","output":"a"})", pt).find("stage pt needs rows with \"text\""), std::string::npos);
+  EXPECT_NE(reason(R"({"instruction":"q","output":"a"})", pt).find("stage pt needs plain text"), std::string::npos);
   const Read lines = read("corpus.txt", "\xEF\xBB\xBF" "one\r\n\r\n  \ntwo two\n\nthree", pt);
   ASSERT_EQ(lines.records.rows.size(), 3u);
   EXPECT_EQ(lines.records.rows[0].text, "one");
