@@ -61,6 +61,17 @@ std::string TokenSet::where(int64_t i) const {
   return s.line < 0 ? file : file + ":" + std::to_string(s.line);
 }
 
+float TokenSet::side(const std::string& channel, int64_t i) const {
+  const auto it = side_channels.find(channel);
+  return it == side_channels.end() || stored(i) >= it->second.size() ? 0.0f : it->second[stored(i)];
+}
+
+void TokenSet::set_side(const std::string& channel, int64_t i, float value) {
+  std::vector<float>& numbers = side_channels[channel];
+  numbers.resize(store_.samples.size(), 0.0f);
+  numbers[stored(i)] = value;
+}
+
 int64_t TokenSet::labelled_tokens() const {
   int64_t n = 0;
   for (int64_t i = 0; i < size(); ++i) n += weights(i).labels();

@@ -114,6 +114,9 @@ class TokenSet {
   void select(std::vector<int64_t> samples);
 
   // Per-sequence numbers that a walk over the data fills in before training (reference log-probabilities, advantages).
+  bool has_side(const std::string& channel) const { return side_channels.count(channel) > 0; }
+  float side(const std::string& channel, int64_t i) const;
+  void set_side(const std::string& channel, int64_t i, float value);
   std::map<std::string, std::vector<float>> side_channels;
 
   // Everything that determines the sequences, for checkpoints: a changed data file must not be resumed silently.
