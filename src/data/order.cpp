@@ -35,6 +35,8 @@ int64_t Permutation::operator[](int64_t place) const {
 
 Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set), options_(options) {
   if (set.size() == 0) fail("no sample is left to train on");
+  if (options.group_size % set.group_size() != 0)
+    fail("internal error: groups of {} would part the set's groups of {}", options.group_size, set.group_size());
   if (set.size() % options.group_size != 0)
     fail("internal error: {} samples do not form groups of {}", set.size(), options.group_size);
   int64_t longest_group = 0, most_labels = 0;

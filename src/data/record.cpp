@@ -8,6 +8,26 @@
 
 namespace attune::data {
 
+const char* description_of(RowKind kind) {
+  constexpr const char* kWhat[] = {"plain text (\"text\")", "questions with answers (\"instruction\"/\"output\", \"conversations\" or \"messages\")",
+                                   "preference pairs (a prompt with \"chosen\" and \"rejected\")",
+                                   "judged answers for KTO (an answer with \"label\" or \"kto_tag\", true or false)"};
+  return kWhat[static_cast<size_t>(kind)];
+}
+
+const char* stages_of(RowKind kind) {
+  constexpr const char* kStages[] = {"pt", "sft", "rm or dpo", "kto"};
+  return kStages[static_cast<size_t>(kind)];
+}
+
+text::Conversation Record::rejected_conversation() const {
+  text::Conversation other;
+  other.tools_json = conversation.tools_json;
+  other.messages.assign(conversation.messages.begin(), conversation.messages.begin() + static_cast<ptrdiff_t>(prompt_messages));
+  other.messages.insert(other.messages.end(), rejected.begin(), rejected.end());
+  return other;
+}
+
 const char* DataReport::name_of(Action action) {
   constexpr const char* kNames[] = {"dropped", "cut", "mended", "noted"};
   return kNames[static_cast<size_t>(action)];

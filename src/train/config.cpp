@@ -152,7 +152,8 @@ void say_idle(const Config& c) {
       {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
       {"freeze_trainable_layers", !freeze || by_name}, {"freeze_trainable_modules", !freeze || by_name},
       {"freeze_extra_modules", !freeze || by_name}, {"unfrozen_parameters", !freeze},
-      {"template", c.pretraining()}, {"mask_history", c.pretraining()}, {"train_on_prompt", c.pretraining()},
+      {"template", c.pretraining()}, {"mask_history", c.row_kind() != data::RowKind::conversation},
+      {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
@@ -196,6 +197,11 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
 bool Config::larger_is_better() const {
   const auto says = [this](const char* word) { return metric_for_best_model.find(word) != std::string::npos; };
   return greater_is_better.value_or(says("accurac") || says("margin"));
+}
+
+data::RowKind Config::row_kind() const {
+  using Kind = data::RowKind;
+  return stage == "pt" ? Kind::text : stage == "rm" || stage == "dpo" ? Kind::pair : stage == "kto" ? Kind::judged : Kind::conversation;
 }
 
 nn::Recompute Config::recompute() const {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/row_kind.h"
 #include "nn/tape.h"
 
 namespace attune::train {
@@ -141,6 +142,8 @@ struct Config {
   // Whether a larger metric_for_best_model is better.
   bool larger_is_better() const;
   bool pretraining() const { return stage == "pt"; }
+  // What the stage reads.
+  data::RowKind row_kind() const;
   // Schedules' warm-up for a run of `total` updates.
   int64_t warmup(int64_t total) const;
   // All keys with their values, as YAML.

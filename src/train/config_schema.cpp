@@ -35,7 +35,7 @@ class Schema {
     string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
     list("adapter_name_or_path", &Config::adapter_name_or_path, "`lora`: adapter directories as PEFT saves them. Training continues the last one, with its own rank, targets and so on; those before it become part of the base, in memory.");
     section("Method");
-    choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
+    choices("stage", &Config::stage, {"sft", "pt", "rm", "dpo", "kto"}, "`sft` supervised fine-tuning, `pt` continued pre-training, `rm` reward model, `dpo` preference pairs, `kto` judged answers. Each reads data of its own kind (data.md).");
     choices("finetuning_type", &Config::finetuning_type, {"full", "freeze", "lora"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; `lora`: low-rank adapters. What is not trained keeps the base's values and costs no gradient and no optimizer memory.");
     integer("freeze_trainable_layers", &Config::freeze_trainable_layers, -(1 << 20), 1 << 20, "`freeze`: train the last n layers (n > 0) or the first n (-n).");
     list("freeze_trainable_modules", &Config::freeze_trainable_modules, "`freeze`: modules trained in those layers, by name (`mlp`, `self_attn`, `q_proj` …); `all`: every one.");

@@ -70,6 +70,7 @@ data::BatchingOptions train_batching(const Config& c) {
   batching.micro_batches = c.gradient_accumulation_steps;
   batching.packing = c.packing;
   batching.cutoff_len = c.cutoff_len;
+  batching.group_size = data::group_size_of(c.row_kind());
   batching.group_by_length = c.group_by_length;
   batching.drop_last = c.dataloader_drop_last;
   batching.seed = static_cast<uint64_t>(c.data_seed.value_or(c.seed));
@@ -79,14 +80,15 @@ data::BatchingOptions train_batching(const Config& c) {
 data::BatchingOptions eval_batching(const Config& c) {
   data::BatchingOptions batching;
   batching.micro_batch_size = c.per_device_eval_batch_size;
+  batching.group_size = data::group_size_of(c.row_kind());
   batching.shuffle = false;
   return batching;
 }
 
-// Without data: `batch` sequences (packs) of cutoff_len tokens, all but the first of them labels.
+// Without data: `batch` groups (packs) of sequences of cutoff_len tokens, all but the first of them labels.
 BatchCapacity worst_case(const Config& c, int64_t batch, bool packing) {
-  const int64_t tokens = batch * c.cutoff_len;
-  if (!packing) return {tokens, batch, tokens - batch, c.cutoff_len};
+  const int64_t sequences = batch * data::group_size_of(c.row_kind()), tokens = sequences * c.cutoff_len;
+  if (!packing) return {tokens, sequences, tokens - sequences, c.cutoff_len};
   return {tokens, std::max<int64_t>(1, tokens / 2), tokens, c.cutoff_len};
 }
 
@@ -191,7 +193,7 @@ void protect_finished_run(const Config& config) {
 
 data::Records read_data_sets(const Config& config, const std::vector<std::string>& names, data::DataReport& report) {
   data::Records records;
-  const data::ReadOptions options{config.pretraining(), config.max_samples, static_cast<uint64_t>(config.seed)};
+  const data::ReadOptions options{config.row_kind(), config.max_samples, static_cast<uint64_t>(config.seed)};
   for (const std::string& name : names) data::read_records(data::find_data_set(name, config.dataset_dir), options, records, report);
   return records;
 }
@@ -280,10 +282,12 @@ void arrange(RunSetup& s, const Config& config) {
 
 std::vector<std::string> describe_data(const RunSetup& s) {
   std::vector<std::string> lines;
-  lines.push_back(fmt::format("data: {} rows read, {} training samples of {} tokens ({} labelled), longest {}", s.rows_read,
-                              s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
+  constexpr const char* kSamples[] = {"samples", "samples", "pairs", "judged answers"};
+  const char* samples = kSamples[static_cast<size_t>(s.config.row_kind())];
+  lines.push_back(fmt::format("data: {} rows read, {} training {} of {} tokens ({} labelled), longest {}", s.rows_read, s.train_set->groups(), samples,
+                              s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
   if (s.train_set->sources().size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
-  if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
+  if (s.eval_set) lines.push_back(fmt::format("validation: {} {} of {} tokens", s.eval_set->groups(), samples, s.eval_set->total_tokens()));
   if (s.config.packing) {
     const auto packs = s.train_batches->steps_in_epoch(0);
     lines.push_back(fmt::format("packing: sequences of up to {} tokens, {} updates in the first epoch; attention and positions keep samples apart",
