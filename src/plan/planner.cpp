@@ -136,14 +136,13 @@ double evaluation_seconds(const RunSetup& s, DryEngine& dry, Calibration& calibr
   if (count == 0) return 0;
   ops::Ledger ledger;
   double tokens = 0;
-  std::vector<train::SequenceLoss> losses;
-  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false))
-    for (const MicroBatch& batch : step.micro_batches) {
-      dry.engine->context().reset_work();
-      dry.engine->evaluate(batch, losses);
-      ledger.add(*dry.engine->context().ledger(), 1);
-      tokens += static_cast<double>(batch.token_count());
-    }
+  std::vector<objectives::Outcome> outcomes;
+  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false)) {
+    dry.engine->context().reset_work();
+    dry.engine->evaluate(step, outcomes);
+    ledger.add(*dry.engine->context().ledger(), 1);
+    tokens += static_cast<double>(tokens_of(step));
+  }
   calibration.measure(ledger, options, dry.model);
   return count * calibration.seconds(ledger) * static_cast<double>(s.eval_set->total_tokens()) / tokens;
 }

@@ -36,6 +36,12 @@ struct Config {
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";
   double loraplus_lr_ratio = 0;
+  // preferences
+  std::vector<std::string> pref_loss{"sigmoid"};
+  std::vector<double> pref_loss_weights;
+  double pref_beta = 0.1, pref_ftx = 0, dpo_label_smoothing = 0, simpo_gamma = 0.5, ld_alpha = 1, discopop_tau = 0.05, cpo_alpha = 1;
+  double kto_chosen_weight = 1, kto_rejected_weight = 1, center_rewards_coefficient = 0;
+  std::string ref_model;
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";

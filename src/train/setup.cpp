@@ -10,6 +10,7 @@
 #include "models/families/family.h"
 #include "train/data_setup.h"
 #include "train/lora_options.h"
+#include "train/objective_options.h"
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -112,6 +113,8 @@ void plan_saving(RunSetup& s) {
   const DType own = c.pure_bf16 ? DType::bf16 : s.engine.tuning.adapts() ? DType::f32 : stored;
   s.save_dtype = c.save_dtype == "auto" ? own : parse_dtype(c.save_dtype, "save_dtype");
   s.saved_config = std::make_shared<Json>(s.directory->config());
+  if (s.architecture.num_labels > 0)
+    *s.saved_config = models::scoring_config(s.directory->config(), s.architecture.num_labels, s.architecture.eos_token_ids.empty() ? -1 : s.architecture.eos_token_ids[0]);
   Json& config = *s.saved_config;
   const bool said = config.contains("dtype") || config.contains("torch_dtype");
   for (const char* key : {"dtype", "torch_dtype"})  // newer and older transformers; some files have both
@@ -225,6 +228,10 @@ namespace {
 
 models::DecoderConfig architecture_of(const formats::ModelDirectory& directory, const Config& config) {
   models::DecoderConfig a = models::parse_config(directory.config(), (directory.path() / "config.json").string());
+  if (scores_sequences(config)) models::score_sequences(a, 1);
+  else if (a.num_labels > 0)
+    refuse("model_name_or_path: {} scores sequences (a reward model or classifier) and cannot be tuned as a language model. stage: rm continues it",
+           directory.path().string());
   if (config.finetuning_type == "lora" && tuning::unties(lora_options(config), a)) models::untie(a);
   return a;
 }
@@ -268,7 +275,7 @@ void arrange(RunSetup& s, const Config& config) {
   s.epoch_ends.clear();
   s.total_steps = std::max<int64_t>(0, config.max_steps);
   if (s.train_set) arrange_batches(s);
-  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
+  s.objective = make_objective(config);
   s.engine = engine_options(s, config);
   plan_saving(s);
 }
