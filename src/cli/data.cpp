@@ -77,7 +77,7 @@ Json statistics(const train::RunSetup& s) {
   Json json = {{"rows", s.rows_read}, {"validation_samples", s.eval_set ? s.eval_set->groups() : 0}};
   json.update(length_statistics(*s.train_set));
   json.update(answer_statistics(*s.train_set, s.config.row_kind()));
-  for (Action action : {Action::dropped, Action::cut, Action::mended, Action::noted}) json[data::DataReport::name_of(action)] = s.report.count(action);
+  for (Action action : {Action::dropped, Action::cut, Action::mended, Action::noted}) json[data::DataReport::name_of(action)] = s.report.rows(action);
   json["updates"] = s.total_steps;
   return json;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "util/json.h"
 
@@ -37,6 +38,13 @@ int64_t DataReport::count(Action action) const {
   int64_t n = 0;
   for (const Entry& e : entries_) n += e.action == action;
   return n;
+}
+
+int64_t DataReport::rows(Action action) const {
+  std::set<std::string_view> places;
+  for (const Entry& e : entries_)
+    if (e.action == action) places.insert(e.where);
+  return static_cast<int64_t>(places.size());
 }
 
 std::vector<std::string> DataReport::summary() const {

@@ -52,6 +52,8 @@ class DataReport {
   void add(const DataReport& other) { entries_.insert(entries_.end(), other.entries_.begin(), other.entries_.end()); }
   const std::vector<Entry>& entries() const { return entries_; }
   int64_t count(Action action) const;
+  // Places of that action: a row that is cut in two ways is one.
+  int64_t rows(Action action) const;
   // "dropped 3 rows: no answer (data.jsonl:4, data.jsonl:9, …)", one line a reason.
   std::vector<std::string> summary() const;
   // One JSON object a line: {"action":…,"reason":…,"where":…}

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "data/file_rows.h"
 #include "data/tokenize_row.h"
@@ -10,6 +11,9 @@ namespace {
 
 using text::Conversation;
 using text::Message;
+
+// Question and answer that get less than this, in tokens, say nothing.
+constexpr size_t kLeast = 8;
 
 bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
@@ -34,7 +38,7 @@ void leave_out_characters(Conversation& c, size_t prompt_messages, size_t n) {
   }
 }
 
-// The smallest number in (low, high] for which `fits`, which is true of `high`.
+// The smallest number in (low, high] for which `fits`; high where none of those before it does.
 template <class Fits>
 size_t fewest(size_t low, size_t high, Fits fits) {
   while (high > low + 1) {
@@ -67,34 +71,20 @@ class Sides {
     });
   }
 
-  // Shortens the prompt to `room` tokens, by as little as possible. Returns what is left off; nothing where even an empty question is too long.
-  std::string shorten(size_t room) {
-    const size_t questions = count_questions(prompt_of(sides_[0]));
-    std::string what;
-    if (questions > 1) {
-      const auto fits = [&](size_t exchanges) { return prompt_tokens(later(sides_[0], exchanges)) <= room; };
-      const size_t most = questions - 1, exchanges = fits(most) ? fewest(0, most, fits) : most;
-      const size_t before = sides_[0].messages.size();
-      for (Conversation& side : sides_) side = later(side, exchanges).conversation;
-      prompt_messages_ -= before - sides_[0].messages.size();
-      what = "its first turns are";
+  // Shortens the prompt to `room` tokens, by as little as possible. Where system message and tools alone take more, question and
+  // answer share what is left of `limit`. Returns what is left off (may be empty); nothing where what is left is too little.
+  std::optional<std::string> shorten(size_t room, size_t limit) {
+    const bool turns = leave_out_turns(room);
+    const size_t all = characters(sides_[0], prompt_messages_), fixed = tokens_without(all);
+    if (fixed + kLeast > limit) return std::nullopt;
+    if (fixed > room) room = fixed + (limit - fixed) / 2;
+    const bool beginning = tokens_without(0) > room;
+    if (beginning) {
+      const size_t n = fewest(0, all, [&](size_t c) { return tokens_without(c) <= room; });
+      for (Conversation& side : sides_) leave_out_characters(side, prompt_messages_, n);
     }
-    if (questions > 1 && prompt_tokens({sides_[0], prompt_messages_}) <= room) {
-      read();
-      return what;
-    }
-    const auto without = [&](const Conversation& side, size_t n) {
-      Conversation shorter = side;
-      leave_out_characters(shorter, prompt_messages_, n);
-      return shorter;
-    };
-    const auto fits = [&](size_t n) { return prompt_tokens({without(sides_[0], n), prompt_messages_}) <= room; };
-    const size_t all = characters(sides_[0], prompt_messages_);
-    if (all == 0 || !fits(all)) return "";
-    const size_t n = fewest(0, all, fits);
-    for (Conversation& side : sides_) side = without(side, n);
     read();
-    return what.empty() ? "the beginning of its question is" : "its first turns and the beginning of its question are";
+    return turns && beginning ? "its first turns and the beginning of its question are" : turns ? "its first turns are" : beginning ? "the beginning of its question is" : "";
   }
 
  private:
@@ -105,6 +95,21 @@ class Sides {
 
   Conversation prompt_of(const Conversation& c) const {
     return {{c.messages.begin(), c.messages.begin() + static_cast<ptrdiff_t>(prompt_messages_)}, c.tools_json};
+  }
+  bool leave_out_turns(size_t room) {
+    const size_t questions = count_questions(prompt_of(sides_[0]));
+    if (questions < 2) return false;
+    const auto fits = [&](size_t exchanges) { return prompt_tokens(later(sides_[0], exchanges)) <= room; };
+    const size_t exchanges = fewest(0, questions - 1, fits), before = sides_[0].messages.size();
+    for (Conversation& side : sides_) side = later(side, exchanges).conversation;
+    prompt_messages_ -= before - sides_[0].messages.size();
+    return true;
+  }
+  // Of the prompt, when its questions lose that many characters.
+  size_t tokens_without(size_t characters) const {
+    Conversation shorter = sides_[0];
+    leave_out_characters(shorter, prompt_messages_, characters);
+    return prompt_tokens({std::move(shorter), prompt_messages_});
   }
   // Without the first exchanges of the prompt; the answer stays, whatever is in it.
   Part later(const Conversation& c, size_t exchanges) const {
@@ -143,9 +148,9 @@ std::vector<std::string> fit(Sides& sides, std::vector<TokenizedRow>& rows, size
   if (sides.prompt() + answer > limit) {
     const size_t room = std::max(limit / 2, limit - std::min(limit, answer));
     if (sides.prompt() > room) {
-      const std::string what = sides.shorten(room);
-      if (what.empty()) throw BadRow{"the prompt alone fills cutoff_len, no room is left for its answer"};
-      reasons.push_back("the prompt does not fit into cutoff_len: " + what + " left off");
+      const auto what = sides.shorten(room, limit);
+      if (!what) throw BadRow{"the prompt alone fills cutoff_len, no room is left for its answer"};
+      if (!what->empty()) reasons.push_back("the prompt does not fit into cutoff_len: " + *what + " left off");
     }
   }
   rows = sides.rows();

@@ -210,6 +210,18 @@ TEST_F(Answers, WhatIsTooLongIsCutTheSameOnBothSidesAndSaidWhateverTheLimit) {
   EXPECT_EQ(reasons(), (List{"cut: the prompt does not fit into cutoff_len: the beginning of its question is left off"}));
   EXPECT_TRUE(text(one, 0).starts_with("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n"));
   EXPECT_NE(text(one, 0).find("its end<|im_end|>\n<|im_start|>assistant\na<|im_end|>"), std::string::npos) << text(one, 0);
+  // A system message of more than half of the limit leaves less to both; what it leaves nothing to is dropped.
+  const Record rules = pair_of({{"system", "these are the rules and there are many of them"}, {"user", "a question that is long enough"}}, good, bad);
+  const auto fixed = pairs({pair_of({{"system", rules.conversation.messages[0].content}, {"user", ""}}, "a", "b")});
+  const auto least = static_cast<int64_t>(prompt(fixed, 0));
+  const TokenSet tight = pairs({rules}, least + 16);
+  ASSERT_EQ(tight.groups(), 1);
+  expect_sound(tight, least + 16);
+  EXPECT_NE(text(tight, 0).find("enough<|im_end|>"), std::string::npos) << text(tight, 0);
+  EXPECT_EQ(report_.rows(Action::cut), 1);
+  EXPECT_EQ(report_.count(Action::cut), 2);
+  EXPECT_EQ(pairs({rules}, least + 4).groups(), 0);
+  EXPECT_EQ(report_.count(Action::dropped), 1);
   // Characters stay whole.
   const Record chinese = pair_of({{"user", "糖化血红蛋白与糖尿病分期的关系是什么"}}, "a", "b");
   for (int64_t less = 1; less < 12; ++less) {
