@@ -35,11 +35,6 @@ Planned make_plan(train::RunSetup& setup, double budget, bool always) {
   return p;
 }
 
-void check_stage(const train::Config& config) {
-  if (data::group_size_of(config.row_kind()) > 1)
-    refuse("stage: {} cannot be trained yet; `attune data` reads and checks its data", config.stage);
-}
-
 std::string run_once(const train::Config& config, const train::Fold& fold, bool force) {
   train::RunSetup setup = train::prepare(config, fold);
   for (const std::string& line : plan::settle(setup)) notice("{}", line);
@@ -76,7 +71,6 @@ train::RunSetup setup_for_plan(const train::Config& config) {
 
 int train(const RunArgs& args) {
   train::Config config = read_config(args.arguments);
-  check_stage(config);
   const auto once = [&](const train::Config& c, const train::Fold& fold) { return run_once(c, fold, args.force); };
   if (config.cross_validation > 0) config = settled_for_folds(config);
   const std::string results = config.cross_validation > 0 ? train::cross_validate(config, once) : once(config, {});
@@ -86,7 +80,6 @@ int train(const RunArgs& args) {
 
 int plan(const RunArgs& args) {
   const train::Config config = read_config(args.arguments, false);
-  check_stage(config);
   train::RunSetup setup = setup_for_plan(config);
   for (const std::string& line : plan::settle(setup)) notice("{}", line);
   if (setup.train_set)

@@ -26,6 +26,7 @@ struct TokenizeOptions {
 
 // Channels that come with the data.
 inline constexpr const char* kMargin = "margin";        // of pairs, where a row has one
+inline constexpr const char* kReferenceLogp = "reference_logp";  // filled in before training (train/reference.h)
 inline constexpr const char* kDesirable = "desirable";  // of judged answers: 1 or 0
 
 // The loss weights of one sequence, kept as runs of equal ones: an answer is one run, whatever its length.

@@ -53,19 +53,18 @@ PairLoss Preference::of(const Pair& pair, double matched_reference) const {
 }
 
 void Preference::note(const BatchView& batch, size_t first, const SequenceLogp& c, const SequenceLogp& r, double loss) const {
+  // As TRL's trainers log: means over tokens where the loss takes them.
   const bool average = std::all_of(terms_.begin(), terms_.end(), [](const Term& t) { return t.loss->average; });
-  const auto reward = [&](const SequenceLogp& s) {
-    if (needs_reference()) return options_.beta * (s.logp - s.side.reference_logp);
-    return options_.beta * (average ? s.logp / static_cast<double>(s.labels) : s.logp);
-  };
+  const auto logp = [&](const SequenceLogp& s) { return average ? s.logp / static_cast<double>(s.labels) : s.logp; };
+  const auto reward = [&](const SequenceLogp& s) { return options_.beta * (logp(s) - (needs_reference() ? s.side.reference_logp : 0)); };
   const double won = reward(c), lost = reward(r);
   if (Measures* m = batch.measures) {
     m->add(chosen_reward, won);
     m->add(rejected_reward, lost);
     m->add(accuracy, won > lost);
     m->add(margin, won - lost);
-    m->add(chosen_logp, c.logp);
-    m->add(rejected_logp, r.logp);
+    m->add(chosen_logp, logp(c));
+    m->add(rejected_logp, logp(r));
     m->add(chosen_nll, -c.logp / static_cast<double>(c.labels));
   }
   if (!batch.outcomes) return;

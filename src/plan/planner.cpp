@@ -75,7 +75,8 @@ Step worst_step(const Config& c) {
   const std::vector<float> weights(ids.size(), 1.0f);
   Step step;
   step.micro_batches.resize(1);
-  for (int64_t i = 0; i < c.per_device_train_batch_size; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i));
+  const int64_t of_group = train::sequences_of_group(c);
+  for (int64_t i = 0; i < c.per_device_train_batch_size * of_group; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i / of_group));
   step.total_weight = step.micro_batches[0].total_weight();
   return step;
 }

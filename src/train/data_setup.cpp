@@ -27,7 +27,7 @@ data::TokenRequest request_of(const Config& c, const std::vector<std::string>& n
   data::TokenRequest r;
   for (const std::string& name : names) r.sets.push_back(data::find_data_set(name, c.dataset_dir));
   r.read = {c.row_kind(), c.max_samples, static_cast<uint64_t>(c.seed)};
-  r.tokenize = {c.cutoff_len, c.train_on_prompt, c.row_kind(), c.mask_history};
+  r.tokenize = {c.cutoff_len, c.train_on_prompt, c.row_kind(), c.mask_history, c.stage == "dpo" ? static_cast<float>(c.ld_alpha) : 1.0f};
   r.chat_template = c.chat_template;
   r.tool_format = c.tool_format;
   return r;

@@ -13,7 +13,7 @@
 namespace attune::train {
 namespace {
 
-constexpr const char* kChannel = "reference_logp";
+using data::kReferenceLogp;
 
 // Steps of the first epoch that the run comes to, and whether it comes to others.
 std::pair<int64_t, bool> reach(const RunSetup& s) {
@@ -28,7 +28,7 @@ ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(
   parts_.push_back({setup.train_set.get(), setup.train_batches.get(), "train", true, steps, all});
   if (setup.eval_batches) parts_.push_back({setup.eval_set.get(), setup.eval_batches.get(), "eval", false, setup.eval_batches->steps_in_epoch(0), false});
   for (Part& p : parts_)
-    for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kChannel, i, NAN);
+    for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kReferenceLogp, i, NAN);
   load();
 }
 
@@ -51,7 +51,7 @@ void ReferenceLogps::load() {
     if (!info || info->shape != std::vector<int64_t>{p.set->size()}) continue;
     std::vector<float> values(static_cast<size_t>(p.set->size()));
     file.read(*info, DType::f32, values.data());
-    for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kChannel, i, values[static_cast<size_t>(i)]);
+    for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kReferenceLogp, i, values[static_cast<size_t>(i)]);
   }
 }
 
@@ -60,7 +60,7 @@ void ReferenceLogps::store() const {
   std::vector<formats::TensorSource> sources;
   for (const Part& p : parts_) {
     values.emplace_back();
-    for (int64_t i = 0; i < p.set->size(); ++i) values.back().push_back(p.set->side(kChannel, i));
+    for (int64_t i = 0; i < p.set->size(); ++i) values.back().push_back(p.set->side(kReferenceLogp, i));
     sources.push_back({p.name, {p.set->size()}, values.back().data(), DType::f32, DType::f32});
   }
   const fs::path temporary = file_.string() + ".tmp";
@@ -74,7 +74,7 @@ void ReferenceLogps::for_each_missing(F&& f) const {
   Step step;
   const auto known = [](const Part& p, const MicroBatch& b) {
     for (int64_t sample : b.sequence_samples)
-      if (std::isnan(p.set->side(kChannel, sample))) return false;
+      if (std::isnan(p.set->side(kReferenceLogp, sample))) return false;
     return true;
   };
   for (const Part& p : parts_) {
@@ -88,7 +88,7 @@ void ReferenceLogps::for_each_missing(F&& f) const {
     // What the first epoch leaves out (dataloader_drop_last) may come in another.
     std::vector<float> weights;
     for (int64_t i = 0; i < p.set->size(); ++i) {
-      if (!std::isnan(p.set->side(kChannel, i))) continue;
+      if (!std::isnan(p.set->side(kReferenceLogp, i))) continue;
       MicroBatch alone;
       p.set->weights(i).copy_to(weights);
       alone.add_sequence(i, p.set->ids(i), weights, 0);
@@ -114,7 +114,7 @@ void ReferenceLogps::fill(Engine& engine) {
     for (size_t s = 0; s < sequences.size(); ++s) {
       if (!std::isfinite(sequences[s].logp))
         fail("the reference model gives an answer a log-probability that is not finite: {}. Is the model damaged?", p.set->where(b.sequence_samples[s]));
-      p.set->set_side(kChannel, b.sequence_samples[s], static_cast<float>(sequences[s].logp));
+      p.set->set_side(kReferenceLogp, b.sequence_samples[s], static_cast<float>(sequences[s].logp));
     }
     tokens += b.token_count();
     progress.update(++done, fmt::format("{:.0f} tokens/s", static_cast<double>(tokens) / std::max(1e-9, seconds_now() - begin)));

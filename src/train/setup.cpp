@@ -71,6 +71,7 @@ data::BatchingOptions train_batching(const Config& c) {
   batching.packing = c.packing;
   batching.cutoff_len = c.cutoff_len;
   batching.group_size = data::group_size_of(c.row_kind());
+  batching.probes = c.row_kind() == data::RowKind::judged;
   batching.group_by_length = c.group_by_length;
   batching.drop_last = c.dataloader_drop_last;
   batching.seed = static_cast<uint64_t>(c.data_seed.value_or(c.seed));
@@ -81,13 +82,14 @@ data::BatchingOptions eval_batching(const Config& c) {
   data::BatchingOptions batching;
   batching.micro_batch_size = c.per_device_eval_batch_size;
   batching.group_size = data::group_size_of(c.row_kind());
+  batching.probes = c.row_kind() == data::RowKind::judged;
   batching.shuffle = false;
   return batching;
 }
 
 // Without data: `batch` groups (packs) of sequences of cutoff_len tokens, all but the first of them labels.
 BatchCapacity worst_case(const Config& c, int64_t batch, bool packing) {
-  const int64_t sequences = batch * data::group_size_of(c.row_kind()), tokens = sequences * c.cutoff_len;
+  const int64_t sequences = batch * sequences_of_group(c), tokens = sequences * c.cutoff_len;
   if (!packing) return {tokens, sequences, tokens - sequences, c.cutoff_len};
   return {tokens, std::max<int64_t>(1, tokens / 2), tokens, c.cutoff_len};
 }
@@ -122,6 +124,8 @@ void plan_saving(RunSetup& s) {
 }
 
 }  // namespace
+
+int64_t sequences_of_group(const Config& c) { return c.row_kind() == data::RowKind::pair ? 2 : 1; }
 
 BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
   const int64_t batch = c.per_device_train_batch_size;
