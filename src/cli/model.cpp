@@ -51,7 +51,7 @@ int init(const InitArgs& args) {
 }
 
 int score(const ScoreArgs& args) {
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters);
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization"));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   const auto lines = read_lines(args.file);
   for (size_t i = 0; i < lines.size(); ++i) {
