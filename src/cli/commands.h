@@ -20,7 +20,7 @@ int plan(const RunArgs& args);
 struct ValidateArgs {
   RunArgs run;
   std::vector<std::string> files;
-  bool pretraining = false;
+  std::string stage = "sft";
 };
 int data_validate(const ValidateArgs& args);
 int data_stats(const RunArgs& args);

@@ -79,7 +79,8 @@ int train(const RunArgs& args) {
 }
 
 int plan(const RunArgs& args) {
-  train::RunSetup setup = setup_for_plan(read_config(args.arguments, false));
+  const train::Config config = read_config(args.arguments, false);
+  train::RunSetup setup = setup_for_plan(config);
   for (const std::string& line : plan::settle(setup)) notice("{}", line);
   if (setup.train_set)
     for (const std::string& line : train::describe_data(setup)) info("{}", line);

@@ -199,6 +199,7 @@ LoraConfig read_lora_config(const fs::path& directory) {
   c.bias = in.text("bias", "none");
   if (c.bias != "none" && c.bias != "all" && c.bias != "lora_only") fail("{}: \"bias\" must be none, all or lora_only, not {}", where, c.bias);
   c.use_rslora = in.flag("use_rslora");
+  if (in.present("task_type") && json["task_type"].is_string()) c.task_type = json["task_type"].get<std::string>();
   if (in.present("init_lora_weights") && json["init_lora_weights"].is_string()) c.init_lora_weights = json["init_lora_weights"].get<std::string>();
   // Others change the base that the adapter belongs to (its residual), or are not known.
   static const std::vector<std::string> plain{"true", "false", "gaussian", "eva", "orthogonal"};
@@ -230,7 +231,7 @@ Json lora_config_json(const LoraConfig& c) {
   j["rank_pattern"] = map_json(c.rank_pattern);
   j["revision"] = nullptr;
   j["target_modules"] = c.target_pattern.empty() ? Json(targets) : Json(c.target_pattern);
-  j["task_type"] = "CAUSAL_LM";
+  j["task_type"] = c.task_type;
   j["use_dora"] = c.use_dora;
   j["use_rslora"] = c.use_rslora;
   return j;

@@ -75,7 +75,8 @@ Step worst_step(const Config& c) {
   const std::vector<float> weights(ids.size(), 1.0f);
   Step step;
   step.micro_batches.resize(1);
-  for (int64_t i = 0; i < c.per_device_train_batch_size; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i));
+  const int64_t of_group = train::sequences_of_group(c);
+  for (int64_t i = 0; i < c.per_device_train_batch_size * of_group; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i / of_group));
   step.total_weight = step.micro_batches[0].total_weight();
   return step;
 }
@@ -136,14 +137,13 @@ double evaluation_seconds(const RunSetup& s, DryEngine& dry, Calibration& calibr
   if (count == 0) return 0;
   ops::Ledger ledger;
   double tokens = 0;
-  std::vector<train::SequenceLoss> losses;
-  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false))
-    for (const MicroBatch& batch : step.micro_batches) {
-      dry.engine->context().reset_work();
-      dry.engine->evaluate(batch, losses);
-      ledger.add(*dry.engine->context().ledger(), 1);
-      tokens += static_cast<double>(batch.token_count());
-    }
+  std::vector<objectives::Outcome> outcomes;
+  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false)) {
+    dry.engine->context().reset_work();
+    dry.engine->evaluate(step, outcomes);
+    ledger.add(*dry.engine->context().ledger(), 1);
+    tokens += static_cast<double>(tokens_of(step));
+  }
   calibration.measure(ledger, options, dry.model);
   return count * calibration.seconds(ledger) * static_cast<double>(s.eval_set->total_tokens()) / tokens;
 }

@@ -10,6 +10,7 @@
 
 #include "train/config_schema.h"
 #include "train/lora_options.h"
+#include "train/objective_options.h"
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/files.h"
@@ -98,6 +99,7 @@ void check(const Config& c, bool needs_data) {
   if (c.output_dir.empty()) refuse("output_dir is empty");
   check_optimizer(c);
   check_lora(c);
+  check_objective(c);
   if (!c.layers_to_transform.empty() && c.lora_target.size() == 1 && is_pattern(c.lora_target[0]))
     refuse("layers_to_transform does not go with a regular expression in lora_target, which can say the layers itself");
   // LLaMA-Factory's files say bf16 beside pure_bf16.
@@ -120,6 +122,22 @@ void check(const Config& c, bool needs_data) {
     refuse("cross_validation holds its own validation data out: leave out val_size and eval_dataset");
 }
 
+bool idle_preference(const Config& c, const std::string& key) {
+  const auto uses = [&](std::initializer_list<const char*> losses) {
+    return c.stage == "dpo" && std::any_of(losses.begin(), losses.end(), [&](const char* l) { return std::find(c.pref_loss.begin(), c.pref_loss.end(), l) != c.pref_loss.end(); });
+  };
+  const bool dpo = c.stage == "dpo", kto = c.stage == "kto";
+  if (key == "pref_loss" || key == "pref_loss_weights" || key == "pref_ftx" || key == "ld_alpha") return !dpo;
+  if (key == "pref_beta") return !dpo && !kto;
+  if (key == "dpo_label_smoothing") return !uses({"sigmoid", "robust", "exo_pair", "aot", "sigmoid_norm", "simpo", "cpo"});
+  if (key == "simpo_gamma") return !uses({"simpo"});
+  if (key == "discopop_tau") return !uses({"discopop"});
+  if (key == "cpo_alpha") return !uses({"cpo"});
+  if (key == "ref_model") return !(dpo || kto) || !needs_reference(c);
+  if (key == "kto_chosen_weight" || key == "kto_rejected_weight") return !kto;
+  return key == "center_rewards_coefficient" && c.stage != "rm";
+}
+
 // Keys that are set but have no effect beside the others. They do no harm, and files of other tools carry them.
 void say_idle(const Config& c) {
   const std::string rule = optimizer_options(c).name;
@@ -135,7 +153,8 @@ void say_idle(const Config& c) {
       {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
       {"freeze_trainable_layers", !freeze || by_name}, {"freeze_trainable_modules", !freeze || by_name},
       {"freeze_extra_modules", !freeze || by_name}, {"unfrozen_parameters", !freeze},
-      {"template", c.pretraining()}, {"mask_history", c.pretraining()}, {"train_on_prompt", c.pretraining()},
+      {"template", c.pretraining()}, {"mask_history", c.row_kind() != data::RowKind::conversation},
+      {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
       {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
@@ -147,7 +166,7 @@ void say_idle(const Config& c) {
     static const std::set<std::string> own{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
                                            "alpha_pattern", "layers_to_transform", "use_rslora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
     const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key == "loraplus_lr_ratio" && !lora) || (s.key == "create_new_adapter" && !lora);
-    const bool other = adapter || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
+    const bool other = adapter || idle_preference(c, s.key) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (other || (it != idle.end() && it->second)) names.push_back(s.key);
   }
   if (!names.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(names, ", "));
@@ -184,7 +203,15 @@ Quantization Config::quantization() const {
   return {};
 }
 
-bool Config::larger_is_better() const { return greater_is_better.value_or(metric_for_best_model.find("accuracy") != std::string::npos); }
+bool Config::larger_is_better() const {
+  const auto says = [this](const char* word) { return metric_for_best_model.find(word) != std::string::npos; };
+  return greater_is_better.value_or(says("accurac") || says("margin"));
+}
+
+data::RowKind Config::row_kind() const {
+  using Kind = data::RowKind;
+  return stage == "pt" ? Kind::text : stage == "rm" || stage == "dpo" ? Kind::pair : stage == "kto" ? Kind::judged : Kind::conversation;
+}
 
 nn::Recompute Config::recompute() const {
   if (gradient_checkpointing == "block") return nn::Recompute::block;

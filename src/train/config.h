@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/row_kind.h"
 #include "nn/tape.h"
 
 namespace attune::train {
@@ -38,6 +39,12 @@ struct Config {
   int64_t quantization_bit = 0;  // 0: off
   std::string quantization_type = "nf4", quantization_method = "bnb";
   bool double_quantization = true, load_in_4bit = false, load_in_8bit = false, qlora = false;
+  // preferences
+  std::vector<std::string> pref_loss{"sigmoid"};
+  std::vector<double> pref_loss_weights;
+  double pref_beta = 0.1, pref_ftx = 0, dpo_label_smoothing = 0, simpo_gamma = 0.5, ld_alpha = 1, discopop_tau = 0.05, cpo_alpha = 1;
+  double kto_chosen_weight = 1, kto_rejected_weight = 1, center_rewards_coefficient = 0;
+  std::string ref_model;
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
@@ -140,6 +147,8 @@ struct Config {
   // Whether a larger metric_for_best_model is better.
   bool larger_is_better() const;
   bool pretraining() const { return stage == "pt"; }
+  // What the stage reads.
+  data::RowKind row_kind() const;
   // Schedules' warm-up for a run of `total` updates.
   int64_t warmup(int64_t total) const;
   // All keys with their values, as YAML.
