@@ -173,6 +173,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
   const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
+  const bool four_bits = c.quantization().four_bits();
   const bool warms_up = c.lr_scheduler_type != "constant";
   const std::map<std::string, bool> idle{
       {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
@@ -183,6 +184,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
       {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
+      {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
       {"generation_max_new_tokens", c.num_generation_samples == 0}};
   std::vector<std::string> names;
@@ -219,6 +221,13 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   for (const std::string& c : candidates)
     if (const size_t d = distance(word, c); d < least) least = d, best = c;
   return best.empty() ? "" : fmt::format("; did you mean \"{}\"?", best);
+}
+
+Quantization Config::quantization() const {
+  const int64_t bits = quantization_bit > 0 ? quantization_bit : load_in_8bit ? 8 : load_in_4bit || qlora ? 4 : 0;
+  if (bits == 8) return {QuantType::int8, false};
+  if (bits == 4) return {quantization_type == "fp4" ? QuantType::fp4 : QuantType::nf4, double_quantization};
+  return {};
 }
 
 bool Config::larger_is_better() const {
