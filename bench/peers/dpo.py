@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """DPO beside TRL's DPOTrainer: the same model, the same pairs, full parameters, in turns on this machine.
 
-    bench/peers/trl.py --model DIR --data pairs.jsonl [--mode fp32|bf16] [--steps 4] [--rounds 3]
+    bench/peers/dpo.py --model DIR --data pairs.jsonl [--mode fp32|bf16] [--steps 4] [--rounds 3]
 
 Both compute the reference's log-probabilities once (precompute_ref_log_probs) and take the same pairs; TRL pads every batch to its
 longest answer, attune does not. tokens/s: tokens of both answers without padding, over the updates after the first. Beside it the peak
@@ -115,7 +115,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--drift", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("trl.out"))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("dpo.out"))
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
