@@ -29,7 +29,7 @@ bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config
 // As `unties` asks: a model whose head begins as a copy of the embedding.
 void untie(DecoderConfig& architecture);
 
-// Gives a parameter new numbers: the master first where there is one.
+// Gives a parameter new numbers: the master first where there is one; quantised where it is held so.
 void store(nn::Parameter& parameter, const std::vector<float>& values);
 
 // Reads everything that has an adapter_name (and beginnings), masters first where there are any; nothing may be missing or

@@ -1,5 +1,6 @@
 #include "nn/linear.h"
 
+#include "nn/weight_product.h"
 #include "ops/elementwise.h"
 #include "ops/gemm.h"
 
@@ -176,7 +177,7 @@ Value linear(Tape& tape, Value x, const Linear& layer, const LinearOutput& into,
   Value y = into.y ? into.y : tape.make(x->value.rows, layer.out(), x->value.dtype, needs);
   y->needs_gradient = needs && tape.training();
 
-  ops::gemm(context, {x->value, layer.weight().dense, y->value, false, true, false});
+  multiply_by_weights(context, layer, x->value, y->value);
   if (!layer.biases.empty()) ops::add_bias(context, {y->value, layer.bias()});
   if (needs) {
     for (Parameter* p : layer.weights) tape.announce_use(*p);
@@ -187,7 +188,7 @@ Value linear(Tape& tape, Value x, const Linear& layer, const LinearOutput& into,
       const Tensor dy = y->gradient;
       if (x->needs_gradient) {
         const GradientTarget dx = tape.gradient_of(x);
-        ops::gemm(tape.context(), {dy, l->weight().dense, dx.tensor, false, false, dx.accumulate});
+        multiply_back(tape.context(), *l, dy, dx);
       }
       if (any_trainable(l->weights)) weight_gradients(tape, l->weights, dy, x->value);
       if (any_trainable(l->biases)) bias_gradients(tape, l->biases, dy);

@@ -25,7 +25,7 @@ struct Linear {
   int64_t in() const { return weights[0]->weight.cols; }
   int64_t out() const;
   int64_t rank() const;  // Σ r of the adapters
-  // All weights as one matrix [Σ out_i, in]; all biases as one row; the A's of all adapters as one matrix [Σ r, in].
+  // All weights as one matrix [Σ out_i, in] (quantised ones: its shape); all biases as one row; the A's of all adapters as one matrix [Σ r, in].
   WeightView weight() const;
   Tensor bias() const;
   Tensor down() const;

@@ -36,6 +36,9 @@ struct Config {
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";
   double loraplus_lr_ratio = 0;
+  int64_t quantization_bit = 0;  // 0: off
+  std::string quantization_type = "nf4", quantization_method = "bnb";
+  bool double_quantization = true, load_in_4bit = false, load_in_8bit = false, qlora = false;
   // preferences
   std::vector<std::string> pref_loss{"sigmoid"};
   std::vector<double> pref_loss_weights;
@@ -139,6 +142,8 @@ struct Config {
 
   nn::Recompute recompute() const;
   DType compute() const { return bf16 || pure_bf16 ? DType::bf16 : fp16 ? DType::f16 : DType::f32; }
+  // How the base's layers are held below an adapter.
+  Quantization quantization() const;
   // Whether a larger metric_for_best_model is better.
   bool larger_is_better() const;
   bool pretraining() const { return stage == "pt"; }
@@ -154,6 +159,10 @@ struct Config {
 // with file, line and the nearest known key. Keys that cannot matter here are accepted with one notice.
 // `needs_data`: whether a configuration without data sets is refused.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
+// The same where the file may be a pipeline: keys above `stages` hold for every stage, a stage's own keys come before them,
+// those of the command line before both. Each stage has its directory below output_dir (1-pt, 2-sft …) and begins with the
+// result of the one before it (of an adapter: merged). Without `stages`: one configuration.
+std::vector<Config> load_stages(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
 // What a run recorded as attune_config.yaml: no checks, no notices.
 Config read_resolved(const std::filesystem::path& file);
 
