@@ -85,10 +85,11 @@ int chat(const ChatArgs& args);
 
 struct ScoreArgs {
   std::vector<std::string> adapters;
-  std::string model, file, compute = "float32", quantization = "none";
-  bool ids = false;
+  std::string model, file, compute = "float32", quantization = "none", chat_template;
+  bool ids = false, reward = false;
 };
 int score(const ScoreArgs& args);
+int reward(const ScoreArgs& args);  // score --reward
 
 struct MergeArgs {
   std::vector<std::string> adapters;

@@ -102,6 +102,8 @@ void add_models(CLI::App& app, Action& action) {
   add_quantization(*c, s.quantization);
   c->add_option("--file", s.file, "Text, one item a line")->required();
   c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
+  c->add_flag("--reward", s.reward, "Rewards of a model of stage: rm instead: of conversations or pairs (a data file), or of each line (.txt, or --ids)");
+  c->add_option("--template", s.chat_template, "With --reward: chat template by name; default: the model's own");
   c->add_option("--compute", s.compute, "float32 or bf16")->capture_default_str();
   c->callback([&action] { action = [] { return score(s); }; });
 

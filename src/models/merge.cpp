@@ -108,6 +108,8 @@ std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, co
   DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
   for (const std::string& directory : adapters)
     if (unties(config, formats::read_lora_config(directory))) untie(config);
+  // A reward model's adapter on a language model brings its own head.
+  if (!adapters.empty() && formats::read_lora_config(adapters.back()).task_type == "SEQ_CLS" && config.num_labels == 0) score_sequences(config, 1);
   auto model = std::make_unique<Decoder>(std::move(config));
   if (!adapters.empty()) attach_adapter(*model, formats::read_lora_config(adapters.back()));
   return model;

@@ -159,6 +159,10 @@ struct Config {
 // with file, line and the nearest known key. Keys that cannot matter here are accepted with one notice.
 // `needs_data`: whether a configuration without data sets is refused.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
+// The same where the file may be a pipeline: keys above `stages` hold for every stage, a stage's own keys come before them,
+// those of the command line before both. Each stage has its directory below output_dir (1-pt, 2-sft …) and begins with the
+// result of the one before it (of an adapter: merged). Without `stages`: one configuration.
+std::vector<Config> load_stages(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
 // What a run recorded as attune_config.yaml: no checks, no notices.
 Config read_resolved(const std::filesystem::path& file);
 

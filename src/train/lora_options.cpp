@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "train/objective_options.h"
 #include "util/error.h"
 
 namespace attune::train {
@@ -66,6 +67,10 @@ tuning::LoraOptions lora_options(const Config& c) {
   if (c.lora_target.size() == 1 && is_pattern(c.lora_target[0])) f.target_pattern = c.lora_target[0];
   else f.target_modules = c.lora_target;
   f.modules_to_save = c.additional_target;
+  if (scores_sequences(c)) {  // the head is new: it is trained as a whole, or nothing would be learnt
+    f.task_type = "SEQ_CLS";
+    if (!f.saves("score")) f.modules_to_save.push_back("score");
+  }
   f.layers_to_transform = c.layers_to_transform;
   f.rank_pattern = numbers_of(c.rank_pattern, "rank_pattern", true);
   f.alpha_pattern = numbers_of(c.alpha_pattern, "alpha_pattern", false);

@@ -23,6 +23,14 @@ std::pair<int64_t, bool> reach(const RunSetup& s) {
 
 }  // namespace
 
+EngineOptions reference_options(const EngineOptions& run) {
+  EngineOptions options;
+  options.compute = run.compute;
+  options.capacity = run.capacity;
+  options.eval_capacity = run.eval_capacity;
+  return options;
+}
+
 ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors") {
   const auto [steps, all] = reach(setup);
   parts_.push_back({setup.train_set.get(), setup.train_batches.get(), "train", true, steps, all});
@@ -131,10 +139,7 @@ void ReferenceLogps::fill_with(const std::string& path) {
   if (model->config().vocab_size < setup_.architecture.vocab_size)
     refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, model->config().vocab_size,
            setup_.architecture.vocab_size);
-  EngineOptions options;
-  options.compute = setup_.engine.compute;
-  options.capacity = setup_.engine.capacity;
-  options.eval_capacity = setup_.engine.eval_capacity;
+  const EngineOptions options = reference_options(setup_.engine);
   for (const auto& p : model->parameters().all()) p->trainable = false;
   const auto engine_of = [&](models::Decoder& m, Arena::Kind kind, uint64_t bytes) {
     m.parameters().allocate_weights(kind, options.compute);

@@ -6,6 +6,9 @@
 
 namespace attune::train {
 
+// What an engine is told that only looks, at the batches of a run with these options.
+EngineOptions reference_options(const EngineOptions& run);
+
 // Log-probabilities of the samples that this run will look at, kept in output_dir.
 class ReferenceLogps {
  public:
