@@ -1,7 +1,7 @@
 // PEFT's adapter directory (https://github.com/huggingface/peft): adapter_config.json and adapter_model.safetensors.
 //
-// Tensors are named base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r]; modules that are saved as
-// a whole keep their names below that prefix; the bias of an adapted module is <module>.base_layer.bias.
+// Tensors are named base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r], with DoRA also
+// .lora_magnitude_vector [out]; modules that are saved as a whole keep their names below that prefix; the bias of an adapted module is <module>.base_layer.bias.
 #pragma once
 
 #include <memory>

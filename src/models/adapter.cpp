@@ -75,7 +75,8 @@ void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& conf
       const int64_t rank = config.rank_of(module);
       downs.push_back({formats::kAdapterPrefix + module + ".lora_A.weight", {rank, in}});
       nn::Parameter& up = store.add(formats::kAdapterPrefix + module + ".lora_B.weight", {out, rank});
-      adapters.push_back({nullptr, &up, static_cast<float>(config.scale_of(module)), begin});
+      nn::Parameter* magnitude = config.use_dora ? &store.add(formats::kAdapterPrefix + module + ".lora_magnitude_vector", {out}) : nullptr;
+      adapters.push_back({nullptr, &up, static_cast<float>(config.scale_of(module)), begin, magnitude});
     }
     begin += out;
   }
@@ -83,7 +84,8 @@ void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& conf
   const std::vector<nn::Parameter*> a = store.add_group(downs);
   for (size_t i = 0; i < adapters.size(); ++i) {
     adapters[i].a = a[i];
-    for (nn::Parameter* p : {adapters[i].a, adapters[i].b}) p->added = true, p->adapter_name = p->name;
+    for (nn::Parameter* p : {adapters[i].a, adapters[i].b, adapters[i].magnitude})
+      if (p) p->added = true, p->adapter_name = p->name;
     layer.adapters.push_back(adapters[i]);
   }
 }
@@ -148,7 +150,7 @@ void attach_adapter(Decoder& model, const LoraConfig& config) {
 void add_beginnings(Decoder& model) {
   std::vector<nn::ParameterStore::Spec> specs;
   for (const auto& p : model.parameters().all())
-    if (p->added) specs.push_back({beginning_name(*p), p->shape});
+    if (p->added && !p->is_vector()) specs.push_back({beginning_name(*p), p->shape});
   for (const auto& spec : specs) {
     nn::Parameter& p = model.parameters().add(spec.name, spec.shape);
     p.added = true;

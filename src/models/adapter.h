@@ -9,8 +9,8 @@
 
 namespace attune::models {
 
-// Declares A and B (`Parameter::added`, named as in PEFT's file) of every module that `config` targets and puts them into the
-// linear layers, and gives what else belongs to the adapter (modules_to_save, biases) its name there (adapter_name). What is
+// Declares A and B, with DoRA the magnitudes too (`Parameter::added`, named as in PEFT's file), of every module that `config`
+// targets and puts them into the linear layers, and gives what else belongs to the adapter (modules_to_save, biases) its name there (adapter_name). What is
 // trained is not decided here. Before storage is allocated. Refuses a configuration that chooses nothing, and modules that
 // cannot have an adapter.
 void attach_adapter(Decoder& model, const formats::LoraConfig& config);

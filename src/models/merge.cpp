@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <cmath>
 #include <set>
 
 #include "models/families/family.h"
@@ -11,7 +12,7 @@
 namespace attune::models {
 namespace {
 
-constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kBaseLayer = ".base_layer.";
+constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kMagnitude = ".lora_magnitude_vector", kBaseLayer = ".base_layer.";
 
 std::vector<float> read_floats(const formats::TensorFile& file, const formats::TensorInfo& info) {
   std::vector<float> out(static_cast<size_t>(info.count()));
@@ -29,8 +30,8 @@ AdapterDelta::AdapterDelta(const fs::path& directory)
     name = name.substr(std::string_view(formats::kAdapterPrefix).size());
     if (name.ends_with(kDown)) {
       read_low_rank(name.substr(0, name.size() - kDown.size()));
-    } else if (name.ends_with(kUp)) {
-      const std::string down = name.substr(0, name.size() - kUp.size()) + std::string(kDown);
+    } else if (name.ends_with(kUp) || name.ends_with(kMagnitude)) {
+      const std::string down = name.substr(0, name.rfind(".lora_")) + std::string(kDown);
       if (!file_->find(formats::kAdapterPrefix + down)) fail("{}: tensor \"{}\" is there without its lora_A", file_->path().string(), t.name);
     } else {
       if (name.find(".lora_") != std::string::npos) refuse("{}: tensor \"{}\" belongs to a kind of adapter that is not supported", file_->path().string(), t.name);
@@ -45,8 +46,11 @@ void AdapterDelta::read_low_rank(const std::string& module) {
   const auto* b = file_->find(formats::kAdapterPrefix + module + std::string(kUp));
   if (!b || a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != b->shape[1] || a->shape[0] != config_.rank_of(module))
     fail("{}: lora_A and lora_B of {} do not belong together, or not to rank {} of adapter_config.json", file_->path().string(), module, config_.rank_of(module));
-  low_rank_[module + ".weight"] = {read_floats(*file_, *a), read_floats(*file_, *b), a->shape[0], a->shape[1], b->shape[0],
-                                   static_cast<float>(config_.scale_of(module))};
+  const auto* m = file_->find(formats::kAdapterPrefix + module + std::string(kMagnitude));
+  if (config_.use_dora != (m != nullptr) || (m && m->shape != std::vector<int64_t>{b->shape[0]}))
+    fail("{}: use_dora in adapter_config.json asks for {}lora_magnitude_vector of {} [{}]", file_->path().string(), config_.use_dora ? "" : "no ", module, b->shape[0]);
+  low_rank_[module + ".weight"] = {read_floats(*file_, *a), read_floats(*file_, *b), m ? read_floats(*file_, *m) : std::vector<float>{},
+                                   a->shape[0], a->shape[1], b->shape[0], static_cast<float>(config_.scale_of(module))};
 }
 
 std::vector<std::string> AdapterDelta::names() const {
@@ -82,6 +86,11 @@ void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& sh
       for (int64_t j = 0; j < d.in; ++j) sum[static_cast<size_t>(j)] += b * a[j];
     }
     for (int64_t j = 0; j < d.in; ++j) row[j] += d.scale * sum[static_cast<size_t>(j)];
+    if (d.magnitude.empty()) continue;
+    double squares = 0;
+    for (int64_t j = 0; j < d.in; ++j) squares += static_cast<double>(row[j]) * row[j];
+    const double gain = squares > 0 ? d.magnitude[static_cast<size_t>(first + i)] / std::sqrt(squares) : 0;
+    for (int64_t j = 0; j < d.in; ++j) row[j] = static_cast<float>(row[j] * gain);
   }
 }
 

@@ -8,7 +8,8 @@
 
 namespace attune::models {
 
-// One adapter directory: W + scale·B·A for what it adapts, and other values for what it saves as a whole.
+// One adapter directory: W + scale·B·A for what it adapts (DoRA: with rows of its own lengths), and other values for what it
+// saves as a whole.
 class AdapterDelta {
  public:
   explicit AdapterDelta(const fs::path& directory);
@@ -24,6 +25,7 @@ class AdapterDelta {
  private:
   struct LowRank {
     std::vector<float> a, b;  // [r, in], [out, r]
+    std::vector<float> magnitude;  // [out], or empty
     int64_t rank = 0, in = 0, out = 0;
     float scale = 1;
   };

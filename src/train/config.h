@@ -30,7 +30,7 @@ struct Config {
   std::vector<std::string> lora_target{"all"}, additional_target;
   std::vector<int64_t> layers_to_transform;
   std::string bias = "none";
-  bool use_rslora = false;
+  bool use_rslora = false, use_dora = false;
   bool pissa_init = false, pissa_convert = true;
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";

@@ -64,6 +64,7 @@ tuning::LoraOptions lora_options(const Config& c) {
   f.alpha_pattern = numbers_of(c.alpha_pattern, "alpha_pattern", false);
   f.bias = c.bias;
   f.use_rslora = c.use_rslora;
+  f.use_dora = c.use_dora;
   return o;
 }
 

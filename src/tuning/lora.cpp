@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "models/merge.h"
+#include "ops/backend.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -70,6 +71,17 @@ void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
   });
 }
 
+// Magnitudes begin as the lengths of the rows that the adapter leaves: a new one changes nothing.
+void begin_magnitudes(models::Decoder& model) {
+  Arena nothing(Arena::Kind::real, 0);
+  ops::Context context(ops::cpu_backend(), nothing);
+  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
+    if (!a.magnitude) return;
+    ops::adapted_row_norms(context, {weight.weight, a.a->weight, a.b->weight, a.scale, a.magnitude->stepped()});
+    refresh(*a.magnitude);
+  });
+}
+
 }  // namespace
 
 // LLaMA-Factory's "all": the last parts of the names of all linear modules but the head, as PEFT's file lists them.
@@ -100,10 +112,11 @@ void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDire
   else
     for (const auto& p : model.parameters().all())
       if (p->added && p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);  // fresh memory is zero: B is
-  if (o.start.how == LoraStart::zero) return;
-  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
-    take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
-  });
+  if (o.start.how != LoraStart::zero)
+    for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
+      take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
+    });
+  if (checkpoint.empty() && o.continued.empty()) begin_magnitudes(model);
 }
 
 formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model) {

@@ -28,7 +28,7 @@ formats::LoraConfig saved_config(const LoraOptions& options, const models::Decod
 void apply_lora(const LoraOptions& options, models::Decoder& model);
 
 // Before the first update, with the base's weights in place: adapters merged, and A and B as they begin. A is uniform within
-// 1/√in and B is 0, or as `start` says, or both come from the adapter that is continued or, where a run resumes, from its
+// 1/√in and B is 0, or as `start` says (DoRA's magnitudes: as long as the rows are then), or all come from the adapter that is continued or, where a run resumes, from its
 // `checkpoint`. A function of seed and name.
 void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint = {});
 

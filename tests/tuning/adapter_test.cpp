@@ -57,7 +57,7 @@ Adapted begin(const std::string& name, DType compute = DType::f32, nn::Recompute
   return a;
 }
 
-std::vector<float> logits_of(models::Decoder& model, const std::vector<int32_t>& ids) {
+std::vector<float> logits_of(models::Decoder& model, const std::vector<int32_t>& ids, DType compute = DType::f32) {
   model.prepare(Arena::Kind::real, 64);
   Sample sample{ids, std::vector<float>(ids.size(), 1.0f)};
   const MicroBatch batch = batch_of({sample});
@@ -70,7 +70,7 @@ std::vector<float> logits_of(models::Decoder& model, const std::vector<int32_t>&
   objectives::BatchView view;
   view.bind(batch, {n, 1, n, n}, 1.0);
   models::ForwardOptions options;
-  nn::Value hidden = model.forward(tape, view.stream(), DType::f32, options);
+  nn::Value hidden = model.forward(tape, view.stream(), compute, options);
   return floats(model.head().logits(context, hidden->value));
 }
 
@@ -170,7 +170,7 @@ TEST_P(Adapter, MergedWeightsAnswerLikeTheAdapter) {
   for (const Sample& s : a.samples) EXPECT_LT(relative_error(logits_of(*merged, s.ids), logits_of(*a.model, s.ids)), 1e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Peft, Adapter, ::testing::Values("llama2_lora", "qwen2_rslora", "qwen2_head", "phi3_plus"));
+INSTANTIATE_TEST_SUITE_P(Peft, Adapter, ::testing::Values("llama2_lora", "qwen2_rslora", "qwen2_head", "phi3_plus", "llama2_dora", "qwen2_dora"));
 
 tuning::LoraOptions lora_on(std::vector<std::string> targets) {
   tuning::LoraOptions o;
@@ -222,6 +222,27 @@ TEST(Lora, ANewAdapterChangesNothingUntilItLearns) {
   const double bound = 1 / std::sqrt(32.0);
   EXPECT_LT(most, bound);
   EXPECT_NEAR(squares / static_cast<double>(a.size()), bound * bound / 3, 0.2 * bound * bound / 3);
+}
+
+// Magnitudes are as long as the rows, in whatever precision: nothing is scaled by 1.001 before it learns.
+TEST(Lora, ANewDoraAdapterChangesNothingInAnyPrecision) {
+  formats::ModelDirectory directory(fixture("models/qwen2_tiny"));
+  auto lora = lora_on({"all"});
+  lora.config.use_dora = true;
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    const auto answer = [&](const tuning::LoraOptions* adapter, bool masters) {
+      auto model = declare(directory, lora);
+      if (adapter) tuning::apply_lora(*adapter, *model);
+      model->parameters().allocate_weights(Arena::Kind::real, dtype);
+      if (masters) model->parameters().allocate_masters(Arena::Kind::real);
+      models::load_weights(*model, directory);
+      if (adapter) tuning::begin_lora(*adapter, *model, directory);
+      return logits_of(*model, {1, 5, 9, 22}, dtype);
+    };
+    const auto plain = answer(nullptr, false);
+    EXPECT_EQ(answer(&lora, false), plain);
+    EXPECT_EQ(answer(&lora, true), plain);
+  }
 }
 
 TEST(Lora, WhatCannotBeIsRefusedAndNamesWhatThereIs) {
@@ -302,13 +323,14 @@ TEST(Lora, TakesFarLessMemoryThanFullTuning) {
 }
 
 // PiSSA and OLoRA begin as the base, and what they save is plain LoRA for the base as it was.
-class Beginning : public ::testing::TestWithParam<std::tuple<tuning::LoraStart, int64_t, bool>> {
+class Beginning : public ::testing::TestWithParam<std::tuple<tuning::LoraStart, int64_t, bool, bool>> {
  protected:
   tuning::LoraOptions options() const {
     auto o = lora_on({"all"});
     o.start.how = std::get<0>(GetParam());
     o.start.pissa_iterations = std::get<1>(GetParam());
     o.config.use_rslora = std::get<2>(GetParam());
+    o.config.use_dora = std::get<3>(GetParam());
     o.config.rank_pattern = {{"v_proj", 3}};
     o.config.alpha_pattern = {{"up_proj", 5}};
     return o;
@@ -368,8 +390,9 @@ TEST_P(Beginning, WhatIsSavedIsPlainLoraForTheBaseAndResumes) {
     EXPECT_EQ(floats(p->weight), floats(again->parameters().find(p->name)->weight)) << p->name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, Beginning, ::testing::Values(std::tuple(tuning::LoraStart::pissa, -1, false), std::tuple(tuning::LoraStart::pissa, 16, true),
-                                                            std::tuple(tuning::LoraStart::olora, 16, false)));
+INSTANTIATE_TEST_SUITE_P(Ways, Beginning,
+                         ::testing::Values(std::tuple(tuning::LoraStart::pissa, -1, false, false), std::tuple(tuning::LoraStart::pissa, 16, true, true),
+                                           std::tuple(tuning::LoraStart::olora, 16, false, false)));
 
 TEST(Pissa, ExactVectorsAreTheBestApproximationAndIterationsComeNear) {
   // σ of a known matrix: W = Σ σ_k u_k v_kᵀ with orthogonal u, v made of sines.
@@ -413,6 +436,7 @@ TEST(PeftConfig, OtherKindsOfAdaptersAreRefusedByName) {
   };
   EXPECT_EQ(refused("some_new_key", 7), "");
   EXPECT_NE(refused("peft_type", "IA3").find("IA3"), std::string::npos);
+  EXPECT_EQ(refused("use_dora", true), "");
   EXPECT_NE(refused("layer_replication", {{0, 1}}).find("layer_replication"), std::string::npos);
   EXPECT_NE(refused("init_lora_weights", "corda").find("corda"), std::string::npos);
   EXPECT_NE(refused("lora_bias", true).find("lora_bias"), std::string::npos);

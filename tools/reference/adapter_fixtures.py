@@ -41,6 +41,10 @@ CASES = {
     "phi3_plus": ("families/phi3", dict(
         r=4, lora_alpha=8, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
         layers_to_transform=[1]), 4.0, 4),
+    "llama2_dora": ("models/llama2_tiny", dict(r=4, lora_alpha=8, use_dora=True, target_modules=ALL), 4.0, 5),
+    "qwen2_dora": ("models/qwen2_tiny", dict(
+        r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
+        bias="lora_only"), 0, 6),
 }
 HYPER = {"lr": 2e-3, "weight_decay": 0.01, "clip": 1.0, "steps": 50}
 
