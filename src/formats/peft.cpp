@@ -201,6 +201,8 @@ LoraConfig read_lora_config(const fs::path& directory) {
   c.use_rslora = in.flag("use_rslora");
   c.use_dora = in.flag("use_dora");
   if (in.present("init_lora_weights") && json["init_lora_weights"].is_string()) c.init_lora_weights = json["init_lora_weights"].get<std::string>();
+  if (in.flag("ensure_weight_tying") && (c.targets("lm_head") || c.targets("model.embed_tokens") || c.saves("lm_head") || c.saves("model.embed_tokens")))
+    refuse("{}: ensure_weight_tying ties what is trained of embed_tokens and lm_head, which is not supported", where);
   // Others change the base that the adapter belongs to (its residual), or are not known.
   static const std::vector<std::string> plain{"true", "false", "gaussian", "eva", "orthogonal"};
   if (std::find(plain.begin(), plain.end(), c.init_lora_weights) == plain.end())
@@ -235,6 +237,11 @@ Json lora_config_json(const LoraConfig& c) {
   j["use_dora"] = c.use_dora;
   j["use_rslora"] = c.use_rslora;
   return j;
+}
+
+std::string base_layer_name(const std::string& parameter) {
+  const size_t dot = parameter.rfind('.');
+  return fmt::format("{}{}.base_layer{}", kAdapterPrefix, parameter.substr(0, dot), parameter.substr(dot));
 }
 
 std::unique_ptr<TensorFile> open_adapter(const fs::path& directory) {

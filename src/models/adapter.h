@@ -29,6 +29,9 @@ bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config
 // As `unties` asks: a model whose head begins as a copy of the embedding.
 void untie(DecoderConfig& architecture);
 
+// A matrix of `rows` rows turned.
+std::vector<float> turned(const std::vector<float>& values, int64_t rows);
+
 // Gives a parameter new numbers: the master first where there is one.
 void store(nn::Parameter& parameter, const std::vector<float>& values);
 
@@ -42,7 +45,7 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
 // Writes both files into an existing directory.
 void save_adapter(const fs::path& directory, const Decoder& model, const formats::LoraConfig& config, DType dtype);
 
-// Modules outside of embedding and head that can have an adapter ("model.layers.0.self_attn.q_proj" …).
+// Modules of the layers that can have an adapter ("model.layers.0.self_attn.q_proj" …).
 std::vector<std::string> linear_modules(const Decoder& model);
 // The last parts of their names ("q_proj" …).
 std::set<std::string> module_kinds(const Decoder& model);

@@ -12,7 +12,8 @@
 namespace attune::models {
 namespace {
 
-constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kMagnitude = ".lora_magnitude_vector", kBaseLayer = ".base_layer.";
+constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kMagnitude = ".lora_magnitude_vector",
+                           kTable = ".lora_embedding_A", kTableUp = ".lora_embedding_B", kBaseLayer = ".base_layer.";
 
 std::vector<float> read_floats(const formats::TensorFile& file, const formats::TensorInfo& info) {
   std::vector<float> out(static_cast<size_t>(info.count()));
@@ -30,9 +31,13 @@ AdapterDelta::AdapterDelta(const fs::path& directory)
     name = name.substr(std::string_view(formats::kAdapterPrefix).size());
     if (name.ends_with(kDown)) {
       read_low_rank(name.substr(0, name.size() - kDown.size()));
+    } else if (name.ends_with(kTable)) {
+      read_table(name.substr(0, name.size() - kTable.size()));
     } else if (name.ends_with(kUp) || name.ends_with(kMagnitude)) {
       const std::string down = name.substr(0, name.rfind(".lora_")) + std::string(kDown);
       if (!file_->find(formats::kAdapterPrefix + down)) fail("{}: tensor \"{}\" is there without its lora_A", file_->path().string(), t.name);
+    } else if (name.ends_with(kTableUp)) {
+      if (!file_->find(formats::kAdapterPrefix + name.substr(0, name.size() - 1) + "A")) fail("{}: tensor \"{}\" is there without its lora_embedding_A", file_->path().string(), t.name);
     } else {
       if (name.find(".lora_") != std::string::npos) refuse("{}: tensor \"{}\" belongs to a kind of adapter that is not supported", file_->path().string(), t.name);
       if (const size_t at = name.find(kBaseLayer); at != std::string::npos) name.erase(at + 1, kBaseLayer.size() - 1);
@@ -53,6 +58,17 @@ void AdapterDelta::read_low_rank(const std::string& module) {
                                    a->shape[0], a->shape[1], b->shape[0], static_cast<float>(config_.scale_of(module))};
 }
 
+// Rows of the table are turned: V·Aᵀ·Bᵀ, as if it were a linear module with B and A.
+void AdapterDelta::read_table(const std::string& module) {
+  const auto* a = file_->find(formats::kAdapterPrefix + module + std::string(kTable));
+  const auto* b = file_->find(formats::kAdapterPrefix + module + std::string(kTableUp));
+  if (!b || a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != b->shape[1] || a->shape[0] != config_.rank_of(module))
+    fail("{}: lora_embedding_A and lora_embedding_B of {} do not belong together, or not to rank {} of adapter_config.json", file_->path().string(), module,
+         config_.rank_of(module));
+  low_rank_[module + ".weight"] = {turned(read_floats(*file_, *b), b->shape[0]), turned(read_floats(*file_, *a), a->shape[0]), {},
+                                   a->shape[0], b->shape[0], a->shape[1], static_cast<float>(config_.scale_of(module))};
+}
+
 std::vector<std::string> AdapterDelta::names() const {
   std::set<std::string> all;
   for (const auto& [name, delta] : low_rank_) all.insert(name);
@@ -70,7 +86,6 @@ void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& sh
     check(it->second->shape);
     const int64_t cols = shape.back();
     file_->read(*it->second, DType::f32, static_cast<uint64_t>(first * cols), static_cast<uint64_t>(rows * cols), values);
-    return;
   }
   const auto it = low_rank_.find(name);
   if (it == low_rank_.end()) return;

@@ -30,6 +30,7 @@ class AdapterDelta {
     float scale = 1;
   };
   void read_low_rank(const std::string& module);
+  void read_table(const std::string& module);  // of an embedding
 
   fs::path directory_;
   formats::LoraConfig config_;

@@ -144,7 +144,7 @@ void say_idle(const Config& c) {
     const auto it = idle.find(s.key);
     static const std::set<std::string> own{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
                                            "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
-    const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key == "loraplus_lr_ratio" && !lora) || (s.key == "create_new_adapter" && !lora);
+    const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora);
     const bool other = adapter || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (other || (it != idle.end() && it->second)) names.push_back(s.key);
   }

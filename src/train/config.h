@@ -34,7 +34,7 @@ struct Config {
   bool pissa_init = false, pissa_convert = true;
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";
-  double loraplus_lr_ratio = 0;
+  double loraplus_lr_ratio = 0, loraplus_lr_embedding = 1e-6;
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";

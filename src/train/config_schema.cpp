@@ -46,7 +46,7 @@ class Schema {
          [](Config& c, const Given& g) { c.lora_alpha = number(g, 1e-6, 1e9); },
          [](const Config& c) { return c.lora_alpha ? text(*c.lora_alpha) : ""; }, {}});
     real("lora_dropout", &Config::lora_dropout, 0, 0.999, "`lora`: dropout of what the adapters read; modules that read the same (q, k and v; gate and up) share the mask.");
-    add({"lora_target", "", "list or regular expression", "`lora`: the modules that get an adapter: `all` linear modules of the layers, names that their paths end with (`q_proj,v_proj`), or one regular expression that whole paths match (`model\\.layers\\.[0-3]\\..*_proj`). Tensors that a family stores fused (phi3 qkv_proj, Baichuan W_pack) have one adapter over the whole.",
+    add({"lora_target", "", "list or regular expression", "`lora`: the modules that get an adapter: `all` linear modules of the layers, names that their paths end with (`q_proj,v_proj`; also `embed_tokens` and `lm_head`, which `all` leaves out: `all,lm_head`), or one regular expression that whole paths match (`model\\.layers\\.[0-3]\\..*_proj`). Tensors that a family stores fused (phi3 qkv_proj, Baichuan W_pack) have one adapter over the whole.",
          [](Config& c, const Given& g) {
            const bool expression = !g.is_list && g.values.size() == 1 && is_pattern(g.values[0]);
            c.lora_target = expression ? g.values : names(g);
@@ -69,6 +69,7 @@ class Schema {
     flag("pissa_convert", &Config::pissa_convert, "`pissa_init`: must stay true (LLaMA-Factory has false). The result and checkpoints are plain LoRA of twice the rank, for the base as it is.");
     choices("init_lora_weights", &Config::init_lora_weights, {"true", "olora"}, "`lora`: how A and B begin. `true`: A random, B zero; `olora`: the first columns of Q and rows of R of each weight, saved like PiSSA as plain LoRA of twice the rank.");
     real("loraplus_lr_ratio", &Config::loraplus_lr_ratio, 0, 1e6, "`lora`: LoRA+, B (and what is a vector) learns at this multiple of the rate (16 is usual); 0: off.");
+    real("loraplus_lr_embedding", &Config::loraplus_lr_embedding, 0, 1, "`lora` with LoRA+: the rate of `lora_embedding_B`, where `lora_target` names embed_tokens; not a multiple but a rate (PEFT gives it to `lora_embedding_A` too).");
     flag("create_new_adapter", &Config::create_new_adapter, "`lora`: all of `adapter_name_or_path` become part of the base, in memory, and a new adapter is trained beside them.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
     section("Data");

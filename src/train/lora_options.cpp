@@ -40,6 +40,7 @@ void check_lora(const Config& c) {
 tuning::LoraOptions lora_options(const Config& c) {
   tuning::LoraOptions o;
   o.plus_ratio = c.loraplus_lr_ratio;
+  if (c.learning_rate > 0) o.plus_embedding = c.loraplus_lr_embedding / c.learning_rate;
   o.start.seed = static_cast<uint64_t>(c.seed);
   o.merged = c.adapter_name_or_path;
   if (!o.merged.empty() && !c.create_new_adapter) {

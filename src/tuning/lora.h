@@ -1,4 +1,5 @@
-// finetuning_type: lora. Low-rank adapters (Hu et al. 2021) on the linear modules of the layers; the base is frozen.
+// finetuning_type: lora. Low-rank adapters (Hu et al. 2021) on the linear modules of the layers, and where they are named on
+// embedding and head; the base is frozen.
 #pragma once
 
 #include <string>
@@ -12,9 +13,10 @@
 namespace attune::tuning {
 
 struct LoraOptions {
-  formats::LoraConfig config;  // target_modules may be {"all"}: every linear module of the layers
+  formats::LoraConfig config;  // "all" among target_modules: every linear module of the layers
   // LoRA+ (Hayou et al. 2024): B learns at this multiple of the rate; 0: off.
   double plus_ratio = 0;
+  double plus_embedding = 1;  // … and B of an embedding's adapter at this multiple
   std::vector<std::string> merged;  // adapters that become part of the base before anything else
   std::string continued;            // adapter whose weights training begins with; `config` is its own
   StartOptions start;
