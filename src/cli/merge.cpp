@@ -40,6 +40,7 @@ class Merge {
     for (const std::string& directory : args.adapters) {
       deltas_.emplace_back(directory);
       if (models::unties(config, deltas_.back().config())) models::untie(config), untied_ = true;
+      models::grow_vocabulary(config, directory);
     }
     model_ = std::make_unique<models::Decoder>(config);
     for (const auto& d : deltas_)
@@ -71,10 +72,11 @@ class Merge {
       const auto it = base_.tensors().find(from);
       if (it == base_.tensors().end()) fail("{}: tensor \"{}\" is missing", args_.model, from);
       const auto& [file, info] = it->second;
-      if (info->shape != p->shape) fail("{}: tensor \"{}\" does not have the shape that config.json asks for", args_.model, from);
+      const bool replaced = is_replaced(p->name);
+      if (info->shape != p->shape && !replaced) fail("{}: tensor \"{}\" does not have the shape that config.json asks for", args_.model, from);
       const DType to = dtype_of(*info, args_.dtype);
       narrow_ |= to != DType::f32;
-      formats::TensorSource source{p->name, p->shape, nullptr, to, to, file, info};
+      formats::TensorSource source{p->name, p->shape, nullptr, to, to, replaced ? nullptr : file, replaced ? nullptr : info};
       if (std::any_of(deltas_.begin(), deltas_.end(), [&](const auto& d) { return d.changes(p->name); })) {
         source.make = [this, p = p.get(), file = file, info = info, to](uint64_t first, uint64_t n, void* out) { make(*p, *file, *info, to, first, n, out); };
       }
@@ -83,12 +85,16 @@ class Merge {
     return all;
   }
 
+  bool is_replaced(const std::string& name) const {
+    return std::any_of(deltas_.begin(), deltas_.end(), [&](const auto& d) { return d.replaces(name); });
+  }
+
   // Elements [first, first + n): the rows that hold them, in fp32, rounded once.
   void make(const nn::Parameter& p, const formats::TensorFile& file, const formats::TensorInfo& info, DType to, uint64_t first, uint64_t n, void* out) {
     const auto cols = static_cast<uint64_t>(p.shape.back());
     const uint64_t row = first / cols, rows = (first + n + cols - 1) / cols - row;
     rows_.resize(rows * cols);
-    file.read(info, DType::f32, row * cols, rows * cols, rows_.data());
+    if (!is_replaced(p.name)) file.read(info, DType::f32, row * cols, rows * cols, rows_.data());
     for (const auto& d : deltas_) d.apply(p.name, p.shape, static_cast<int64_t>(row), static_cast<int64_t>(rows), rows_.data());
     convert(rows_.data() + (first - row * cols), DType::f32, out, to, n);
   }
@@ -96,6 +102,7 @@ class Merge {
   Json new_config() const {
     Json config = base_.config();
     if (untied_) config["tie_word_embeddings"] = false;
+    if (model_->config().stored_vocab_size > 0) config["vocab_size"] = model_->config().vocab_size;
     if (args_.dtype == "auto") return config;
     const char* name = name_of(parse_dtype(args_.dtype, "--dtype"));
     const bool newer = config.contains("dtype");

@@ -118,7 +118,6 @@ void attach_tables(Decoder& model, const LoraConfig& config) {
   for (const char* module : {kEmbedding, kHead}) {
     if (!config.targets(module)) continue;
     if (config.use_dora) refuse("use_dora is for modules of the layers; {} in lora_target can have plain LoRA only. Leave one of the two out", module);
-    if (config.saves(module)) refuse("{} is in lora_target and in additional_target (modules_to_save): it can have an adapter or be trained as a whole", module);
     if (module == kHead && model.config().norm_head)
       refuse("lora_target: the lm_head of this family normalises its rows and cannot have an adapter; train it as a whole with additional_target (modules_to_save)");
     const int64_t rank = config.rank_of(module);
@@ -169,6 +168,26 @@ bool holds(const formats::TensorFile& file, const formats::TensorInfo& copy, con
 }
 
 }  // namespace
+
+void grow_vocabulary(DecoderConfig& architecture, int64_t rows) {
+  if (rows <= architecture.vocab_size) return;
+  if (architecture.stored_vocab_size == 0) architecture.stored_vocab_size = architecture.vocab_size;
+  architecture.vocab_size = rows;
+}
+
+void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter) {
+  const auto file = formats::open_adapter(adapter);
+  const auto rows = [&](const char* module) {
+    const auto* info = file->find(fmt::format("{}{}.weight", formats::kAdapterPrefix, module));
+    return info && info->shape.size() == 2 ? info->shape[0] : 0;
+  };
+  const int64_t embedding = rows(kEmbedding), head = rows(kHead);
+  if (std::max(embedding, head) <= architecture.vocab_size) return;
+  if (embedding != head)
+    refuse("{}: embed_tokens has {} rows and lm_head {} (0: the adapter does not save it), the base model has {}; a vocabulary grows in both",
+           adapter.string(), embedding, head, architecture.vocab_size);
+  grow_vocabulary(architecture, embedding);
+}
 
 std::vector<float> turned(const std::vector<float>& values, int64_t rows) {
   const auto n = static_cast<size_t>(rows), d = values.size() / n;

@@ -32,6 +32,11 @@ void untie(DecoderConfig& architecture);
 // A matrix of `rows` rows turned.
 std::vector<float> turned(const std::vector<float>& values, int64_t rows);
 
+// A vocabulary of `rows` words, on a base whose files have fewer. Never shrinks.
+void grow_vocabulary(DecoderConfig& architecture, int64_t rows);
+// As an adapter has it that saves a larger embedding and head. Refuses one that has grown without the other.
+void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter);
+
 // Gives a parameter new numbers: the master first where there is one.
 void store(nn::Parameter& parameter, const std::vector<float>& values);
 

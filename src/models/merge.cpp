@@ -130,8 +130,10 @@ void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector
 
 std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
   DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
-  for (const std::string& directory : adapters)
+  for (const std::string& directory : adapters) {
     if (unties(config, formats::read_lora_config(directory))) untie(config);
+    grow_vocabulary(config, directory);
+  }
   auto model = std::make_unique<Decoder>(std::move(config));
   if (!adapters.empty()) attach_adapter(*model, formats::read_lora_config(adapters.back()));
   return model;

@@ -17,6 +17,7 @@ class AdapterDelta {
   const formats::LoraConfig& config() const { return config_; }
   // Names of the base's tensors that change.
   std::vector<std::string> names() const;
+  bool replaces(const std::string& name) const { return whole_.count(name) > 0; }  // whatever the base has
   bool changes(const std::string& name) const { return low_rank_.count(name) > 0 || whole_.count(name) > 0; }
   // Turns rows [first, first + rows) of tensor `name` with `cols` columns (a vector is one row) into those of the merged
   // model, in fp32. Refuses a tensor of another shape.

@@ -138,7 +138,9 @@ void say_idle(const Config& c) {
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
-      {"generation_max_new_tokens", c.num_generation_samples == 0}};
+      {"generation_max_new_tokens", c.num_generation_samples == 0},
+      {"resize_vocab", c.add_tokens.empty() && c.add_special_tokens.empty()},
+      {"init_special_tokens", c.add_tokens.empty() && c.add_special_tokens.empty()}};
   std::vector<std::string> names;
   for (const Config::Setting& s : c.settings) {
     const auto it = idle.find(s.key);

@@ -24,6 +24,9 @@ struct Config {
   int64_t freeze_trainable_layers = 2;
   std::vector<std::string> freeze_trainable_modules{"all"}, freeze_extra_modules, unfrozen_parameters;
   bool create_new_adapter = false;
+  std::vector<std::string> add_tokens, add_special_tokens;
+  bool resize_vocab = false;
+  std::string init_special_tokens = "mean";
   int64_t lora_rank = 8;
   std::optional<double> lora_alpha;  // 2·rank
   double lora_dropout = 0;

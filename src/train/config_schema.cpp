@@ -34,6 +34,10 @@ class Schema {
     section("Model");
     string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
     list("adapter_name_or_path", &Config::adapter_name_or_path, "`lora`: adapter directories as PEFT saves them. Training continues the last one, with its own rank, targets and so on; those before it become part of the base, in memory.");
+    list("add_tokens", &Config::add_tokens, "New tokens for the tokenizer, which the result has too. They take rows that the model has beyond its tokenizer's; `resize_vocab` allows more. With `lora` embed_tokens and lm_head join `additional_target`.");
+    list("add_special_tokens", &Config::add_special_tokens, "The same for special tokens, which text of users never becomes.");
+    flag("resize_vocab", &Config::resize_vocab, "Whether embedding and head may get more rows where new tokens need them.");
+    choices("init_special_tokens", &Config::init_special_tokens, {"mean", "subtokens", "noise_init"}, "How rows of new tokens (of both kinds) begin: `mean` of all rows, mean of the rows of the `subtokens` that the tokenizer makes of the token's text, or `noise_init`: mean and normal noise of 1/√hidden_size (LLaMA-Factory's default).");
     section("Method");
     choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
     choices("finetuning_type", &Config::finetuning_type, {"full", "freeze", "lora"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; `lora`: low-rank adapters. What is not trained keeps the base's values and costs no gradient and no optimizer memory.");

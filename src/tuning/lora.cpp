@@ -31,7 +31,7 @@ void check_names(const formats::LoraConfig& config, const models::Decoder& model
 void begin_embedding_up(nn::Parameter& p, uint64_t seed) {
   const uint64_t key = mix_key(seed, hash64(p.name));
   std::vector<float> values(static_cast<size_t>(p.count()));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = normal_pair(element_bits(key, 2 * i), element_bits(key, 2 * i + 1)).first;
+  for (size_t i = 0; i < values.size(); ++i) values[i] = normal_pair(element_bits(key, 2 * i), element_bits(key, 2 * i + 1))[0];
   models::store(p, values);
 }
 
