@@ -34,7 +34,10 @@ class VocabularyRun : public ::testing::Test {
     std::vector<std::string> args{command, "model_name_or_path=" + base, "dataset=" + data, "template=default", "cutoff_len=96", "per_device_train_batch_size=4",
                                   "learning_rate=0.001", "max_steps=4", "save_steps=2", "token_cache=false", "output_dir=" + (work / out).string()};
     more.insert(more.end(), tokens.begin(), tokens.end());
-    args.insert(args.end(), more.begin(), more.end());
+    for (const std::string& setting : more) {
+      std::erase_if(args, [&](const std::string& a) { return a.starts_with(setting.substr(0, setting.find('=') + 1)); });
+      args.push_back(setting);
+    }
     return run(args);
   }
   static Floats table(const fs::path& model, const std::string& name) {
