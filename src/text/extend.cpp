@@ -130,11 +130,10 @@ void add_to_files(const fs::path& directory, const std::vector<NewToken>& tokens
   Json json = fs::exists(added) ? read_json(added) : Json::object();
   for (const NewToken& t : tokens) json[t.content] = t.id;
   write_file(added, json.dump(2) + "\n");
-  if (!fs::exists(config) && !fs::exists(map)) {  // what of them is special has no place yet
-    Json specials = Json::object();
-    add_specials(specials, tokens);
-    if (!specials.empty()) write_file(map, specials.dump(2) + "\n");
-  }
+  if (fs::exists(config) || fs::exists(map)) return;
+  Json specials = Json::object();  // what of them is special has no place yet
+  add_specials(specials, tokens);
+  if (!specials.empty()) write_file(config, specials.dump(2) + "\n");
 }
 
 }  // namespace attune::text

@@ -67,7 +67,7 @@ class Schema {
          },
          [](const Config& c) { return fmt::format("{}", fmt::join(c.layers_to_transform, ",")); }, {}});
     flag("use_rslora", &Config::use_rslora, "`lora`: rsLoRA, lora_alpha / √rank instead of lora_alpha / rank.");
-    flag("use_dora", &Config::use_dora, "`lora`: DoRA, each row of an adapted weight also has a length of its own that is trained. Costs the memory of one more output for each adapted module, and a few per cent of speed.");
+    flag("use_dora", &Config::use_dora, "`lora`: DoRA, each row of an adapted weight also has a length of its own that is trained. Each adapted module keeps one more output for the backward pass.");
     flag("pissa_init", &Config::pissa_init, "`lora`: PiSSA, A and B begin as the largest singular vectors of each weight, and the weight without that part is the frozen base. Learns faster at first; takes a decomposition of each weight at the start.");
     integer("pissa_iter", &Config::pissa_iter, -1, 1000, "`pissa_init`: iterations by which the singular vectors are found; -1: exactly, which takes long for large models.");
     flag("pissa_convert", &Config::pissa_convert, "`pissa_init`: must stay true (LLaMA-Factory has false). The result and checkpoints are plain LoRA of twice the rank, for the base as it is.");
