@@ -8,16 +8,31 @@
 
 namespace attune::cli {
 
+namespace {
+
+struct FileAndOverrides {
+  std::string file;  // empty: none
+  std::vector<std::string> overrides;
+};
+
+FileAndOverrides split(const std::vector<std::string>& arguments) {
+  if (arguments.empty() || (arguments[0].find('=') != std::string::npos && !fs::exists(arguments[0]))) return {"", arguments};
+  const std::string& file = arguments[0];
+  if (!fs::exists(file)) refuse("{}: no such configuration file (settings are given as key=value)", file);
+  if (!fs::is_regular_file(file)) refuse("{}: not a regular file", file);
+  return {file, {arguments.begin() + 1, arguments.end()}};
+}
+
+}  // namespace
+
 train::Config read_config(const std::vector<std::string>& arguments, bool needs_data) {
-  std::string file;
-  std::vector<std::string> overrides = arguments;
-  if (!arguments.empty() && (arguments[0].find('=') == std::string::npos || fs::exists(arguments[0]))) {
-    file = arguments[0];
-    if (!fs::exists(file)) refuse("{}: no such configuration file (settings are given as key=value)", file);
-    if (!fs::is_regular_file(file)) refuse("{}: not a regular file", file);
-    overrides.erase(overrides.begin());
-  }
+  const auto [file, overrides] = split(arguments);
   return train::load_config(file, overrides, needs_data);
+}
+
+std::vector<train::Config> read_stages(const std::vector<std::string>& arguments, bool needs_data) {
+  const auto [file, overrides] = split(arguments);
+  return train::load_stages(file, overrides, needs_data);
 }
 
 std::vector<std::string> read_lines(const std::string& file) {

@@ -20,7 +20,7 @@ int plan(const RunArgs& args);
 struct ValidateArgs {
   RunArgs run;
   std::vector<std::string> files;
-  bool pretraining = false;
+  std::string stage = "sft";
 };
 int data_validate(const ValidateArgs& args);
 int data_stats(const RunArgs& args);
@@ -85,10 +85,11 @@ int chat(const ChatArgs& args);
 
 struct ScoreArgs {
   std::vector<std::string> adapters;
-  std::string model, file, compute = "float32";
-  bool ids = false;
+  std::string model, file, compute = "float32", chat_template;
+  bool ids = false, reward = false;
 };
 int score(const ScoreArgs& args);
+int reward(const ScoreArgs& args);  // score --reward
 
 struct MergeArgs {
   std::vector<std::string> adapters;

@@ -26,13 +26,14 @@ void print_report(const data::DataReport& report, bool json) {
 }
 
 // `text_files`: .txt and .md files are text.
-data::Records read_files(const std::vector<std::string>& files, const data::Mapping& mapping, bool pretraining, data::DataReport& report, bool text_files = false) {
+data::Records read_files(const std::vector<std::string>& files, const data::Mapping& mapping, data::RowKind kind, data::DataReport& report, bool text_files = false) {
   data::Records records;
   for (const std::string& file : files) {
     data::DataSet set = data::find_data_set(file, ".");
     if (mapping.formatting != data::Mapping::Formatting::detect) set.mapping = mapping;
     const std::string extension = set.files[0].extension().string();
-    data::read_records(set, {pretraining || (text_files && (extension == ".txt" || extension == ".md")), 0}, records, report);
+    const bool text = text_files && (extension == ".txt" || extension == ".md");
+    data::read_records(set, {text ? data::RowKind::text : kind, 0}, records, report);
   }
   return records;
 }
@@ -51,11 +52,13 @@ void read_or_report(data::DataReport& report, bool json, Read read) {
 
 int validate_files(const ValidateArgs& args) {
   data::DataReport report;
+  train::Config config;
+  config.stage = args.stage;
   int64_t usable = 0, rows = 0;
   bool hopeless = false;
   for (const std::string& file : args.files) {
     try {
-      const data::Records records = read_files({file}, {}, args.pretraining, report);
+      const data::Records records = read_files({file}, {}, config.row_kind(), report);
       usable += static_cast<int64_t>(records.rows.size());
       rows += records.rows_read;
     } catch (const Error& e) {
@@ -71,32 +74,50 @@ int validate_files(const ValidateArgs& args) {
 }
 
 Json statistics(const train::RunSetup& s) {
-  Json json = {{"rows", s.rows_read}, {"validation_samples", s.eval_set ? s.eval_set->size() : 0}};
+  Json json = {{"rows", s.rows_read}, {"validation_samples", s.eval_set ? s.eval_set->groups() : 0}};
   json.update(length_statistics(*s.train_set));
-  for (Action action : {Action::dropped, Action::cut, Action::mended, Action::noted}) json[data::DataReport::name_of(action)] = s.report.count(action);
+  json.update(answer_statistics(*s.train_set, s.config.row_kind()));
+  for (Action action : {Action::dropped, Action::cut, Action::mended, Action::noted}) json[data::DataReport::name_of(action)] = s.report.rows(action);
   json["updates"] = s.total_steps;
   return json;
 }
 
-// The samples that the command asks for: so many from the beginning, or those of one row.
+// The groups (samples, pairs …) that the command asks for: so many from the beginning, or those of one row.
 std::vector<int64_t> chosen(const InspectArgs& args, const data::TokenSet& set) {
-  std::vector<int64_t> samples;
-  for (int64_t i = 0; i < set.size(); ++i) {
-    const std::string& where = set.where(i);
-    const bool of_row = where.ends_with(":" + std::to_string(args.row));
-    if (args.row > 0 ? of_row : i < args.count) samples.push_back(i);
+  std::vector<int64_t> groups;
+  for (int64_t g = 0; g < set.groups(); ++g) {
+    const bool of_row = set.where(g * set.group_size()).ends_with(":" + std::to_string(args.row));
+    if (args.row > 0 ? of_row : g < args.count) groups.push_back(g);
   }
-  if (args.row > 0 && samples.empty()) refuse("--row: no sample of the training data begins on line {}; it may be dropped, held out, or not exist", args.row);
-  return samples;
+  if (args.row > 0 && groups.empty()) refuse("--row: no sample of the training data begins on line {}; it may be dropped, held out, or not exist", args.row);
+  return groups;
 }
 
-Json sample_json(const train::RunSetup& s, int64_t i) {
+Json tokens_json(const train::RunSetup& s, int64_t i) {
   const auto ids = s.train_set->ids(i);
   const auto weights = s.train_set->weights(i);
   Json tokens = Json::array();
   for (int32_t id : ids) tokens.push_back(s.tokenizer->id_to_token(id));
-  return {{"where", s.train_set->where(i)}, {"data_set", s.train_set->sources().at(static_cast<size_t>(s.train_set->source(i)))}, {"ids", std::vector<int32_t>(ids.begin(), ids.end())},
-          {"tokens", tokens}, {"weights", std::vector<float>(weights.begin(), weights.end())}};
+  return {{"ids", std::vector<int32_t>(ids.begin(), ids.end())}, {"tokens", tokens}, {"weights", std::vector<float>(weights.begin(), weights.end())}};
+}
+
+Json group_json(const train::RunSetup& s, int64_t group) {
+  const data::TokenSet& set = *s.train_set;
+  const int64_t first = group * set.group_size();
+  Json json = {{"where", set.where(first)}, {"data_set", set.sources().at(static_cast<size_t>(set.source(first)))}};
+  switch (s.config.row_kind()) {
+    case data::RowKind::pair: {
+      const PairView view = pair_view(set, group);
+      json.update({{"prompt_tokens", view.prompt}, {"parts_at", view.parts_at}, {"chosen", tokens_json(s, first)}, {"rejected", tokens_json(s, first + 1)}});
+      if (set.has_side(data::kMargin)) json["margin"] = set.side(data::kMargin, first);
+      return json;
+    }
+    case data::RowKind::judged:
+      json.update(tokens_json(s, first));
+      json.update({{"desirable", set.side(data::kDesirable, first) == 1}, {"mismatched", tokens_json(s, first + 1)}});
+      return json;
+    default: json.update(tokens_json(s, first)); return json;
+  }
 }
 
 }  // namespace
@@ -106,7 +127,7 @@ int data_validate(const ValidateArgs& args) {
     if (!args.run.arguments.empty()) refuse("--file checks files by themselves; leave the configuration out, or --file");
     return validate_files(args);
   }
-  if (args.pretraining) refuse("--pretraining goes with --file; a configuration says stage: pt");
+  if (args.stage != "sft") refuse("--stage goes with --file; a configuration says stage: {}", args.stage);
   const train::Config config = read_config(args.run.arguments);
   data::DataReport early;
   read_or_report(early, args.run.json, [&] {
@@ -128,7 +149,7 @@ int data_stats(const RunArgs& args) {
     return 0;
   }
   for (const auto& [key, value] : stats.items())
-    if (key != "data_sets") fmt::print("{:<20} {}\n", key, key == "labelled_share" ? fmt::format("{:.1f} %", 100 * value.get<double>()) : dump_json(value));
+    if (key != "data_sets") fmt::print("{:<20} {}\n", key, key.ends_with("_share") ? fmt::format("{:.1f} %", 100 * value.get<double>()) : dump_json(value));
   fmt::print("\n{}", length_histogram(*s.train_set));
   fmt::print("\n{:<28} {:>9} {:>12} {:>9} {:>7} {:>7} {:>7}\n", "data set", "samples", "tokens", "labelled", "median", "p99", "max");
   for (const auto& [name, set] : stats["data_sets"].items())
@@ -139,21 +160,14 @@ int data_stats(const RunArgs& args) {
 
 int data_inspect(const InspectArgs& args) {
   const train::RunSetup s = train::prepare(read_config(args.run.arguments));
-  const std::vector<int64_t> samples = chosen(args, *s.train_set);
+  const std::vector<int64_t> groups = chosen(args, *s.train_set);
+  const Show show{*s.train_set, *s.tokenizer, s.config.row_kind(), ::isatty(STDOUT_FILENO) == 1};
   if (!args.html.empty()) {
-    write_file_atomic(args.html, samples_page(*s.train_set, samples, *s.tokenizer));
-    info("{}: {} samples", args.html, samples.size());
+    write_file_atomic(args.html, samples_page(show, groups));
+    info("{}: {} samples", args.html, groups.size());
     return 0;
   }
-  const bool colour = ::isatty(STDOUT_FILENO) == 1;
-  for (int64_t i : samples) {
-    if (args.run.json) {
-      fmt::print("{}\n", dump_json(sample_json(s, i)));
-      continue;
-    }
-    fmt::print("{}  ({} tokens; {})\n{}\n\n", s.train_set->where(i), s.train_set->length(i),
-               colour ? "green is learnt, yellow with a weight of its own, grey is read" : "[[…]] is learnt", sample_text(*s.train_set, i, *s.tokenizer, colour));
-  }
+  for (int64_t group : groups) fmt::print("{}\n", args.run.json ? dump_json(group_json(s, group)) : group_text(show, group));
   return 0;
 }
 
@@ -162,7 +176,7 @@ int data_convert(const ConvertArgs& args) {
   const data::Mapping mapping = args.from.empty() ? data::Mapping{} : data::mapping_of(data::parse_format(args.from, "--from"));
   data::DataReport report;
   data::Records records;
-  read_or_report(report, false, [&] { records = read_files(args.files, mapping, false, report, to == data::Format::text); });
+  read_or_report(report, false, [&] { records = read_files(args.files, mapping, data::kind_of(to), report, to == data::Format::text); });
   std::string out;
   int64_t written = 0;
   for (const data::Record& record : records.rows) {

@@ -64,7 +64,8 @@ void add_data(CLI::App& app, Action& action) {
   d->require_subcommand(1);
   CLI::App* v = add_run(*d, "validate", "Check every row; report what would be dropped, cut or mended, with file and line", validate_args.run, true);
   v->add_option("--file", validate_args.files, "Check these files by themselves, without a configuration or model");
-  v->add_flag("--pretraining", validate_args.pretraining, "With --file: rows are text, as for stage pt");
+  v->add_option("--stage", validate_args.stage, "With --file: what rows must be: sft, pt, rm, dpo or kto")->capture_default_str()->check(CLI::IsMember({"sft", "pt", "rm", "dpo", "kto"}));
+  v->add_flag_callback("--pretraining", [] { validate_args.stage = "pt"; }, "The same as --stage pt");
   v->callback([&action] { action = [] { return data_validate(validate_args); }; });
   add_run(*d, "stats", "Counts, lengths and what is learnt, of each data set", stats_args, true)->callback([&action] { action = [] { return data_stats(stats_args); }; });
   CLI::App* i = add_run(*d, "inspect", "Show samples token by token, coloured by what is learnt", inspect_args.run, true);
@@ -74,8 +75,8 @@ void add_data(CLI::App& app, Action& action) {
   i->callback([&action] { action = [] { return data_inspect(inspect_args); }; });
   CLI::App* c = d->add_subcommand("convert", "Write any data that can be read as JSONL of another format");
   c->add_option("files", convert_args.files, "Files or directories")->required();
-  c->add_option("--from", convert_args.from, "alpaca, sharegpt, messages or text (default: told from the content)");
-  c->add_option("--to", convert_args.to, "alpaca, sharegpt, messages or text")->required();
+  c->add_option("--from", convert_args.from, "alpaca, sharegpt, messages, text, preference or kto (default: told from the content)");
+  c->add_option("--to", convert_args.to, "alpaca, sharegpt, messages or text; preference of pairs, kto of judged answers")->required();
   c->add_option("--out", convert_args.out, "File to write (default: stdout)");
   c->callback([&action] { action = [] { return data_convert(convert_args); }; });
 }
@@ -96,6 +97,8 @@ void add_models(CLI::App& app, Action& action) {
   add_adapters(*c, s.adapters);
   c->add_option("--file", s.file, "Text, one item a line")->required();
   c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
+  c->add_flag("--reward", s.reward, "Rewards of a model of stage: rm instead: of conversations or pairs (a data file), or of each line (.txt, or --ids)");
+  c->add_option("--template", s.chat_template, "With --reward: chat template by name; default: the model's own");
   c->add_option("--compute", s.compute, "float32 or bf16")->capture_default_str();
   c->callback([&action] { action = [] { return score(s); }; });
 

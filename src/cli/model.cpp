@@ -1,4 +1,4 @@
-// init, score.
+// init, score; rewards have a file of their own.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -51,6 +51,8 @@ int init(const InitArgs& args) {
 }
 
 int score(const ScoreArgs& args) {
+  if (args.reward) return reward(args);
+  if (!args.chat_template.empty()) refuse("--template goes with --reward: without it each line is scored as it stands");
   infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters);
   const text::Tokenizer& tokenizer = generator.tokenizer();
   const auto lines = read_lines(args.file);

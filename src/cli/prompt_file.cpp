@@ -76,7 +76,7 @@ Asked from_pair(Json row) {
     row["output"] = "?";  // stands in for the answer, and is taken away again below
   }
   data::Notes notes;
-  data::Record record = data::read_row(row, {}, false, notes);
+  data::Record record = data::read_row(row, {}, data::RowKind::conversation, notes);
   if (!record.is_conversation()) throw BadRow{"a question was expected"};
   asked.conversation = std::move(record.conversation);
   take_answer(asked);

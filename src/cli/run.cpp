@@ -1,12 +1,16 @@
 // train and plan.
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "plan/report.h"
 #include "train/cross_validation.h"
+#include "train/pipeline.h"
 #include "train/trainer.h"
 #include "util/error.h"
+#include "util/json.h"
 #include "util/log.h"
 #include "util/machine.h"
 
@@ -67,24 +71,87 @@ train::RunSetup setup_for_plan(const train::Config& config) {
   return train::prepare(config, {config.cross_validation, 0});
 }
 
+// The result of the stage before may not be there yet; it will have the shape of the first base.
+train::Config before_it_begins(const train::Config& stage, const std::string& base) {
+  train::Config c = stage;
+  if (!fs::exists(fs::path(c.model_name_or_path) / "config.json")) c.model_name_or_path = base;
+  return c;
+}
+
+// Every stage must be known to work before the first begins.
+void check_stages(const std::vector<train::Config>& stages, bool force) {
+  for (const train::Config& stage : stages) {
+    train::RunSetup setup = train::prepare(before_it_begins(stage, stages[0].model_name_or_path));
+    plan::settle(setup);
+    const plan::Plan plan = plan::make_plan(setup, nullptr);
+    if (!plan.fits() && !force)
+      refuse("stage {} needs {} but {} are available. `attune plan` shows what would fit; --force starts all the same",
+             fs::path(stage.output_dir).filename().string(), format_bytes(plan.peak_bytes()), format_bytes(plan.available_bytes));
+  }
+}
+
+std::string run_pipeline(const std::vector<train::Config>& stages, bool force) {
+  check_stages(stages, force);
+  train::PipelineHooks hooks;
+  hooks.run = [&](const train::Config& c) { return run_once(c, {}, force); };
+  hooks.merge = [](const std::string& base, const std::string& adapter, const std::string& out) {
+    MergeArgs args;
+    args.model = base, args.adapters = {adapter}, args.out = out;
+    merge(args);
+  };
+  return train::run_pipeline(stages, hooks);
+}
+
+// Prints a plan, or gathers it as JSON.
+plan::Plan plan_one(const train::Config& config, const RunArgs& args, std::string& json) {
+  train::RunSetup setup = setup_for_plan(config);
+  for (const std::string& line : plan::settle(setup)) notice("{}", line);
+  if (setup.train_set)
+    for (const std::string& line : train::describe_data(setup)) info("{}", line);
+  const auto [plan, suggestions] = make_plan(setup, setup.train_set ? kAsked : kWithoutData, args.all);
+  if (args.json) json = plan::plan_json(plan, suggestions);
+  else fmt::print("{}", plan::plan_text(plan, suggestions));
+  return plan;
+}
+
 }  // namespace
 
 int train(const RunArgs& args) {
-  train::Config config = read_config(args.arguments);
-  const auto once = [&](const train::Config& c, const train::Fold& fold) { return run_once(c, fold, args.force); };
-  if (config.cross_validation > 0) config = settled_for_folds(config);
-  const std::string results = config.cross_validation > 0 ? train::cross_validate(config, once) : once(config, {});
+  const std::vector<train::Config> stages = read_stages(args.arguments);
+  std::string results;
+  if (stages.size() > 1) {
+    results = run_pipeline(stages, args.force);
+  } else {
+    const auto once = [&](const train::Config& c, const train::Fold& fold) { return run_once(c, fold, args.force); };
+    const bool folds = stages[0].cross_validation > 0;
+    results = folds ? train::cross_validate(settled_for_folds(stages[0]), once) : once(stages[0], {});
+  }
   if (args.json) fmt::print("{}\n", results);
   return 0;
 }
 
 int plan(const RunArgs& args) {
-  train::RunSetup setup = setup_for_plan(read_config(args.arguments, false));
-  for (const std::string& line : plan::settle(setup)) notice("{}", line);
-  if (setup.train_set)
-    for (const std::string& line : train::describe_data(setup)) info("{}", line);
-  const auto [plan, suggestions] = make_plan(setup, setup.train_set ? kAsked : kWithoutData, args.all);
-  fmt::print("{}", args.json ? plan::plan_json(plan, suggestions) + "\n" : plan::plan_text(plan, suggestions));
+  const std::vector<train::Config> stages = read_stages(args.arguments, false);
+  std::string json;
+  if (stages.size() == 1) {
+    plan_one(stages[0], args, json);
+    if (args.json) fmt::print("{}\n", json);
+    return 0;
+  }
+  Json all = {{"peak_memory_bytes", 0}, {"duration_seconds", 0.0}, {"fits", true}, {"stages", Json::array()}};
+  for (const train::Config& stage : stages) {
+    const std::string name = fs::path(stage.output_dir).filename().string();
+    if (!args.json) fmt::print("{}\n", name);
+    const plan::Plan p = plan_one(before_it_begins(stage, stages[0].model_name_or_path), args, json);
+    if (!args.json) continue;
+    Json one = parse_json(json, "plan");
+    one["name"] = name;
+    all["stages"].push_back(std::move(one));
+    all["peak_memory_bytes"] = std::max(all["peak_memory_bytes"].get<uint64_t>(), p.peak_bytes());
+    all["duration_seconds"] = all["duration_seconds"].get<double>() + p.seconds;
+    all["fits"] = all["fits"].get<bool>() && p.fits();
+  }
+  if (args.json) fmt::print("{}\n", dump_json(all));
   return 0;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "util/error.h"
 
@@ -28,20 +29,37 @@ void set_weight(Json& row, float weight) {
   if (weight != 1) row["weight"] = weight;
 }
 
-Json as_messages(const Record& record) {
+Json messages_of(std::span<const Message> turns) {
   Json messages = Json::array();
-  for (const Message& m : record.conversation.messages) {
+  for (const Message& m : turns) {
     Json turn = {{"role", m.role}, {"content", m.content}};
     const Json extra = extra_of(m);
     for (const auto& [key, value] : extra.items()) turn[key] = value;
     if (m.role == "assistant") set_weight(turn, m.weight);
     messages.push_back(turn);
   }
-  Json row = {{"messages", messages}};
-  if (!record.conversation.tools_json.empty()) {
-    const auto& tools = record.conversation.tools_json;
-    row["tools"] = Json::accept(tools) ? parse_json(tools, "tools") : Json(tools);
-  }
+  return messages;
+}
+
+void set_tools(Json& row, const std::string& tools) {
+  if (!tools.empty()) row["tools"] = Json::accept(tools) ? parse_json(tools, "tools") : Json(tools);
+}
+
+Json as_messages(const Record& record) {
+  Json row = {{"messages", messages_of(record.conversation.messages)}};
+  set_tools(row, record.conversation.tools_json);
+  return row;
+}
+
+// What is of either kind has a prompt that ends before its answer.
+Json as_answers(const Record& record, Format format) {
+  const std::span all(record.conversation.messages);
+  Json row = {{"prompt", messages_of(all.first(record.prompt_messages))}};
+  row[format == Format::kto ? "completion" : "chosen"] = messages_of(all.subspan(record.prompt_messages));
+  if (format == Format::kto) row["label"] = *record.desirable;
+  else row["rejected"] = messages_of(record.rejected);
+  if (record.margin) row["margin"] = *record.margin;
+  set_tools(row, record.conversation.tools_json);
   return row;
 }
 
@@ -115,13 +133,19 @@ Json as_text(const Record& record, Notes& lost) {
 }  // namespace
 
 Format parse_format(const std::string& name, const std::string& option) {
-  for (const auto& [known, format] : {std::pair{"alpaca", Format::alpaca}, {"sharegpt", Format::sharegpt}, {"messages", Format::messages}, {"text", Format::text}})
+  for (const auto& [known, format] : {std::pair{"alpaca", Format::alpaca}, {"sharegpt", Format::sharegpt}, {"messages", Format::messages}, {"text", Format::text},
+                                     {"preference", Format::preference}, {"kto", Format::kto}})
     if (name == known) return format;
-  refuse("{}: unknown format \"{}\"; known are alpaca, sharegpt, messages, text", option, name);
+  refuse("{}: unknown format \"{}\"; known are alpaca, sharegpt, messages, text, preference, kto", option, name);
+}
+
+RowKind kind_of(Format format) {
+  return format == Format::preference ? RowKind::pair : format == Format::kto ? RowKind::judged : RowKind::conversation;
 }
 
 Mapping mapping_of(Format format) {
   Mapping m;
+  if (kind_of(format) != RowKind::conversation) return m;  // their columns have one name only
   m.where = "--from";
   m.formatting = format == Format::sharegpt ? Mapping::Formatting::sharegpt : format == Format::messages ? Mapping::Formatting::openai : Mapping::Formatting::alpaca;
   m.messages = format == Format::sharegpt ? "conversations" : "messages";
@@ -138,6 +162,11 @@ Mapping mapping_of(Format format) {
 }
 
 Json to_row(const Record& record, Format format, Notes& lost) {
+  if (kind_of(format) != RowKind::conversation) {
+    Json row = as_answers(record, format);
+    set_weight(row, record.weight);
+    return row;
+  }
   if (!record.is_conversation() && format != Format::text) throw BadRow{"plain text has no question and no answer; convert it to text"};
   Json row = format == Format::messages   ? as_messages(record)
              : format == Format::sharegpt ? as_sharegpt(record, lost)

@@ -7,9 +7,12 @@
 
 namespace attune::data {
 
-enum class Format { alpaca, sharegpt, messages, text };
+// preference and kto: {"prompt", "chosen", "rejected"} and {"prompt", "completion", "label"} with lists of messages, as TRL has them.
+enum class Format { alpaca, sharegpt, messages, text, preference, kto };
 // Refuses an unknown name, with the known ones.
 Format parse_format(const std::string& name, const std::string& option);
+// What rows must be that become this format.
+RowKind kind_of(Format format);
 // How a file is read that is said to be in this format.
 Mapping mapping_of(Format format);
 

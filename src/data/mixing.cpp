@@ -79,28 +79,25 @@ void check_mixing(const MixOptions& options, size_t data_sets) {
 
 std::vector<std::string> count_by_source(const TokenSet& set) {
   std::vector<int64_t> counts(set.sources().size(), 0);
-  for (int64_t i = 0; i < set.size(); ++i) ++counts[static_cast<size_t>(set.source(i))];
+  for (int64_t i = 0; i < set.size(); i += set.group_size()) ++counts[static_cast<size_t>(set.source(i))];
   std::vector<std::string> out;
   for (size_t s = 0; s < counts.size(); ++s) out.push_back(fmt::format("{} {}", set.sources()[s], counts[s]));
   return out;
 }
 
-void mix(TokenSet& set, const MixOptions& options, int64_t group_size) {
+void mix(TokenSet& set, const MixOptions& options) {
   if (options.is_plain()) return;
   std::vector<Pool> pools(set.sources().size());
   check_mixing(options, pools.size());
-  const int64_t groups = set.size() / group_size;
-  for (int64_t g = 0; g < groups; ++g) pools[static_cast<size_t>(set.source(g * group_size))].groups.push_back(g);
+  const int64_t groups = set.groups();
+  for (int64_t g = 0; g < groups; ++g) pools[static_cast<size_t>(set.source(g * set.group_size()))].groups.push_back(g);
   for (size_t s = 0; s < pools.size(); ++s) {
     if (pools[s].groups.empty()) refuse("dataset: no sample of \"{}\" is left to mix", set.sources()[s]);
     pools[s].order = Permutation(pools[s].size(), mix_key(options.seed, s), 0x3C);
   }
   const std::vector<int64_t> chosen = options.strategy == "concat" ? by_weight(pools, options) : in_turns(pools, options, groups);
-  if (chosen.empty()) refuse("dataset_weights: nothing is left of {} samples", set.size());
-  std::vector<int64_t> samples;
-  for (int64_t g : chosen)
-    for (int64_t i = 0; i < group_size; ++i) samples.push_back(g * group_size + i);
-  set.select(std::move(samples));
+  if (chosen.empty()) refuse("dataset_weights: nothing is left of {} samples", groups);
+  set.select(chosen);
 }
 
 }  // namespace attune::data

@@ -25,10 +25,10 @@ struct MixOptions {
 // Refuses options that do not fit `data_sets` data sets.
 void check_mixing(const MixOptions& options, size_t data_sets);
 
-// "name 1000", one for each data set.
+// "name 1000", one for each data set; a group counts once.
 std::vector<std::string> count_by_source(const TokenSet& set);
 
-// Selects. A group of `group_size` samples that follow each other goes together.
-void mix(TokenSet& set, const MixOptions& options, int64_t group_size = 1);
+// Selects. Samples of a group go together.
+void mix(TokenSet& set, const MixOptions& options);
 
 }  // namespace attune::data

@@ -35,6 +35,8 @@ int64_t Permutation::operator[](int64_t place) const {
 
 Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set), options_(options) {
   if (set.size() == 0) fail("no sample is left to train on");
+  if (options.group_size % set.group_size() != 0)
+    fail("internal error: groups of {} would part the set's groups of {}", options.group_size, set.group_size());
   if (set.size() % options.group_size != 0)
     fail("internal error: {} samples do not form groups of {}", set.size(), options.group_size);
   int64_t longest_group = 0, most_labels = 0;
@@ -50,8 +52,8 @@ Batcher::Batcher(const TokenSet& set, const BatchingOptions& options) : set_(set
     capacity_.label_rows = capacity_.tokens;
   } else {
     capacity_.tokens = b * longest_group;
-    capacity_.sequences = b * options.group_size;
-    capacity_.label_rows = b * most_labels * options.group_size;
+    capacity_.sequences = b * learnt();
+    capacity_.label_rows = b * most_labels * learnt();
   }
 }
 
@@ -59,8 +61,8 @@ BatchCapacity Batcher::capacity_of(int64_t epochs) const {
   if (options_.packing || set_.size() * epochs > kMostLooks) return capacity_;
   std::vector<int64_t> labels(static_cast<size_t>(set_.size()));
   for (int64_t i = 0; i < set_.size(); ++i) labels[static_cast<size_t>(i)] = set_.weights(i).labels();
-  BatchCapacity most = capacity_;
-  most.tokens = most.label_rows = 0;
+  BatchCapacity largest = capacity_;
+  largest.tokens = largest.label_rows = 0;
   for (int64_t epoch = 0; epoch < epochs; ++epoch) {
     const auto& all = packs(epoch);
     const auto b = static_cast<size_t>(options_.micro_batch_size);
@@ -69,19 +71,24 @@ BatchCapacity Batcher::capacity_of(int64_t epochs) const {
       for (size_t p = begin; p < std::min(all.size(), begin + b); ++p)
         for (int64_t group : all[p]) {
           tokens += group_tokens(group);
-          for (int64_t i = 0; i < options_.group_size; ++i) labelled += labels[static_cast<size_t>(group * options_.group_size + i)];
+          labelled += most(group, [&](int64_t sample) { return labels[static_cast<size_t>(sample)]; });
         }
-      most.tokens = std::max(most.tokens, tokens);
-      most.label_rows = std::max(most.label_rows, labelled);
+      largest.tokens = std::max(largest.tokens, tokens);
+      largest.label_rows = std::max(largest.label_rows, labelled);
     }
   }
-  return most;
+  return largest;
+}
+
+template <class F>
+int64_t Batcher::most(int64_t group, F&& count) const {
+  int64_t learning = 0, looking = 0;
+  for (int64_t i = 0; i < options_.group_size; ++i) (i < learnt() ? learning : looking) += count(group * options_.group_size + i);
+  return std::max(learning, looking);
 }
 
 int64_t Batcher::group_tokens(int64_t group) const {
-  int64_t n = 0;
-  for (int64_t i = 0; i < options_.group_size; ++i) n += set_.length(group * options_.group_size + i);
-  return n;
+  return most(group, [this](int64_t sample) { return set_.length(sample); });
 }
 
 const std::vector<std::vector<int64_t>>& Batcher::packs(int64_t epoch) const {
@@ -153,25 +160,33 @@ int64_t Batcher::steps_in_epoch(int64_t epoch) const {
   return (static_cast<int64_t>(packs(epoch).size()) + per_step - 1) / per_step;
 }
 
+void Batcher::add_sample(MicroBatch& batch, int64_t sample, int32_t group) const {
+  set_.weights(sample).copy_to(weights_);
+  batch.add_sequence(sample, set_.ids(sample), weights_, group);
+  SideValues& side = batch.side.back();
+  if (set_.has_side(kReferenceLogp)) side.reference_logp = set_.side(kReferenceLogp, sample);
+  if (set_.has_side(kMargin)) side.margin = set_.side(kMargin, sample);
+  if (set_.has_side(kDesirable)) side.desirable = set_.side(kDesirable, sample);
+}
+
 void Batcher::make_step(int64_t epoch, int64_t index, Step& step) const {
   const auto& all = packs(epoch);
   const int64_t per_step = options_.micro_batch_size * options_.micro_batches, begin = index * per_step;
   const int64_t end = std::min(static_cast<int64_t>(all.size()), begin + per_step);
   const int64_t used = (end - begin + options_.micro_batch_size - 1) / options_.micro_batch_size;
   step.micro_batches.resize(static_cast<size_t>(used));
+  step.probes.resize(static_cast<size_t>(options_.probes ? used : 0));
   step.total_weight = 0;
   step.total_sequences = step.total_groups = 0;
   for (int64_t m = 0; m < used; ++m) {
     MicroBatch& batch = step.micro_batches[static_cast<size_t>(m)];
     batch.clear();
+    if (options_.probes) step.probes[static_cast<size_t>(m)].clear();
     int32_t group_number = 0;
     for (int64_t p = begin + m * options_.micro_batch_size; p < std::min(end, begin + (m + 1) * options_.micro_batch_size); ++p) {
       for (int64_t group : all[static_cast<size_t>(p)]) {
-        for (int64_t i = 0; i < options_.group_size; ++i) {
-          const int64_t sample = group * options_.group_size + i;
-          set_.weights(sample).copy_to(weights_);
-          batch.add_sequence(sample, set_.ids(sample), weights_, group_number);
-        }
+        for (int64_t i = 0; i < options_.group_size; ++i)
+          add_sample(i < learnt() ? batch : step.probes[static_cast<size_t>(m)], group * options_.group_size + i, group_number);
         ++group_number;
       }
     }

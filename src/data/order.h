@@ -28,6 +28,7 @@ struct BatchingOptions {
   bool packing = false;
   int64_t cutoff_len = 2048;      // tokens a pack holds
   int64_t group_size = 1;         // consecutive samples that must share a micro-batch
+  bool probes = false;            // the last sample of each group is only looked at: it goes to Step::probes
   bool shuffle = true;
   bool group_by_length = false;   // samples of similar length share a micro-batch; not with packing
   bool drop_last = false;         // an epoch's last micro-batch is left out when it is not full
@@ -56,7 +57,12 @@ class Batcher {
   void fill_packs(int64_t epoch) const;
   void pack_window(std::vector<int64_t> groups, uint64_t deal_key) const;
   void group_window(std::vector<int64_t> groups, uint64_t deal_key) const;
+  int64_t learnt() const { return options_.group_size - (options_.probes ? 1 : 0); }  // samples of a group
+  // Over the samples of a group that are learnt, or its probe, whichever is more: both go through the same memory.
+  template <class F>
+  int64_t most(int64_t group, F&& count) const;
   int64_t group_tokens(int64_t group) const;
+  void add_sample(MicroBatch& batch, int64_t sample, int32_t group) const;
 
   const TokenSet& set_;
   BatchingOptions options_;

@@ -48,8 +48,8 @@ class SetReader {
     std::string_view view = content;
     if (view.starts_with("\xEF\xBB\xBF")) view.remove_prefix(3);
     FileRows rows = split_file(view, split_options(file));
-    if (rows.kind == FileRows::Kind::text && !options_.pretraining)
-      refuse("{}: plain text is for stage pt; stage sft needs rows with questions and answers", file.string());
+    if (rows.kind == FileRows::Kind::text && options_.kind != RowKind::text)
+      refuse("{}: plain text is for stage pt; stage {} needs {}", file.string(), stages_of(options_.kind), description_of(options_.kind));
     if (most > 0 && static_cast<int64_t>(rows.pieces.size()) > most) rows.pieces.resize(static_cast<size_t>(most));
     const auto index = static_cast<int32_t>(records_.files.size());
     records_.files.push_back(file.string());
@@ -86,9 +86,9 @@ class SetReader {
 
  private:
   SplitOptions split_options(const fs::path& file) const {
-    SplitOptions split{file.string(), options_.pretraining, known_columns()};
+    SplitOptions split{file.string(), options_.kind == RowKind::text, known_columns()};
     const Mapping& m = set_.mapping;
-    for (const std::string* column : {&m.prompt, &m.query, &m.response, &m.history, &m.system, &m.messages})
+    for (const std::string* column : {&m.prompt, &m.query, &m.response, &m.history, &m.system, &m.messages, &m.chosen, &m.rejected, &m.kto_tag})
       if (!column->empty()) split.known_columns.push_back(*column);
     return split;
   }
@@ -141,7 +141,7 @@ class SetReader {
       if (first_keys_.empty())
         for (const auto& [key, value] : row.items()) out.keys += (out.keys.empty() ? "\"" : ", \"") + key + "\"";
     }
-    return read_row(row, set_.mapping, options_.pretraining, out.notes);
+    return read_row(row, set_.mapping, options_.kind, out.notes);
   }
 
   const DataSet& set_;
@@ -154,6 +154,17 @@ class SetReader {
   std::string first_keys_, first_reason_;
   int64_t read_ = 0, usable_ = 0;
 };
+
+// Where the entry of dataset_info.json says what its rows are, the stage must be one that learns from them.
+void check_kind(const Mapping& m, RowKind kind) {
+  const bool pairs = m.is_pairs(), judged = !m.kto_tag.empty();
+  const RowKind said = pairs ? RowKind::pair : RowKind::judged;
+  if ((pairs || judged) && said != kind)
+    refuse("{}: \"{}\" says that it holds {}, which are for stage {}; stage {} needs {}", m.where, judged ? "kto_tag" : m.ranking ? "ranking" : "chosen",
+           description_of(said), stages_of(said), stages_of(kind), description_of(kind));
+  if (m.explicit_columns && kind == RowKind::text && m.formatting == Mapping::Formatting::detect && !m.response.empty())
+    refuse("{}: stage pt reads plain text from the column prompt; the column response (\"{}\") would be ignored", m.where, m.response);
+}
 
 // Nobody means more.
 constexpr int64_t kMostRepeats = 1000;
@@ -175,8 +186,7 @@ void sample(Records& records, size_t before, int64_t n, uint64_t seed) {
 }  // namespace
 
 void read_records(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report, const TakeRows& take) {
-  if (set.mapping.explicit_columns && options.pretraining && set.mapping.formatting == Mapping::Formatting::detect && !set.mapping.response.empty())
-    refuse("{}: stage pt reads plain text from the column prompt; the column response (\"{}\") would be ignored", set.mapping.where, set.mapping.response);
+  check_kind(set.mapping, options.kind);
   // Rows that are still to be chosen from stay; only the progress is told.
   const bool choose = set.num_samples > 0;
   const TakeRows tell = [&](Records&, uint64_t bytes) {

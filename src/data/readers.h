@@ -12,9 +12,9 @@
 namespace attune::data {
 
 struct ReadOptions {
-  bool pretraining = false;  // rows must be text
-  int64_t max_samples = 0;   // rows of each data set; 0: all
-  uint64_t seed = 42;        // of the choice where a data set asks for a number of samples
+  RowKind kind = RowKind::conversation;  // what rows must be
+  int64_t max_samples = 0;               // rows of each data set; 0: all
+  uint64_t seed = 42;                    // of the choice where a data set asks for a number of samples
 };
 
 // Takes rows out of `records` as they come, so that not all of a data set is held at once; whatever it leaves stays there.

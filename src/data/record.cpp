@@ -3,10 +3,31 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "util/json.h"
 
 namespace attune::data {
+
+const char* description_of(RowKind kind) {
+  constexpr const char* kWhat[] = {"plain text (\"text\")", "questions with answers (\"instruction\"/\"output\", \"conversations\" or \"messages\")",
+                                   "preference pairs (a prompt with \"chosen\" and \"rejected\")",
+                                   "judged answers for KTO (an answer with \"label\" or \"kto_tag\", true or false)"};
+  return kWhat[static_cast<size_t>(kind)];
+}
+
+const char* stages_of(RowKind kind) {
+  constexpr const char* kStages[] = {"pt", "sft", "rm or dpo", "kto"};
+  return kStages[static_cast<size_t>(kind)];
+}
+
+text::Conversation Record::rejected_conversation() const {
+  text::Conversation other;
+  other.tools_json = conversation.tools_json;
+  other.messages.assign(conversation.messages.begin(), conversation.messages.begin() + static_cast<ptrdiff_t>(prompt_messages));
+  other.messages.insert(other.messages.end(), rejected.begin(), rejected.end());
+  return other;
+}
 
 const char* DataReport::name_of(Action action) {
   constexpr const char* kNames[] = {"dropped", "cut", "mended", "noted"};
@@ -17,6 +38,13 @@ int64_t DataReport::count(Action action) const {
   int64_t n = 0;
   for (const Entry& e : entries_) n += e.action == action;
   return n;
+}
+
+int64_t DataReport::rows(Action action) const {
+  std::set<std::string_view> places;
+  for (const Entry& e : entries_)
+    if (e.action == action) places.insert(e.where);
+  return static_cast<int64_t>(places.size());
 }
 
 std::vector<std::string> DataReport::summary() const {

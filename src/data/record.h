@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data/row_kind.h"
 #include "text/chat.h"
 
 namespace attune::data {
@@ -21,7 +23,17 @@ struct Record {
   text::Conversation conversation;  // a conversation (empty where `text` is used)
   Source source;
   float weight = 1.0f;              // of the whole row: multiplies the loss weight of each of its tokens
+  // Of pairs and judged answers: how many messages of the conversation are the prompt. Behind them stands the answer, of a pair
+  // the chosen one; `rejected` stands in the same place on the other side.
+  size_t prompt_messages = 0;
+  std::vector<text::Message> rejected;
+  std::optional<float> margin;      // of a pair: by how much its reward is to differ (reward models)
+  std::optional<bool> desirable;    // of a judged answer
   bool is_conversation() const { return !conversation.messages.empty(); }
+  bool is_pair() const { return !rejected.empty(); }
+  bool is_judged() const { return desirable.has_value(); }
+  // The conversation of a pair with the other answer.
+  text::Conversation rejected_conversation() const;
 };
 
 // What happened to rows that are not simply used as they are. Nothing is dropped or cut without a line here.
@@ -40,6 +52,8 @@ class DataReport {
   void add(const DataReport& other) { entries_.insert(entries_.end(), other.entries_.begin(), other.entries_.end()); }
   const std::vector<Entry>& entries() const { return entries_; }
   int64_t count(Action action) const;
+  // Places of that action: a row that is cut in two ways is one.
+  int64_t rows(Action action) const;
   // "dropped 3 rows: no answer (data.jsonl:4, data.jsonl:9, …)", one line a reason.
   std::vector<std::string> summary() const;
   // One JSON object a line: {"action":…,"reason":…,"where":…}

@@ -61,9 +61,6 @@ void read_columns(const Json& columns, Mapping& m) {
   check_keys(columns, {"prompt", "query", "response", "history", "messages", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"}, where);
   for (const char* media : {"images", "videos", "audios"})
     if (columns.contains(media)) refuse("{}: \"{}\": only text can be learnt here", where, media);
-  for (const char* preference : {"chosen", "rejected"})
-    if (columns.contains(preference)) refuse("{}: \"{}\": preference data is not for the stages sft and pt", where, preference);
-  if (columns.contains("kto_tag")) refuse("{}: \"kto_tag\": KTO data is not for the stages sft and pt: bad answers would be learnt like good ones", where);
   m.explicit_columns = true;
   // Only what is named is used, as there.
   m.prompt = text_at(columns, "prompt", where);
@@ -72,6 +69,10 @@ void read_columns(const Json& columns, Mapping& m) {
   m.history = text_at(columns, "history", where);
   m.system = text_at(columns, "system", where);
   m.tools = text_at(columns, "tools", where);
+  m.chosen = text_at(columns, "chosen", where);
+  m.rejected = text_at(columns, "rejected", where);
+  m.kto_tag = text_at(columns, "kto_tag", where);
+  if (m.chosen.empty() != m.rejected.empty()) refuse("{}: chosen and rejected belong together", where);
   if (const std::string messages = text_at(columns, "messages", where); !messages.empty()) m.messages = messages;
 }
 
@@ -88,6 +89,9 @@ Mapping read_mapping(const Json& entry, const std::string& where) {
   if (turns) m.system = "system", m.tools = "tools";
   if (m.formatting == Formatting::alpaca) m.history = "history", m.system = "system";
   if (entry.contains("columns")) read_columns(entry["columns"], m);
+  if (entry.contains("ranking") && !entry["ranking"].is_boolean()) refuse("{}: \"ranking\" must be true or false", where);
+  m.ranking = entry.value("ranking", false);
+  if (m.is_pairs() && !m.kto_tag.empty()) refuse("{}: rows with a kto_tag are no preference pairs; leave out kto_tag, or ranking, chosen and rejected", where);
   if (!turns && !m.messages.empty())
     refuse("{}: columns.messages needs \"formatting\": \"sharegpt\" or \"openai\"", where);
   if (entry.contains("tags")) {
@@ -118,7 +122,6 @@ DataSet read_entry(const std::string& name, const Json& entry, const fs::path& d
         refuse("{}: it stands on the network ({}: {}), and nothing is downloaded here. Download it into {} and give \"file_name\" instead "
                "(JSON, JSONL, CSV or text)", where, remote, entry[remote].dump(), dataset_dir.string());
   if (file.empty()) refuse("{}: \"file_name\" is missing", where);
-  if (entry.contains("ranking") && entry["ranking"] == true) refuse("{}: ranking: preference data is not for the stages sft and pt", where);
   if (const std::string split = text_at(entry, "split", where); !split.empty() && split != "train")
     refuse("{}: split \"{}\": a local file has no splits; name the file of that split in \"file_name\"", where, split);
   for (const char* key : {"subset", "folder"})

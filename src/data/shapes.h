@@ -15,8 +15,8 @@ namespace attune::data {
 // What happened to a row that is used all the same.
 using Notes = std::vector<std::pair<DataReport::Action, std::string>>;
 
-// Throws BadRow. `pretraining`: rows must be text.
-Record read_row(const Json& row, const Mapping& mapping, bool pretraining, Notes& notes);
+// Throws BadRow, also for a row of another kind than the stage needs, with the stage that takes it.
+Record read_row(const Json& row, const Mapping& mapping, RowKind kind, Notes& notes);
 
 // Column names that say what a row is without a mapping (the header of a table is known by them).
 const std::vector<std::string>& known_columns();

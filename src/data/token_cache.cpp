@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -14,7 +15,7 @@
 namespace attune::data {
 namespace {
 
-constexpr char kMagic[16] = "attune tokens 1";
+constexpr char kMagic[16] = "attune tokens 2";
 constexpr uint32_t kOrder = 0x01020304;  // of bytes in a number
 constexpr const char* kExtension = ".tokens";
 constexpr size_t kKeyDigits = 32;
@@ -119,6 +120,19 @@ DataReport read_report(TextReader& in) {
   return report;
 }
 
+std::map<std::string, std::vector<float>> read_channels(TextReader& in, size_t samples) {
+  std::map<std::string, std::vector<float>> channels;
+  for (int64_t n = in.count(); n > 0; --n) {
+    std::vector<float>& numbers = channels[in.text()];
+    const std::string bytes = in.text();
+    if (bytes.size() % sizeof(float) != 0 || bytes.size() / sizeof(float) > samples) fail("it has numbers that belong to no sample");
+    numbers.resize(bytes.size() / sizeof(float));
+    std::memcpy(numbers.data(), bytes.data(), bytes.size());
+    if (!std::all_of(numbers.begin(), numbers.end(), [](float x) { return std::isfinite(x); })) fail("a number beside a sample is not finite");
+  }
+  return channels;
+}
+
 std::string text_of(const TokenizedData& data) {
   TextWriter out;
   out.list(data.set.storage().files);
@@ -126,6 +140,12 @@ std::string text_of(const TokenizedData& data) {
   out.list(data.files);
   out.number(data.rows_read);
   out.number(data.conversations);
+  out.number(data.set.group_size());
+  out.number(static_cast<int64_t>(data.set.side_channels.size()));
+  for (const auto& [channel, numbers] : data.set.side_channels) {
+    out.text(channel);
+    out.text(bytes_of(numbers));
+  }
   write_report(out, data.report);
   return out.bytes();
 }
@@ -193,9 +213,12 @@ TokenizedData read_token_file(const fs::path& file, const std::string& key) {
   data.files = texts.list();
   data.rows_read = texts.number();
   data.conversations = texts.number() != 0;
+  s.group_size = texts.number();
+  auto channels = read_channels(texts, s.samples.size());
   data.report = read_report(texts);
   texts.finish();
   data.set = TokenSet(std::move(s));
+  data.set.side_channels = std::move(channels);
   return data;
 }
 

@@ -47,6 +47,7 @@ TokenSet::TokenSet(Storage storage) : store_(std::move(storage)) {
     check(at == s.ids_end - ids, "a sample has not as many weights as tokens");
     ids = s.ids_end;
   }
+  check(store_.group_size >= 1 && store_.group_size <= 2 && size() % store_.group_size == 0, "its samples do not form groups");
   check(ids == static_cast<int64_t>(store_.ids.size()) && runs == static_cast<int64_t>(store_.runs.size()), "something belongs to no sample");
 }
 
@@ -59,6 +60,23 @@ std::string TokenSet::where(int64_t i) const {
   const Sample& s = store_.samples[stored(i)];
   const std::string& file = store_.files[static_cast<size_t>(s.file)];
   return s.line < 0 ? file : file + ":" + std::to_string(s.line);
+}
+
+void TokenSet::set_group_size(int64_t size) {
+  if (!store_.samples.empty()) fail("internal error: the samples of this set are in groups already");
+  store_.group_size = size;
+}
+
+float TokenSet::side(const std::string& channel, int64_t i) const {
+  const auto found = side_channels.find(channel);
+  if (found == side_channels.end()) fail("internal error: no sample has a \"{}\"", channel);
+  return stored(i) < found->second.size() ? found->second[stored(i)] : 0.0f;
+}
+
+void TokenSet::set_side(const std::string& channel, int64_t i, float value) {
+  std::vector<float>& numbers = side_channels[channel];
+  numbers.resize(store_.samples.size(), 0.0f);
+  numbers[stored(i)] = value;
 }
 
 int64_t TokenSet::labelled_tokens() const {
@@ -110,9 +128,19 @@ void TokenSet::add(std::span<const int32_t> ids, std::span<const float> weights,
 
 TokenSet TokenSet::take(const std::vector<bool>& chosen) {
   if (selected_) fail("internal error: nothing is taken out of a selection of samples");
+  if (static_cast<int64_t>(chosen.size()) != groups()) fail("internal error: {} choices for {} groups", chosen.size(), groups());
+  const auto is_chosen = [&](size_t sample) { return chosen[sample / static_cast<size_t>(group_size())]; };
   TokenSet taken;
   taken.store_.files = store_.files;
   taken.store_.sources = store_.sources;
+  taken.store_.group_size = store_.group_size;
+  for (auto& [channel, numbers] : side_channels) {
+    numbers.resize(store_.samples.size(), 0.0f);
+    std::vector<float>& own = taken.side_channels[channel];
+    size_t kept = 0;
+    for (size_t i = 0; i < numbers.size(); ++i) is_chosen(i) ? own.push_back(numbers[i]) : void(numbers[kept++] = numbers[i]);
+    numbers.resize(kept);
+  }
   int64_t ids = 0, runs = 0, kept_ids = 0, kept_runs = 0;
   size_t kept = 0;
   for (size_t i = 0; i < store_.samples.size(); ++i) {
@@ -120,7 +148,7 @@ TokenSet TokenSet::take(const std::vector<bool>& chosen) {
     const auto id = store_.ids.begin() + ids, ids_end = store_.ids.begin() + s.ids_end;
     const auto run = store_.runs.begin() + runs, runs_end = store_.runs.begin() + s.runs_end;
     ids = s.ids_end, runs = s.runs_end;
-    if (chosen[i]) {
+    if (is_chosen(i)) {
       taken.store_.ids.insert(taken.store_.ids.end(), id, ids_end);
       taken.store_.runs.insert(taken.store_.runs.end(), run, runs_end);
       s.ids_end = static_cast<int64_t>(taken.store_.ids.size());
@@ -138,9 +166,12 @@ TokenSet TokenSet::take(const std::vector<bool>& chosen) {
   return taken;
 }
 
-void TokenSet::select(std::vector<int64_t> samples) {
-  for (int64_t& i : samples) i = static_cast<int64_t>(stored(i));
-  selection_ = std::move(samples);
+void TokenSet::select(const std::vector<int64_t>& groups) {
+  std::vector<int64_t> selection;
+  selection.reserve(groups.size() * static_cast<size_t>(group_size()));
+  for (int64_t g : groups)
+    for (int64_t i = g * group_size(); i < (g + 1) * group_size(); ++i) selection.push_back(static_cast<int64_t>(stored(i)));
+  selection_ = std::move(selection);
   selected_ = true;
 }
 
@@ -160,6 +191,13 @@ std::string TokenSet::fingerprint() const {
     loss.update(weights.data(), weights.size() * sizeof(float));
   }
   uint64_t hash = hash64(bytes(store_.ids), loss.digest64());
+  if (group_size() > 1) hash = hash64({reinterpret_cast<const char*>(&store_.group_size), sizeof store_.group_size}, hash);
+  for (const char* channel : {kMargin, kDesirable})
+    if (const auto found = side_channels.find(channel); found != side_channels.end()) {
+      std::vector<float> numbers = found->second;
+      numbers.resize(store_.samples.size(), 0.0f);
+      hash = hash64(bytes(numbers), hash64(channel, hash));
+    }
   if (selected_) hash = hash64(bytes(selection_), hash);
   return fmt::format("{:016x}", hash);
 }

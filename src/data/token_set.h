@@ -5,6 +5,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,10 +17,17 @@ namespace attune::data {
 
 struct TokenizeOptions {
   int64_t cutoff_len = 2048;
-  bool train_on_prompt = false;
-  bool pretraining = false;
-  bool mask_history = false;  // only the last answer of a conversation is learnt; one too long loses its first turns
+  bool train_on_prompt = false;                // conversations
+  RowKind kind = RowKind::conversation;
+  bool mask_history = false;  // conversations: only the last answer is learnt; one too long loses its first turns
+  // Pairs: the loss weight of answer tokens behind the length of the shorter answer (LD-DPO, https://arxiv.org/abs/2409.06411).
+  float ld_alpha = 1;
 };
+
+// Channels that come with the data.
+inline constexpr const char* kMargin = "margin";        // of pairs, where a row has one
+inline constexpr const char* kReferenceLogp = "reference_logp";  // filled in before training (train/reference.h)
+inline constexpr const char* kDesirable = "desirable";  // of judged answers: 1 or 0
 
 // The loss weights of one sequence, kept as runs of equal ones: an answer is one run, whatever its length.
 class Weights {
@@ -69,7 +77,9 @@ class Weights {
   std::span<const Run> runs_;
 };
 
-// Sequences; those of one group must share a micro-batch (one for SFT, two for preferences …).
+// Sequences; those of one group must share a micro-batch. Where the group size is two, samples 2i and 2i + 1 are one row:
+// of a pair, the prompt with the chosen and with the rejected answer; of a judged row, the prompt with its own answer and with
+// that of the next row (KTO's estimate of how far the model has moved is made of such mismatched answers).
 class TokenSet {
  public:
   // How sequences are kept; the token cache writes and reads it as it is. 4 bytes a token, 8 a run of weights, 32 a sequence.
@@ -83,6 +93,7 @@ class TokenSet {
     std::vector<Weights::Run> runs;
     std::vector<Sample> samples;
     std::vector<std::string> files, sources;
+    int64_t group_size = 1;
   };
 
   TokenSet() = default;
@@ -101,6 +112,9 @@ class TokenSet {
   int32_t source(int64_t i) const { return store_.samples[stored(i)].source; }
   const std::vector<std::string>& sources() const { return store_.sources; }
   void set_sources(std::vector<std::string> names) { store_.sources = std::move(names); }
+  int64_t group_size() const { return store_.group_size; }
+  int64_t groups() const { return size() / group_size(); }
+  void set_group_size(int64_t size);  // of an empty set
   int64_t total_tokens() const;
   int64_t labelled_tokens() const;
   int64_t longest() const;
@@ -108,15 +122,21 @@ class TokenSet {
   void add(std::span<const int32_t> ids, std::span<const float> weights, const std::string& where, int32_t source = 0);
   // Room for so many tokens, before they are added.
   void reserve(size_t tokens) { store_.ids.reserve(tokens); }
-  // Takes the samples out whose place is true; the others close up, where they are.
+  // Takes the groups out whose place is true; the others close up, where they are.
   TokenSet take(const std::vector<bool>& chosen);
-  // From now on the set is these samples in this order; one may stand in it several times. Tokens are kept once.
-  void select(std::vector<int64_t> samples);
+  // From now on the set is these groups in this order; one may stand in it several times. Tokens are kept once.
+  void select(const std::vector<int64_t>& groups);
 
-  // Per-sequence numbers that a walk over the data fills in before training (reference log-probabilities, advantages).
+  // A number beside each sample: what came with the data (kMargin, kDesirable), or what a walk over it fills in before training
+  // (reference log-probabilities, advantages). One that is repeated has it once. 0 where a sample has none.
+  bool has_side(const std::string& channel) const { return side_channels.count(channel) > 0; }
+  float side(const std::string& channel, int64_t i) const;
+  void set_side(const std::string& channel, int64_t i, float value);
+  // By stored sample, so that `select` changes nothing: samples as they were added, less those that were taken out.
   std::map<std::string, std::vector<float>> side_channels;
 
-  // Everything that determines the sequences, for checkpoints: a changed data file must not be resumed silently.
+  // Everything in the data that determines what is learnt, for checkpoints: a changed file must not be resumed silently.
+  // What a walk filled in follows from it and does not count.
   std::string fingerprint() const;
   const Storage& storage() const { return store_; }
 
@@ -137,7 +157,8 @@ struct TokenizedRow {
   std::vector<int32_t> ids;
   std::vector<float> weights;
   struct Span {
-    size_t begin, end;  // token range of an answer, its closing token included
+    size_t begin, end;   // token range of an answer, its closing token included
+    size_t message = 0;  // which message of the conversation it is
   };
   std::vector<Span> answers;
 };
@@ -159,7 +180,18 @@ class SetTokenizer {
   TokenSet finish(const Records& records, DataReport& report);
 
  private:
+  struct Judged {
+    TokenizedRow tokens;
+    std::string where;
+    int32_t source;
+    bool desirable;
+  };
   void add_block(const Records& records, size_t begin, size_t end, const text::ChatTemplate* chat);
+  // A judged row waits for the next one, whose answer stands behind its prompt in the group's second sample; the last row
+  // takes the first one's.
+  void add_judged(Judged row);
+  void add_with_answer_of(const Judged& row, const TokenizedRow& other);
+  void close_circle();
 
   const text::Tokenizer& tokenizer_;
   TokenizeOptions options_;
@@ -167,6 +199,8 @@ class SetTokenizer {
   DataReport report_;
   int64_t rows_ = 0, refused_ = 0;
   std::exception_ptr first_refusal_;
+  std::optional<Judged> waiting_;
+  TokenizedRow first_;
 };
 TokenSet tokenize(const Records& records, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
                   const TokenizeOptions& options, DataReport& report);

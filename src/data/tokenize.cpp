@@ -1,8 +1,7 @@
-#include "data/token_set.h"
-
 #include <algorithm>
 #include <exception>
 
+#include "data/tokenize_row.h"
 #include "util/error.h"
 
 namespace attune::data {
@@ -54,12 +53,6 @@ std::string fit(TokenizedRow& row, size_t limit) {
   return "the answer does not fit into cutoff_len (cut before its closing token, which is kept)";
 }
 
-struct RowResult {
-  std::vector<TokenizedRow> parts;
-  std::string reason;
-  bool dropped = false;
-};
-
 RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, const TokenizeOptions& options) {
   text::EncodeOptions encode;
   encode.add_special_tokens = true;
@@ -68,11 +61,7 @@ RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, 
   std::vector<int32_t> ids = tokenizer.encode(record.text, encode).ids;
   if (tokenizer.eos_id() && (ids.empty() || ids.back() != *tokenizer.eos_id())) ids.push_back(*tokenizer.eos_id());
   RowResult result;
-  if (ids.size() < 2) {
-    result.reason = "a text of one token teaches nothing";
-    result.dropped = true;
-    return result;
-  }
+  if (ids.size() < 2) return RowResult::drop("a text of one token teaches nothing");
   const auto limit = static_cast<size_t>(options.cutoff_len);
   for (size_t at = 0; at < ids.size(); at += limit) {
     TokenizedRow part;
@@ -87,28 +76,14 @@ RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, 
   return result;
 }
 
-// The conversation without its first `exchanges` questions and what follows each; system messages at its head stay.
-text::Conversation without_first(const text::Conversation& conversation, size_t exchanges) {
-  text::Conversation out;
-  out.tools_json = conversation.tools_json;
-  size_t questions = 0;
-  for (const text::Message& m : conversation.messages) {
-    if (m.role == "user") ++questions;
-    if (questions > exchanges || (questions == 0 && m.role == "system")) out.messages.push_back(m);
-  }
-  return out;
-}
-
 // As few of the first turns left off as the last answer, the only one that is learnt, needs to fit.
 TokenizedRow tokenize_last_answer(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate& chat,
                                   const TokenizeOptions& options, std::string& reason) {
-  const auto& messages = record.conversation.messages;
   const auto limit = static_cast<size_t>(options.cutoff_len);
   const auto at = [&](size_t exchanges) { return tokenize_conversation(without_first(record.conversation, exchanges), tokenizer, chat, options.train_on_prompt); };
   TokenizedRow row = at(0);
   if (row.ids.size() > limit) {
-    const auto questions = static_cast<size_t>(std::count_if(messages.begin(), messages.end(), [](const auto& m) { return m.role == "user"; }));
-    size_t low = 0, high = questions - 1;  // `low` is too long; fewer turns are never longer
+    size_t low = 0, high = count_questions(record.conversation) - 1;  // `low` is too long; fewer turns are never longer
     while (high > low + 1) {
       const size_t middle = (low + high) / 2;
       (at(middle).ids.size() > limit ? low : high) = middle;
@@ -121,24 +96,38 @@ TokenizedRow tokenize_last_answer(const Record& record, const text::Tokenizer& t
   return row;
 }
 
-RowResult tokenize_row(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat,
-                       const TokenizeOptions& options) {
-  if (!record.is_conversation()) return tokenize_text(record, tokenizer, options);
-  RowResult result;
-  TokenizedRow row = options.mask_history ? tokenize_last_answer(record, tokenizer, *chat, options, result.reason)
-                                          : tokenize_conversation(record.conversation, tokenizer, *chat, options.train_on_prompt);
-  for (float& w : row.weights) w *= record.weight;
-  if (const std::string reason = fit(row, static_cast<size_t>(options.cutoff_len)); !reason.empty()) result.reason = reason;
-  result.dropped = row.ids.empty();
-  if (!result.dropped && std::none_of(row.weights.begin() + 1, row.weights.end(), [](float w) { return w != 0; })) {
-    result.reason = "no token carries a label";
-    result.dropped = true;
+}  // namespace
+
+text::Conversation without_first(const text::Conversation& conversation, size_t exchanges) {
+  text::Conversation out;
+  out.tools_json = conversation.tools_json;
+  size_t questions = 0;
+  for (const text::Message& m : conversation.messages) {
+    if (m.role == "user") ++questions;
+    if (questions > exchanges || (questions == 0 && m.role == "system")) out.messages.push_back(m);
   }
-  if (!result.dropped) result.parts.push_back(std::move(row));
-  return result;
+  return out;
 }
 
-}  // namespace
+size_t count_questions(const text::Conversation& conversation) {
+  return static_cast<size_t>(std::count_if(conversation.messages.begin(), conversation.messages.end(), [](const auto& m) { return m.role == "user"; }));
+}
+
+RowResult tokenize_row(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate* chat, const TokenizeOptions& options) {
+  if (!record.is_conversation()) return tokenize_text(record, tokenizer, options);
+  if (group_size_of(options.kind) == 2) return tokenize_answers(record, tokenizer, *chat, options);
+  RowResult result;
+  std::string first_turns;
+  TokenizedRow row = options.mask_history ? tokenize_last_answer(record, tokenizer, *chat, options, first_turns)
+                                          : tokenize_conversation(record.conversation, tokenizer, *chat, options.train_on_prompt);
+  for (float& w : row.weights) w *= record.weight;
+  const std::string cut = fit(row, static_cast<size_t>(options.cutoff_len));
+  if (row.ids.empty()) return RowResult::drop(cut);
+  if (std::none_of(row.weights.begin() + 1, row.weights.end(), [](float w) { return w != 0; })) return RowResult::drop("no token carries a label");
+  if (const std::string& reason = cut.empty() ? first_turns : cut; !reason.empty()) result.reasons.push_back(reason);
+  result.parts.push_back(std::move(row));
+  return result;
+}
 
 TokenizedRow tokenize_conversation(const text::Conversation& conversation, const text::Tokenizer& tokenizer,
                                    const text::ChatTemplate& chat, bool train_on_prompt) {
@@ -157,7 +146,7 @@ TokenizedRow tokenize_conversation(const text::Conversation& conversation, const
     // A template that puts nothing behind the turn would teach the model never to stop.
     if (!answer.closed && tokenizer.eos_id()) row.ids.push_back(*tokenizer.eos_id());
     row.weights.resize(row.ids.size(), train_on_prompt ? 1.0f : conversation.messages[answer.message].weight);
-    row.answers.push_back({begin, row.ids.size()});
+    row.answers.push_back({begin, row.ids.size(), answer.message});
     at = answer.range.end;
   }
   encode_part(rendered, {at, rendered.text.size()}, first, tokenizer, row.ids);
@@ -183,6 +172,7 @@ std::vector<int32_t> tokenize_prompt(const text::Conversation& conversation, con
 
 SetTokenizer::SetTokenizer(const text::Tokenizer& tokenizer, const TokenizeOptions& options) : tokenizer_(tokenizer), options_(options) {
   if (options.cutoff_len < 2) refuse("cutoff_len: {} is too short; at least 2 tokens are needed", options.cutoff_len);
+  set_.set_group_size(group_size_of(options.kind));
 }
 
 void SetTokenizer::add(const Records& records, const text::ChatTemplate* chat) {
@@ -201,28 +191,62 @@ void SetTokenizer::add_block(const Records& records, size_t begin, size_t end, c
       results[i] = tokenize_row(record, tokenizer_, chat, options_);
     } catch (const Error& e) {
       // The template refuses this conversation: the others are not hidden by it.
-      results[i] = {{}, e.what(), true};
+      results[i] = RowResult::drop(e.what());
       refused[i] = std::make_exception_ptr(Error(e.blame(), records.where(record.source) + ": " + e.what()));
     } catch (...) {
       refused[i] = std::current_exception();
     }
   }
   for (size_t i = 0; i < results.size(); ++i) {
-    const RowResult& r = results[i];
+    RowResult& r = results[i];
     if (refused[i] && !r.dropped) std::rethrow_exception(refused[i]);
     ++rows_;
     refused_ += refused[i] != nullptr;
     if (!first_refusal_) first_refusal_ = refused[i];
     const Source& source = records.rows[begin + i].source;
     const std::string where = records.where(source);
-    if (!r.reason.empty())
-      report_.add(r.dropped ? DataReport::Action::dropped : DataReport::Action::cut, r.reason, where);
-    for (const TokenizedRow& part : r.parts) set_.add(part.ids, part.weights, where, records.data_set(source));
+    for (const std::string& reason : r.reasons)
+      report_.add(r.dropped ? DataReport::Action::dropped : DataReport::Action::cut, reason, where);
+    if (r.parts.empty()) continue;
+    const Record& record = records.rows[begin + i];
+    if (options_.kind == RowKind::judged) add_judged({std::move(r.parts[0]), where, records.data_set(source), record.desirable.value_or(true)});
+    else for (const TokenizedRow& part : r.parts) set_.add(part.ids, part.weights, where, records.data_set(source));
+    if (record.margin && options_.kind == RowKind::pair)
+      for (int64_t side : {2, 1}) set_.set_side(kMargin, set_.size() - side, *record.margin);
   }
+}
+
+void SetTokenizer::add_judged(Judged row) {
+  if (waiting_) add_with_answer_of(*waiting_, row.tokens);
+  else first_ = row.tokens;
+  waiting_ = std::move(row);
+}
+
+void SetTokenizer::add_with_answer_of(const Judged& row, const TokenizedRow& other) {
+  const size_t prompt = row.tokens.answers[0].begin;
+  TokenizedRow mismatched;
+  mismatched.ids.assign(row.tokens.ids.begin(), row.tokens.ids.begin() + static_cast<ptrdiff_t>(prompt));
+  mismatched.ids.insert(mismatched.ids.end(), other.ids.begin() + static_cast<ptrdiff_t>(other.answers[0].begin), other.ids.end());
+  mismatched.weights.resize(prompt, 0.0f);
+  mismatched.weights.resize(mismatched.ids.size(), 1.0f);
+  mismatched.answers = {{prompt, mismatched.ids.size()}};
+  if (static_cast<int64_t>(mismatched.ids.size()) > options_.cutoff_len) cut_answer(mismatched, static_cast<size_t>(options_.cutoff_len));
+  for (const TokenizedRow* part : std::initializer_list<const TokenizedRow*>{&row.tokens, &mismatched}) {
+    set_.add(part->ids, part->weights, row.where, row.source);
+    set_.set_side(kDesirable, set_.size() - 1, row.desirable ? 1.0f : 0.0f);
+  }
+}
+
+void SetTokenizer::close_circle() {
+  if (!waiting_) return;
+  if (set_.size() == 0) report_.add(DataReport::Action::dropped, "it is the only row: KTO sets each prompt beside the answer of another row, too", waiting_->where);
+  else add_with_answer_of(*waiting_, first_);
+  waiting_.reset();
 }
 
 TokenSet SetTokenizer::finish(const Records& records, DataReport& report) {
   if (rows_ > 0 && refused_ == rows_) std::rethrow_exception(first_refusal_);
+  close_circle();
   report.add(report_);
   set_.set_sources(records.data_sets);
   return std::move(set_);

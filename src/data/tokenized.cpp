@@ -37,10 +37,10 @@ class Key {
 
 // In all of these the names on the left are all members: a new one does not compile until it stands in the key.
 void add(Key& key, const Mapping& m) {
-  const auto& [formatting, explicit_columns, prompt, query, response, history, messages, system, tools, role_tag, content_tag, user_tag,
-               assistant_tag, observation_tag, function_tag, system_tag, where] = m;
-  key.add(formatting, explicit_columns, prompt, query, response, history, messages, system, tools, role_tag, content_tag, user_tag,
-          assistant_tag, observation_tag, function_tag, system_tag, where);
+  const auto& [formatting, explicit_columns, prompt, query, response, history, messages, system, tools, chosen, rejected, kto_tag, ranking, role_tag,
+               content_tag, user_tag, assistant_tag, observation_tag, function_tag, system_tag, where] = m;
+  key.add(formatting, explicit_columns, prompt, query, response, history, messages, system, tools, chosen, rejected, kto_tag, ranking, role_tag,
+          content_tag, user_tag, assistant_tag, observation_tag, function_tag, system_tag, where);
 }
 
 void add(Key& key, const DataSet& set) {
@@ -53,9 +53,9 @@ void add(Key& key, const DataSet& set) {
 
 void add(Key& key, const TokenRequest& request) {
   const auto& [sets, read, tokenize, chat_template, tool_format] = request;
-  const auto& [read_as_text, max_samples, seed] = read;
-  const auto& [cutoff_len, train_on_prompt, pretraining, mask_history] = tokenize;
-  key.add(read_as_text, max_samples, seed, cutoff_len, train_on_prompt, pretraining, mask_history, chat_template, tool_format, sets.size());
+  const auto& [read_as, max_samples, seed] = read;
+  const auto& [cutoff_len, train_on_prompt, kind, mask_history, ld_alpha] = tokenize;
+  key.add(read_as, max_samples, seed, cutoff_len, train_on_prompt, kind, mask_history, ld_alpha, chat_template, tool_format, sets.size());
   for (const DataSet& set : sets) add(key, set);
 }
 

@@ -126,15 +126,16 @@ void read_pair(const Json& turn, const std::string& column, std::vector<Message>
 
 bool says_something(const Message& m) { return !m.content.empty() || !m.extra_json.empty(); }
 
-void leave_out_ends(std::vector<Message>& messages, Notes& notes) {
-  const auto is_question = [](const Message& m) { return m.role == "user"; };
-  const auto is_answer = [](const Message& m) { return m.role == "assistant"; };
-  const auto question = std::find_if(messages.begin(), messages.end(), is_question);
+void leave_out_beginning(std::vector<Message>& messages, Notes& notes) {
+  const auto question = std::find_if(messages.begin(), messages.end(), [](const Message& m) { return m.role == "user"; });
   const auto begun = std::stable_partition(messages.begin(), question, [](const Message& m) { return m.role == "system"; });
-  if (begun != question) {
-    messages.erase(begun, question);
-    notes.push_back({Action::mended, "turns before the first question are left out"});
-  }
+  if (begun == question) return;
+  messages.erase(begun, question);
+  notes.push_back({Action::mended, "turns before the first question are left out"});
+}
+
+void leave_out_end(std::vector<Message>& messages, Notes& notes) {
+  const auto is_answer = [](const Message& m) { return m.role == "assistant"; };
   // An empty last answer teaches nothing but silence.
   const auto last = std::find_if(messages.rbegin(), messages.rend(), [&](const Message& m) { return is_answer(m) && says_something(m); }).base();
   if (last != messages.end()) {
@@ -191,10 +192,18 @@ void mend(text::Conversation& conversation, Notes& notes) {
   if (std::none_of(messages.begin(), messages.end(), [](const Message& m) { return m.role == "assistant" && says_something(m); }))
     throw BadRow{"no answer to learn from: no assistant message has content"};
   if (std::none_of(messages.begin(), messages.end(), role("user"))) throw BadRow{"no user message"};
-  leave_out_ends(messages, notes);
+  leave_out_beginning(messages, notes);
+  leave_out_end(messages, notes);
   if (std::none_of(messages.begin(), messages.end(), role("assistant"))) throw BadRow{"nothing is left: no answer follows a question"};
   join_neighbours(messages, notes);
   silence_empty_answers(messages, notes);
+}
+
+void mend_prompt(std::vector<Message>& messages, Notes& notes) {
+  if (std::none_of(messages.begin(), messages.end(), [](const Message& m) { return m.role == "user"; })) throw BadRow{"no user message"};
+  leave_out_beginning(messages, notes);
+  if (messages.back().role == "assistant") throw BadRow{"the prompt ends with an answer; it must end with a question, which chosen and rejected answer"};
+  join_neighbours(messages, notes);
 }
 
 }  // namespace attune::data

@@ -14,5 +14,7 @@ std::vector<text::Message> read_turns(const Json& turns, const std::string& colu
 
 // Makes system? (user (assistant tool*)+)+ of it, and notes what it changed. Throws BadRow when nothing is left.
 void mend(text::Conversation& conversation, Notes& notes);
+// The same for a prompt, which ends with a question or with what a tool gave.
+void mend_prompt(std::vector<text::Message>& messages, Notes& notes);
 
 }  // namespace attune::data

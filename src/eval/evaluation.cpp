@@ -216,7 +216,7 @@ Evaluation evaluate(infer::Generator& generator, const data::Records& records, c
 data::Records read_questions(const std::vector<fs::path>& files, int64_t max_samples) {
   data::Records records;
   data::DataReport report;
-  for (const fs::path& file : files) data::read_records(file, {false, max_samples}, records, report);
+  for (const fs::path& file : files) data::read_records(file, {data::RowKind::conversation, max_samples}, records, report);
   for (const std::string& line : report.summary()) warn("{}", line);
   return records;
 }

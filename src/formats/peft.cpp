@@ -200,6 +200,7 @@ LoraConfig read_lora_config(const fs::path& directory) {
   if (c.bias != "none" && c.bias != "all" && c.bias != "lora_only") fail("{}: \"bias\" must be none, all or lora_only, not {}", where, c.bias);
   c.use_rslora = in.flag("use_rslora");
   c.use_dora = in.flag("use_dora");
+  if (in.present("task_type") && json["task_type"].is_string()) c.task_type = json["task_type"].get<std::string>();
   if (in.present("init_lora_weights") && json["init_lora_weights"].is_string()) c.init_lora_weights = json["init_lora_weights"].get<std::string>();
   if (in.flag("ensure_weight_tying") && (c.targets("lm_head") || c.targets("model.embed_tokens") || c.saves("lm_head") || c.saves("model.embed_tokens")))
     refuse("{}: ensure_weight_tying ties what is trained of embed_tokens and lm_head, which is not supported", where);
@@ -233,7 +234,7 @@ Json lora_config_json(const LoraConfig& c) {
   j["rank_pattern"] = map_json(c.rank_pattern);
   j["revision"] = nullptr;
   j["target_modules"] = c.target_pattern.empty() ? Json(targets) : Json(c.target_pattern);
-  j["task_type"] = "CAUSAL_LM";
+  j["task_type"] = c.task_type;
   j["use_dora"] = c.use_dora;
   j["use_rslora"] = c.use_rslora;
   return j;

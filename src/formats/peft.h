@@ -31,6 +31,7 @@ struct LoraConfig {
   std::string bias = "none";                                              // none, all, lora_only
   bool use_rslora = false, use_dora = false;
   std::string init_lora_weights = "true";  // how A and B began
+  std::string task_type = "CAUSAL_LM";     // or SEQ_CLS, where the head scores sequences
 
   // Of the module with this path.
   int64_t rank_of(const std::string& module) const;

@@ -51,6 +51,12 @@ Session::Session(models::Decoder& model, DType compute, std::string name) : mode
 Session::~Session() = default;
 
 void Session::check_prompt(const std::vector<int32_t>& ids) const {
+  if (model_.config().num_labels > 0)
+    refuse("{} scores whole texts (a reward model or classifier) and writes none; `attune score --reward` asks it", name_);
+  check_ids(ids);
+}
+
+void Session::check_ids(const std::vector<int32_t>& ids) const {
   if (ids.empty()) refuse("the prompt is empty and the tokenizer has no token to begin with");
   for (int32_t id : ids)
     if (id < 0 || id >= model_.config().vocab_size)
@@ -254,6 +260,19 @@ std::vector<float> Session::score(const std::vector<int32_t>& ids) {
       fail("{}: the log-likelihood of token {} (id {}) is not finite: the weights are damaged, or too large for this precision", name_, i + 2, ids[i + 1]);
   }
   return nll;
+}
+
+std::vector<float> Session::sequence_scores(const std::vector<int32_t>& ids) {
+  if (model_.config().num_labels == 0) refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", name_);
+  check_ids(ids);
+  ensure_positions(length_of(ids));
+  const Alone text(ids);
+  ArenaScope scope(*arena_);
+  tape_->begin(false);
+  const models::ForwardOptions options;
+  const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, options);
+  const Tensor scores = model_.head().logits(*context_, hidden->value.slice(length_of(ids) - 1, 1));
+  return {scores.as<float>(), scores.as<float>() + scores.count()};
 }
 
 uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens) {

@@ -68,6 +68,8 @@ class Session {
 
   // −log p of each token given those before: one fewer than `ids`.
   std::vector<float> score(const std::vector<int32_t>& ids);
+  // What a model that scores sequences (DecoderConfig::num_labels) says of the text as a whole.
+  std::vector<float> sequence_scores(const std::vector<int32_t>& ids);
   // Logits behind each token, [ids, vocabulary] row by row.
   std::vector<float> logits(const std::vector<int32_t>& ids);
 
@@ -77,6 +79,7 @@ class Session {
  private:
   struct Slot;
   void check_prompt(const std::vector<int32_t>& ids) const;
+  void check_ids(const std::vector<int32_t>& ids) const;
   void check_memory(uint64_t bytes, const std::string& what) const;
   void ensure_positions(int64_t positions);
   struct Alone;

@@ -118,6 +118,7 @@ void attach_tables(Decoder& model, const LoraConfig& config) {
   for (const char* module : {kEmbedding, kHead}) {
     if (!config.targets(module)) continue;
     if (config.use_dora) refuse("use_dora is for modules of the layers; {} in lora_target can have plain LoRA only. Leave one of the two out", module);
+    if (module == kHead && model.config().num_labels > 0) refuse("lora_target: a model that scores sequences has no lm_head; its score is trained as a whole");
     if (module == kHead && model.config().norm_head)
       refuse("lora_target: the lm_head of this family normalises its rows and cannot have an adapter; train it as a whole with additional_target (modules_to_save)");
     const int64_t rank = config.rank_of(module);
@@ -183,7 +184,7 @@ void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter) {
   };
   const int64_t embedding = rows(kEmbedding), head = rows(kHead);
   if (std::max(embedding, head) <= architecture.vocab_size) return;
-  if (embedding != head)
+  if (embedding != head && architecture.num_labels == 0)
     refuse("{}: embed_tokens has {} rows and lm_head {} (0: the adapter does not save it), the base model has {}; a vocabulary grows in both",
            adapter.string(), embedding, head, architecture.vocab_size);
   grow_vocabulary(architecture, embedding);

@@ -21,7 +21,8 @@ Decoder::Decoder(DecoderConfig config) : config_(std::move(config)) {
   embedding_ = &parameters_.add("model.embed_tokens.weight", {v, d});
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) layers_.push_back(add_layer(i));
   final_norm_ = add_norm("model.norm.weight", d);
-  head_weight_ = config_.tie_word_embeddings ? embedding_ : &parameters_.add("lm_head.weight", {v, d});
+  if (config_.num_labels > 0) head_weight_ = &parameters_.add("score.weight", {config_.num_labels, d});
+  else head_weight_ = config_.tie_word_embeddings ? embedding_ : &parameters_.add("lm_head.weight", {v, d});
   embedding_->is_table = head_weight_->is_table = true;
   head_ = std::make_unique<nn::Head>(*head_weight_, nn::HeadOptions{config_.norm_head, config_.logit_softcap, config_.z_loss_weight});
   if (config_.positions == PositionEncoding::alibi) {

@@ -57,6 +57,9 @@ struct DecoderConfig {
   bool norm_head = false;  // logits over rows of length 1 (Baichuan 2)
   float logit_softcap = 0;
   float z_loss_weight = 0;
+  // > 0: instead of words the head scores whole sequences (transformers' …ForSequenceClassification): a reward, classes.
+  int64_t num_labels = 0;
+  bool score_is_new = false;  // the base's files are a language model's: the score begins at random
 
   bool slides(int64_t layer) const { return !sliding_layers.empty() && sliding_layers[static_cast<size_t>(layer)]; }
 };

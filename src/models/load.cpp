@@ -15,9 +15,12 @@ namespace {
 
 std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-bool skippable(const std::string& name, bool tied) {
-  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") || (tied && name == "lm_head.weight");
+bool skippable(const std::string& name, const DecoderConfig& c) {
+  const bool no_head = c.tie_word_embeddings || c.head_from_embedding || c.num_labels > 0;
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") || (no_head && name == "lm_head.weight");
 }
+
+void begin_score(const Decoder& model, nn::Parameter& score);
 
 }  // namespace
 
@@ -30,10 +33,14 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory) {
   const auto& tensors = directory.tensors();
   std::set<std::string> unused;
   for (const auto& [name, entry] : tensors)
-    if (!skippable(name, model.config().tie_word_embeddings || model.config().head_from_embedding)) unused.insert(name);
+    if (!skippable(name, model.config())) unused.insert(name);
   for (const auto& p : model.parameters().all()) {
     if (p->added) continue;
     const bool copied = p.get() == &model.head_weight() && model.config().head_from_embedding;
+    if (p.get() == &model.head_weight() && model.config().score_is_new && !tensors.contains(p->name)) {
+      begin_score(model, *p);
+      continue;
+    }
     const auto it = tensors.find(copied ? model.embedding().name : p->name);
     if (it == tensors.end())
       fail("{}: tensor \"{}\" is missing ({} expected by config.json)", directory.path().string(), p->name, shape_text(p->shape));
@@ -85,6 +92,14 @@ void initial_values(const DecoderConfig& config, const std::string& name, uint64
     const float values[4] = {a[0], a[1], b[0], b[1]};
     for (int64_t i = at; i < std::min(n, at + 4); ++i) put(out[i], std * values[i - at]);
   }
+}
+
+// As transformers begins a new head; the same numbers in every run.
+void begin_score(const Decoder& model, nn::Parameter& score) {
+  std::vector<float> values(static_cast<size_t>(score.count()));
+  initial_values(model.config(), score.name, 0, 0, score.count(), values.data());
+  convert(values.data(), DType::f32, score.stepped().data, score.stepped().dtype, values.size());
+  if (score.master.defined()) convert(score.master.data, DType::f32, score.weight.data, score.weight.dtype, values.size());
 }
 
 }  // namespace

@@ -130,6 +130,8 @@ void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector
 
 std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
   DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
+  // A reward model's adapter on a language model brings its own head.
+  if (!adapters.empty() && formats::read_lora_config(adapters.back()).task_type == "SEQ_CLS" && config.num_labels == 0) score_sequences(config, 1);
   for (const std::string& directory : adapters) {
     if (unties(config, formats::read_lora_config(directory))) untie(config);
     grow_vocabulary(config, directory);

@@ -234,7 +234,7 @@ void Head::loss_in_slabs(Tape& tape, Value hidden, const Targets& targets, const
   if (dhidden) ops::scale(context, {dh, dhidden->value, 1.0f, false});
 }
 
-Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tensor& lse) const {
+Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tensor& lse, const Tensor& correct) const {
   ops::Context& context = tape.context();
   const bool gradient = hidden->needs_gradient || trains();
   Value logp = tape.make(Rows::exactly(1), targets.rows.capacity, DType::f32, gradient);
@@ -247,7 +247,7 @@ Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tens
     ops::gather_rows(context, {hidden->value, part(targets.label_rows, first, rows.count), h});
     const Chunk c = chunk(context, h, words, false);
     ops::token_logprob(context, {c.logits, part(targets.labels, first, rows.count), part(logp->value, first, rows.count),
-                                 part(lse, first, rows.count)});
+                                 part(lse, first, rows.count), correct.defined() ? part(correct, first, rows.count) : Tensor{}});
   });
   if (!gradient || !tape.training()) return logp;
   for_each_trained([&](Parameter& p) { tape.announce_use(p); });

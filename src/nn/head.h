@@ -51,8 +51,8 @@ class Head {
   void loss(Tape& tape, Value hidden, const Targets& targets, const LossCall& call) const;
 
   // (b) Coefficients come later: logp as a value whose gradient f32 [1,R] drives backward; logits are computed again.
-  //     `lse` f32 [1,R] receives the normalisers.
-  Value logprob(Tape& tape, Value hidden, const Targets& targets, const Tensor& lse) const;
+  //     `lse` f32 [1,R] receives the normalisers; `correct` as in LossCall.
+  Value logprob(Tape& tape, Value hidden, const Targets& targets, const Tensor& lse, const Tensor& correct = {}) const;
 
   // Logits of some rows, fp32 [R,V] on the arena.
   Tensor logits(ops::Context& context, const Tensor& hidden_rows) const;

@@ -24,6 +24,12 @@ void BatchView::bind(const MicroBatch& b, const BatchCapacity& c, double normali
     if (b.cu_seqlens[i + 1] - b.cu_seqlens[i] > c.max_seqlen)
       fail("internal error: sample {} has {} tokens, beyond the planned {}", b.sequence_samples[i],
            b.cu_seqlens[i + 1] - b.cu_seqlens[i], c.max_seqlen);
+  batch_ = &b;
+  normaliser_ = normaliser;
+  set_ahead({}, 0);
+  ends_.reserve(static_cast<size_t>(c.sequences));
+  ends_.clear();
+  for (size_t i = 1; i < b.cu_seqlens.size(); ++i) ends_.push_back(b.cu_seqlens[i] - 1);
   coefficients_.resize(static_cast<size_t>(c.label_rows));
   logp_memory_.resize(static_cast<size_t>(c.label_rows));
   correct_memory_.resize(static_cast<size_t>(c.label_rows));
@@ -41,6 +47,8 @@ void BatchView::bind(const MicroBatch& b, const BatchCapacity& c, double normali
   targets_.coefficient = Tensor::vector(coefficients_.data(), DType::f32, labelled);
   logp_ = Tensor::vector(logp_memory_.data(), DType::f32, labelled);
   correct_ = Tensor::vector(correct_memory_.data(), DType::f32, labelled);
+  sequence_ends_ = over(ends_);
+  sequences_ = {b.sequence_count(), c.sequences};
 }
 
 void BatchView::bind_dry(Arena& addresses, const BatchCapacity& c) {
@@ -61,6 +69,9 @@ void BatchView::bind_dry(Arena& addresses, const BatchCapacity& c) {
   targets_.coefficient = addresses.vector(c.label_rows, DType::f32);
   logp_ = addresses.vector(c.label_rows, DType::f32);
   correct_ = addresses.vector(c.label_rows, DType::f32);
+  sequence_ends_ = addresses.vector(c.sequences, DType::i32);
+  sequences_ = Rows::exactly(c.sequences);
+  batch_ = nullptr;
 }
 
 }  // namespace attune::objectives

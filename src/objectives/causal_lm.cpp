@@ -1,18 +1,25 @@
-#include "objectives/objective.h"
+#include "objectives/causal_lm.h"
 
 #include <cmath>
 
-namespace attune::objectives {
+#include "objectives/sequence_logps.h"
 
-double normaliser_of(const Objective& objective, const Step& step) {
-  switch (objective.normaliser()) {
-    case Normaliser::labelled_weight: return step.total_weight;
-    case Normaliser::sequences: return static_cast<double>(step.total_sequences);
-    case Normaliser::groups: return static_cast<double>(step.total_groups);
-    case Normaliser::constant: return 1;
+namespace attune::objectives {
+namespace {
+
+void note_outcomes(const BatchView& batch) {
+  std::vector<SequenceLogp> sequences;
+  sum_by_sequence(batch, sequences);
+  const MicroBatch& b = batch.batch();
+  size_t label = 0;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    double weight = 0;
+    for (int64_t i = 0; i < sequences[s].labels; ++i) weight += b.loss_weights[label++];
+    batch.outcomes->push_back({b.sequence_samples[s], -sequences[s].logp, weight, sequences[s].labels, sequences[s].correct});
   }
-  return 1;
 }
+
+}  // namespace
 
 double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
                      const models::ForwardOptions& options) const {
@@ -23,6 +30,7 @@ double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& ba
     const auto* logp = batch.logp().as<float>();
     const auto* coefficient = batch.targets().coefficient.as<float>();
     for (int64_t i = 0; i < batch.targets().rows.count; ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
+    if (batch.outcomes) note_outcomes(batch);
   }
   // What is not finite must not reach weights that are updated inside backward.
   if (tape.training() && std::isfinite(loss)) tape.backward();

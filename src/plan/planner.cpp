@@ -4,6 +4,9 @@
 
 #include "ops/backend.h"
 #include "ops/blas/onednn.h"
+#include "models/families/family.h"
+#include "train/objective_options.h"
+#include "train/reference.h"
 #include "train/samples.h"
 #include "util/error.h"
 #include "util/machine.h"
@@ -75,7 +78,8 @@ Step worst_step(const Config& c) {
   const std::vector<float> weights(ids.size(), 1.0f);
   Step step;
   step.micro_batches.resize(1);
-  for (int64_t i = 0; i < c.per_device_train_batch_size; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i));
+  const int64_t of_group = train::sequences_of_group(c);
+  for (int64_t i = 0; i < c.per_device_train_batch_size * of_group; ++i) step.micro_batches[0].add_sequence(i, ids, weights, static_cast<int32_t>(i / of_group));
   step.total_weight = step.micro_batches[0].total_weight();
   return step;
 }
@@ -136,16 +140,49 @@ double evaluation_seconds(const RunSetup& s, DryEngine& dry, Calibration& calibr
   if (count == 0) return 0;
   ops::Ledger ledger;
   double tokens = 0;
-  std::vector<train::SequenceLoss> losses;
-  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false))
-    for (const MicroBatch& batch : step.micro_batches) {
-      dry.engine->context().reset_work();
-      dry.engine->evaluate(batch, losses);
-      ledger.add(*dry.engine->context().ledger(), 1);
-      tokens += static_cast<double>(batch.token_count());
-    }
+  std::vector<objectives::Outcome> outcomes;
+  for (const Step& step : sampled_steps(*s.eval_batches, kSampledEvaluations, false)) {
+    dry.engine->context().reset_work();
+    dry.engine->evaluate(step, outcomes);
+    ledger.add(*dry.engine->context().ledger(), 1);
+    tokens += static_cast<double>(tokens_of(step));
+  }
   calibration.measure(ledger, options, dry.model);
   return count * calibration.seconds(ledger) * static_cast<double>(s.eval_set->total_tokens()) / tokens;
+}
+
+// The walk of train/reference.h over the data that the run will see.
+double reference_seconds(const RunSetup& s, const Config& c, DryEngine& dry, Calibration& calibration, const EngineOptions& options) {
+  if (!s.train_set || !train::needs_reference(c)) return 0;
+  ops::Ledger ledger;
+  double tokens = 0, all = 0;
+  std::vector<objectives::SequenceLogp> unused;
+  for (const Step& step : sampled_steps(*s.train_batches, s.total_steps, false))
+    for (const auto* batches : {&step.micro_batches, &step.probes})
+      for (const MicroBatch& batch : *batches) {
+        dry.engine->context().reset_work();
+        dry.engine->measure_sequences(batch, true, unused);
+        ledger.add(*dry.engine->context().ledger(), 1);
+        tokens += static_cast<double>(batch.token_count());
+      }
+  calibration.measure(ledger, options, dry.model);
+  const double epoch = static_cast<double>(s.train_batches->steps_in_epoch(0));
+  all = static_cast<double>(s.train_set->total_tokens()) * std::min(1.0, static_cast<double>(s.total_steps) / epoch);
+  if (s.eval_set) all += static_cast<double>(s.eval_set->total_tokens());
+  return calibration.seconds(ledger) * all / tokens;
+}
+
+// A reference model of its own, at the run's largest micro-batch.
+uint64_t reference_bytes(const RunSetup& s, const Config& c) {
+  if (c.ref_model.empty() || !train::needs_reference(c)) return 0;
+  const formats::ModelDirectory directory(c.ref_model);
+  models::Decoder model(models::parse_config(directory.config(), (directory.path() / "config.json").string()));
+  for (const auto& p : model.parameters().all()) p->trainable = false;
+  const EngineOptions options = train::reference_options(s.engine);
+  model.parameters().allocate_weights(Arena::Kind::dry, options.compute);
+  train::Engine engine(model, *s.objective, options, Arena::Kind::dry, 0);
+  engine.dry_run();
+  return engine.memory().total();
 }
 
 double checkpoint_seconds(const RunSetup& s, const train::MemoryParts& parts) {
@@ -186,6 +223,7 @@ void plan_time(const RunSetup& s, const Config& c, const EngineOptions& options,
   if (options.clipping == train::Clipping::previous_step && options.max_grad_norm > 0) plan.extra_seconds += plan.update_seconds - sweep;
   if (const int64_t interval = options.optimizer.refresh_interval())
     plan.extra_seconds += calibration.refresh_seconds(options, dry.model) * static_cast<double>((s.total_steps + interval - 1) / interval);
+  plan.extra_seconds += reference_seconds(s, c, dry, calibration, options);
   const double updates = plan.update_seconds * static_cast<double>(s.total_steps);
   plan.seconds = s.total_steps > 0 ? updates + plan.extra_seconds + plan.evaluation_seconds + plan.checkpoint_seconds : 0;
   plan.tokens_per_second = plan.seconds > 0 ? static_cast<double>(plan.tokens) / plan.seconds : plan.tokens_per_update / plan.update_seconds;
@@ -220,6 +258,8 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
   plan.from_data = s.train_set != nullptr;
   plan.updates = s.total_steps;
   plan.sample_bytes = sample_bytes(s, options);
+  const uint64_t reference = reference_bytes(s, config), run = plan.parts.total() + plan.sample_bytes;
+  plan.reference_bytes = reference > run ? reference - run : 0;
   const uint64_t resident = resident_memory_bytes();  // program, tokenizer, data
   plan.program_bytes = resident;
   plan.available_bytes = available_memory_bytes() + resident;

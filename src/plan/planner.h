@@ -18,6 +18,7 @@ struct Plan {
   uint64_t program_bytes = 0;  // resident now: the program itself, tokenizer and data
   uint64_t library_bytes = 0;  // what the math library takes when it computes
   uint64_t sample_bytes = 0;   // num_generation_samples: cache and workspace of an evaluation's answers
+  uint64_t reference_bytes = 0;  // by which ref_model, which computes alone before the run, takes more than the run itself
   uint64_t available_bytes = 0;
   int64_t parameters = 0, trainable = 0, layers = 0;
   bool from_data = false;             // else the worst case from cutoff_len
@@ -26,10 +27,12 @@ struct Plan {
   double tokens_per_update = 0;
   // 0 where the machine was not measured, or the number of updates is not known.
   double update_seconds = 0, evaluation_seconds = 0, checkpoint_seconds = 0;  // one update; all evaluations; all checkpoints
-  double extra_seconds = 0;  // what some updates take longer: memory that is touched first, a pass to measure, new projections
+  // What some updates take longer: memory that is touched first, a pass to measure, new projections; and the reference model's
+  // pass over the data.
+  double extra_seconds = 0;
   double tokens_per_second = 0, seconds = 0;
 
-  uint64_t peak_bytes() const { return parts.total() + program_bytes + library_bytes + sample_bytes; }
+  uint64_t peak_bytes() const { return parts.total() + program_bytes + library_bytes + sample_bytes + reference_bytes; }
   bool fits() const { return peak_bytes() <= available_bytes; }
   // So near the limit that the machine may begin to swap.
   bool tight() const { return fits() && static_cast<double>(peak_bytes()) > 0.9 * static_cast<double>(available_bytes); }

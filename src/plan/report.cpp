@@ -32,6 +32,7 @@ std::vector<Part> parts_of(const Plan& p) {
           {"workspace", "workspace", workspace},
           {"tables", "position tables", p.parts.tables},
           {"samples", "generated samples", p.sample_bytes},
+          {"reference", "ref_model, before the run", p.reference_bytes},
           {"program", "program and data", p.program_bytes + p.library_bytes}};
 }
 

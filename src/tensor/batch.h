@@ -15,12 +15,20 @@ struct BatchCapacity {
   int64_t max_seqlen = 0;
 };
 
+// What is known of a sequence beside its tokens.
+struct SideValues {
+  float reference_logp = 0;  // Σ weight·log-probability of its labels under the reference model
+  float margin = 0;          // by how much the chosen answer of a pair is better
+  float desirable = 1;       // of a judged answer: 1 good, 0 bad
+};
+
 struct MicroBatch {
   std::vector<int32_t> tokens, positions;  // [N]; positions restart with each sequence
   std::vector<int64_t> sample_ids;         // [N]; with positions, the key of a token
   std::vector<int32_t> cu_seqlens{0};      // [S+1]
   std::vector<int64_t> sequence_samples;   // [S]: which sample a sequence is (side channels, messages)
   std::vector<int32_t> sequence_groups;    // [S]: sequences of one group (a preference pair …) share a number
+  std::vector<SideValues> side;            // [S]
   std::vector<int32_t> label_rows;         // [R]: rows whose next token is a target
   std::vector<int32_t> labels;             // [R]
   std::vector<float> loss_weights;         // [R]
@@ -35,7 +43,7 @@ struct MicroBatch {
   }
 
   void clear() {
-    tokens.clear(), positions.clear(), sample_ids.clear(), sequence_samples.clear(), sequence_groups.clear();
+    tokens.clear(), positions.clear(), sample_ids.clear(), sequence_samples.clear(), sequence_groups.clear(), side.clear();
     label_rows.clear(), labels.clear(), loss_weights.clear();
     cu_seqlens.assign(1, 0);
     groups = 0;
@@ -57,6 +65,7 @@ struct MicroBatch {
     cu_seqlens.push_back(static_cast<int32_t>(tokens.size()));
     sequence_samples.push_back(sample);
     sequence_groups.push_back(group);
+    side.push_back({});
     if (group >= groups) groups = group + 1;
   }
 };
@@ -64,6 +73,7 @@ struct MicroBatch {
 // Everything one optimizer update learns from. The total is known before the first backward.
 struct Step {
   std::vector<MicroBatch> micro_batches;
+  std::vector<MicroBatch> probes;  // only looked at, before the first backward (KTO's mismatched answers)
   double total_weight = 0;
   int64_t total_sequences = 0;
   int64_t total_groups = 0;

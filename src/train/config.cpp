@@ -10,6 +10,7 @@
 
 #include "train/config_schema.h"
 #include "train/lora_options.h"
+#include "train/objective_options.h"
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/files.h"
@@ -24,47 +25,74 @@ bool is_off(const Given& g) {
   return !g.is_list && off.count(g.values[0]) > 0;
 }
 
-std::vector<Given> read_yaml(const std::filesystem::path& file) {
-  std::vector<Given> out;
-  YAML::Node root;
+YAML::Node parse_yaml(const std::filesystem::path& file) {
   try {
-    root = YAML::Load(read_file(file, 16 << 20));
+    return YAML::Load(read_file(file, 16 << 20));
   } catch (const YAML::Exception& e) {
     refuse("{}:{}: not valid YAML: {}", file.string(), e.mark.line + 1, e.msg);
   }
-  if (root.IsNull()) return out;
-  if (!root.IsMap()) refuse("{}: must hold keys and values (key: value)", file.string());
+}
+
+Given value_of(const YAML::Node& node, Given g) {
+  if (node.IsNull()) {
+    // The default: nothing to set, but the key must be a known one.
+  } else if (node.IsScalar()) {
+    g.values = {node.Scalar()};
+  } else if (node.IsSequence()) {
+    g.is_list = true;
+    for (const auto& item : node) {
+      if (!item.IsScalar()) refuse("{}: {}: a list here holds plain values", g.where, g.key);
+      g.values.push_back(item.Scalar());
+    }
+  } else {
+    g.is_map = true;
+    for (const auto& item : node) {
+      if (!item.first.IsScalar() || !item.second.IsScalar()) refuse("{}: {}: a map here holds plain values", g.where, g.key);
+      for (const auto& [name, value] : g.pairs)
+        if (name == item.first.Scalar()) refuse("{}: {}: \"{}\" stands twice", g.where, g.key, name);
+      g.pairs.emplace_back(item.first.Scalar(), item.second.Scalar());
+    }
+  }
+  return g;
+}
+
+// The keys of a map, each once; `stages` are left to the caller.
+std::vector<Given> keys_of(const YAML::Node& map, const std::string& file) {
+  std::vector<Given> out;
   std::map<std::string, std::string> seen;
-  for (const auto& pair : root) {
-    if (!pair.first.IsScalar()) refuse("{}:{}: a key must be plain text", file.string(), pair.first.Mark().line + 1);
+  for (const auto& pair : map) {
+    if (!pair.first.IsScalar()) refuse("{}:{}: a key must be plain text", file, pair.first.Mark().line + 1);
     Given g;
     g.key = pair.first.Scalar();
-    g.where = fmt::format("{}:{}", file.string(), pair.first.Mark().line + 1);
+    g.where = fmt::format("{}:{}", file, pair.first.Mark().line + 1);
     if (const auto [it, fresh] = seen.emplace(g.key, g.where); !fresh)
       refuse("{}: duplicate key {}; it was first set at {}", g.where, g.key, it->second);
-    if (g.key == "stages") refuse("{}: pipelines (stages:) are not supported yet; run one stage after the other", g.where);
-    if (pair.second.IsNull()) {
-      // The default: nothing to set, but the key must be a known one.
-    } else if (pair.second.IsScalar()) {
-      g.values = {pair.second.Scalar()};
-    } else if (pair.second.IsSequence()) {
-      g.is_list = true;
-      for (const auto& item : pair.second) {
-        if (!item.IsScalar()) refuse("{}: {}: a list here holds plain values", g.where, g.key);
-        g.values.push_back(item.Scalar());
-      }
-    } else {
-      g.is_map = true;
-      for (const auto& item : pair.second) {
-        if (!item.first.IsScalar() || !item.second.IsScalar()) refuse("{}: {}: a map here holds plain values", g.where, g.key);
-        for (const auto& [name, value] : g.pairs)
-          if (name == item.first.Scalar()) refuse("{}: {}: \"{}\" stands twice", g.where, g.key, name);
-        g.pairs.emplace_back(item.first.Scalar(), item.second.Scalar());
-      }
-    }
-    out.push_back(std::move(g));
+    if (g.key != "stages") out.push_back(value_of(pair.second, std::move(g)));
   }
   return out;
+}
+
+// A configuration file: keys, and in a pipeline those of each stage.
+struct Document {
+  std::vector<Given> keys;
+  std::vector<std::vector<Given>> stages;
+};
+
+Document read_document(const std::filesystem::path& file) {
+  const YAML::Node root = parse_yaml(file);
+  if (root.IsNull()) return {};
+  if (!root.IsMap()) refuse("{}: must hold keys and values (key: value)", file.string());
+  Document d{keys_of(root, file.string()), {}};
+  const YAML::Node stages = root["stages"];
+  if (!stages) return d;
+  const auto where = [&](const YAML::Node& n) { return fmt::format("{}:{}", file.string(), n.Mark().line + 1); };
+  if (!stages.IsSequence() || stages.size() == 0) refuse("{}: stages: must be a list, one entry (keys and values) a stage", where(stages));
+  for (const auto& stage : stages) {
+    if (!stage.IsMap()) refuse("{}: stages: each entry holds keys and values (stage: sft, dataset: …)", where(stage));
+    if (stage["stages"]) refuse("{}: stages: a stage cannot be a pipeline itself", where(stage));
+    d.stages.push_back(keys_of(stage, file.string()));
+  }
+  return d;
 }
 
 void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
@@ -98,6 +126,7 @@ void check(const Config& c, bool needs_data) {
   if (c.output_dir.empty()) refuse("output_dir is empty");
   check_optimizer(c);
   check_lora(c);
+  check_objective(c);
   if (!c.layers_to_transform.empty() && c.lora_target.size() == 1 && is_pattern(c.lora_target[0]))
     refuse("layers_to_transform does not go with a regular expression in lora_target, which can say the layers itself");
   // LLaMA-Factory's files say bf16 beside pure_bf16.
@@ -120,8 +149,24 @@ void check(const Config& c, bool needs_data) {
     refuse("cross_validation holds its own validation data out: leave out val_size and eval_dataset");
 }
 
+bool idle_preference(const Config& c, const std::string& key) {
+  const auto uses = [&](std::initializer_list<const char*> losses) {
+    return c.stage == "dpo" && std::any_of(losses.begin(), losses.end(), [&](const char* l) { return std::find(c.pref_loss.begin(), c.pref_loss.end(), l) != c.pref_loss.end(); });
+  };
+  const bool dpo = c.stage == "dpo", kto = c.stage == "kto";
+  if (key == "pref_loss" || key == "pref_loss_weights" || key == "pref_ftx" || key == "ld_alpha") return !dpo;
+  if (key == "pref_beta") return !dpo && !kto;
+  if (key == "dpo_label_smoothing") return !uses({"sigmoid", "robust", "exo_pair", "aot", "sigmoid_norm", "simpo", "cpo"});
+  if (key == "simpo_gamma") return !uses({"simpo"});
+  if (key == "discopop_tau") return !uses({"discopop"});
+  if (key == "cpo_alpha") return !uses({"cpo"});
+  if (key == "ref_model") return !(dpo || kto) || !needs_reference(c);
+  if (key == "kto_chosen_weight" || key == "kto_rejected_weight") return !kto;
+  return key == "center_rewards_coefficient" && c.stage != "rm";
+}
+
 // Keys that are set but have no effect beside the others. They do no harm, and files of other tools carry them.
-void say_idle(const Config& c) {
+void say_idle(const Config& c, const std::set<std::string>& own) {
   const std::string rule = optimizer_options(c).name;
   const bool adam = rule != "sgd" && rule != "lomo" && rule != "adafactor" && rule != "adalomo" && !rule.starts_with("lion");
   const bool lion = rule.starts_with("lion");
@@ -134,7 +179,8 @@ void say_idle(const Config& c) {
       {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
       {"freeze_trainable_layers", !freeze || by_name}, {"freeze_trainable_modules", !freeze || by_name},
       {"freeze_extra_modules", !freeze || by_name}, {"unfrozen_parameters", !freeze},
-      {"template", c.pretraining()}, {"mask_history", c.pretraining()}, {"train_on_prompt", c.pretraining()},
+      {"template", c.pretraining()}, {"mask_history", c.row_kind() != data::RowKind::conversation},
+      {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
@@ -147,8 +193,8 @@ void say_idle(const Config& c) {
     static const std::set<std::string> own{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
                                            "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
     const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora);
-    const bool other = adapter || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
-    if (other || (it != idle.end() && it->second)) names.push_back(s.key);
+    const bool other = adapter || idle_preference(c, s.key) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
+    if (own.count(s.key) && (other || (it != idle.end() && it->second))) names.push_back(s.key);
   }
   if (!names.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(names, ", "));
 }
@@ -177,7 +223,15 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   return best.empty() ? "" : fmt::format("; did you mean \"{}\"?", best);
 }
 
-bool Config::larger_is_better() const { return greater_is_better.value_or(metric_for_best_model.find("accuracy") != std::string::npos); }
+bool Config::larger_is_better() const {
+  const auto says = [this](const char* word) { return metric_for_best_model.find(word) != std::string::npos; };
+  return greater_is_better.value_or(says("accurac") || says("margin"));
+}
+
+data::RowKind Config::row_kind() const {
+  using Kind = data::RowKind;
+  return stage == "pt" ? Kind::text : stage == "rm" || stage == "dpo" ? Kind::pair : stage == "kto" ? Kind::judged : Kind::conversation;
+}
 
 nn::Recompute Config::recompute() const {
   if (gradient_checkpointing == "block") return nn::Recompute::block;
@@ -212,33 +266,42 @@ std::string Config::resolved_yaml() const {
 Config read_resolved(const std::filesystem::path& file) {
   Config config;
   std::vector<std::string> ignored;
-  for (const Given& g : read_yaml(file)) apply(config, g, ignored);
+  for (const Given& g : read_document(file).keys) apply(config, g, ignored);
   return config;
 }
 
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data) {
-  std::map<std::string, Given> merged;
-  std::vector<std::string> order;
-  std::set<std::string> given;
-  const auto put = [&](Given g) {
-    const Key* key = find_key(g.key);
-    const std::string name = key ? key->name : g.key;
-    if (!given.insert(name).second) refuse("{}: duplicate key {}{}", g.where, g.key, g.key == name ? "" : " (another name of " + name + ")");
-    if (!merged.count(name)) order.push_back(name);
-    merged[name] = std::move(g);
-  };
-  if (!file.empty())
-    for (Given& g : read_yaml(file)) put(std::move(g));
-  given.clear();
+namespace {
+
+std::vector<Given> from_command_line(const std::vector<std::string>& overrides) {
+  std::vector<Given> out;
   for (const std::string& item : overrides) {
     const size_t equals = item.find('=');
-    if (equals == std::string::npos || equals == 0)
-      refuse("\"{}\": expected key=value after the configuration file", item);
+    if (equals == std::string::npos || equals == 0) refuse("\"{}\": expected key=value after the configuration file", item);
     Given g;
     g.key = item.substr(0, equals);
     g.where = "command line";
     g.values = {item.substr(equals + 1)};
-    put(std::move(g));
+    out.push_back(std::move(g));
+  }
+  return out;
+}
+
+// Layers of keys, later ones before earlier ones. What the first `shared` layers set may be meant for other stages: it is
+// not said to be idle.
+Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bool needs_data) {
+  std::map<std::string, Given> merged;
+  std::vector<std::string> order;
+  std::set<std::string> own;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    std::set<std::string> given;
+    for (const Given& g : layers[l]) {
+      const Key* key = find_key(g.key);
+      const std::string name = key ? key->name : g.key;
+      if (!given.insert(name).second) refuse("{}: duplicate key {}{}", g.where, g.key, g.key == name ? "" : " (another name of " + name + ")");
+      if (!merged.count(name)) order.push_back(name);
+      merged[name] = g;
+      if (l >= shared) own.insert(name);
+    }
   }
   Config config;
   std::vector<std::string> ignored;
@@ -247,8 +310,50 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
   if (implies_update_in_backward(config)) config.optimizer_in_backward = true;
   check(config, needs_data);
-  say_idle(config);
+  say_idle(config, own);
   return config;
+}
+
+bool sets(const std::vector<Given>& keys, const std::string& name) {
+  return std::any_of(keys.begin(), keys.end(), [&](const Given& g) { return g.key == name; });
+}
+
+// Where a stage of a pipeline stands, and what it begins with: the result of the last stage before it that leaves a
+// language model.
+void place_stages(std::vector<Config>& stages, const std::vector<std::vector<Given>>& own) {
+  const std::filesystem::path output = stages[0].output_dir;
+  const Config* before = nullptr;
+  for (size_t i = 0; i < stages.size(); ++i) {
+    Config& c = stages[i];
+    if (sets(own[i], "output_dir")) refuse("stages: output_dir belongs to the pipeline as a whole; each stage has a directory of its own in it");
+    if (c.cross_validation > 0) refuse("stages: cross_validation makes several models; a pipeline goes on with one");
+    if (!c.resume_from_checkpoint.empty() && c.resume_from_checkpoint != "true" && c.resume_from_checkpoint != "True")
+      refuse("resume_from_checkpoint: {} belongs to one stage; with true the pipeline continues where it was", c.resume_from_checkpoint);
+    c.output_dir = (output / fmt::format("{}-{}", i + 1, c.stage)).string();
+    if (before && !sets(own[i], "model_name_or_path"))
+      c.model_name_or_path = before->finetuning_type == "lora" ? (std::filesystem::path(before->output_dir) / "merged").string() : before->output_dir;
+    // What a stage has brought is told by the loss before it.
+    const bool validated = (c.val_size > 0 || !c.eval_dataset.empty()) && c.eval_strategy != "no";
+    if (validated && std::none_of(c.settings.begin(), c.settings.end(), [](const auto& s) { return s.key == "eval_on_start"; })) c.eval_on_start = true;
+    if (c.stage != "rm") before = &c;
+  }
+}
+
+}  // namespace
+
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data) {
+  const Document d = file.empty() ? Document{} : read_document(file);
+  if (!d.stages.empty()) refuse("{}: holds a pipeline (stages:), which only `attune train` and `attune plan` take", file.string());
+  return assemble({d.keys, from_command_line(overrides)}, 0, needs_data);
+}
+
+std::vector<Config> load_stages(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data) {
+  const Document d = file.empty() ? Document{} : read_document(file);
+  if (d.stages.empty()) return {load_config(file, overrides, needs_data)};
+  std::vector<Config> stages;
+  for (const auto& own : d.stages) stages.push_back(assemble({d.keys, own, from_command_line(overrides)}, 1, needs_data));
+  place_stages(stages, d.stages);
+  return stages;
 }
 
 std::string config_reference() {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/row_kind.h"
 #include "nn/tape.h"
 
 namespace attune::train {
@@ -38,6 +39,12 @@ struct Config {
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";
   double loraplus_lr_ratio = 0, loraplus_lr_embedding = 1e-6;
+  // preferences
+  std::vector<std::string> pref_loss{"sigmoid"};
+  std::vector<double> pref_loss_weights;
+  double pref_beta = 0.1, pref_ftx = 0, dpo_label_smoothing = 0, simpo_gamma = 0.5, ld_alpha = 1, discopop_tau = 0.05, cpo_alpha = 1;
+  double kto_chosen_weight = 1, kto_rejected_weight = 1, center_rewards_coefficient = 0;
+  std::string ref_model;
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";
@@ -138,6 +145,8 @@ struct Config {
   // Whether a larger metric_for_best_model is better.
   bool larger_is_better() const;
   bool pretraining() const { return stage == "pt"; }
+  // What the stage reads.
+  data::RowKind row_kind() const;
   // Schedules' warm-up for a run of `total` updates.
   int64_t warmup(int64_t total) const;
   // All keys with their values, as YAML.
@@ -148,6 +157,10 @@ struct Config {
 // with file, line and the nearest known key. Keys that cannot matter here are accepted with one notice.
 // `needs_data`: whether a configuration without data sets is refused.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
+// The same where the file may be a pipeline: keys above `stages` hold for every stage, a stage's own keys come before them,
+// those of the command line before both. Each stage has its directory below output_dir (1-pt, 2-sft …) and begins with the
+// result of the one before it (of an adapter: merged). Without `stages`: one configuration.
+std::vector<Config> load_stages(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_data = true);
 // What a run recorded as attune_config.yaml: no checks, no notices.
 Config read_resolved(const std::filesystem::path& file);
 

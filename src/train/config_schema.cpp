@@ -39,7 +39,7 @@ class Schema {
     flag("resize_vocab", &Config::resize_vocab, "Whether embedding and head may get more rows where new tokens need them.");
     choices("init_special_tokens", &Config::init_special_tokens, {"mean", "subtokens", "noise_init"}, "How rows of new tokens (of both kinds) begin: `mean` of all rows, mean of the rows of the `subtokens` that the tokenizer makes of the token's text, or `noise_init`: mean and normal noise of 1/√hidden_size (LLaMA-Factory's default).");
     section("Method");
-    choices("stage", &Config::stage, {"sft", "pt"}, "`sft` supervised fine-tuning, `pt` continued pre-training.");
+    choices("stage", &Config::stage, {"sft", "pt", "rm", "dpo", "kto"}, "`sft` supervised fine-tuning, `pt` continued pre-training, `rm` reward model, `dpo` preference pairs, `kto` judged answers. Each reads data of its own kind (data.md).");
     choices("finetuning_type", &Config::finetuning_type, {"full", "freeze", "lora"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; `lora`: low-rank adapters. What is not trained keeps the base's values and costs no gradient and no optimizer memory.");
     integer("freeze_trainable_layers", &Config::freeze_trainable_layers, -(1 << 20), 1 << 20, "`freeze`: train the last n layers (n > 0) or the first n (-n).");
     list("freeze_trainable_modules", &Config::freeze_trainable_modules, "`freeze`: modules trained in those layers, by name (`mlp`, `self_attn`, `q_proj` …); `all`: every one.");
@@ -76,6 +76,20 @@ class Schema {
     real("loraplus_lr_embedding", &Config::loraplus_lr_embedding, 0, 1, "`lora` with LoRA+: the rate of `lora_embedding_B`, where `lora_target` names embed_tokens; not a multiple but a rate (PEFT gives it to `lora_embedding_A` too).");
     flag("create_new_adapter", &Config::create_new_adapter, "`lora`: all of `adapter_name_or_path` become part of the base, in memory, and a new adapter is trained beside them.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
+    section("Preferences and rewards");
+    list("pref_loss", &Config::pref_loss, "`dpo`: the loss over pairs ([preferences.md](preferences.md) has the formulae): `sigmoid` (DPO), `hinge`, `ipo`, `robust`, `exo_pair`, `nca_pair`, `bco_pair`, `sppo_hard`, `aot`, `apo_zero`, `apo_down`, `discopop`, `sigmoid_norm`, and without a reference `orpo`, `simpo`, `cpo`. Several form a mixture, in which `sft` may stand too.", {"loss_type"});
+    numbers("pref_loss_weights", &Config::pref_loss_weights, "Weights of a mixture, one for each loss; empty: 1 each.", {"loss_weights"});
+    real("pref_beta", &Config::pref_beta, 1e-6, 1e6, "How strongly answers are held to the reference (`dpo`, `kto`); the weight of the odds ratio (`orpo`); the scale of the margin (`simpo`, 2 is usual there).", {"beta"});
+    real("pref_ftx", &Config::pref_ftx, 0, 1e6, "`dpo`: weight of an SFT term on the chosen answer, its mean loss over tokens.", {"rpo_alpha"});
+    real("dpo_label_smoothing", &Config::dpo_label_smoothing, 0, 0.999, "The share of pairs that may be labelled the wrong way round: `sigmoid` (cDPO), `robust`, `exo_pair`, `aot`, `simpo`, `cpo`.", {"label_smoothing"});
+    real("simpo_gamma", &Config::simpo_gamma, 0, 1e6, "`simpo`: by how much the chosen answer should win.");
+    real("ld_alpha", &Config::ld_alpha, 0, 1, "LD-DPO: how much tokens count by which an answer of a pair is longer than the other; 1: as all others.");
+    real("discopop_tau", &Config::discopop_tau, 1e-6, 1e6, "`discopop`: temperature of its blend.");
+    real("cpo_alpha", &Config::cpo_alpha, 0, 1e6, "`cpo`: weight of its SFT term.");
+    string("ref_model", &Config::ref_model, "`dpo`, `kto`: directory of the reference model; empty: the model as training begins. Either way its log-probabilities are computed once, before the first update, and kept in output_dir; it takes no memory while the model trains.");
+    real("kto_chosen_weight", &Config::kto_chosen_weight, 0, 1e6, "`kto`: weight of good answers.", {"desirable_weight"});
+    real("kto_rejected_weight", &Config::kto_rejected_weight, 0, 1e6, "`kto`: weight of bad answers.", {"undesirable_weight"});
+    real("center_rewards_coefficient", &Config::center_rewards_coefficient, 0, 1e6, "`rm`: pulls the sum of a pair's rewards to 0; 0.01 is usual.");
     section("Data");
     list("dataset", &Config::dataset, "Data sets: names in `dataset_info.json`, paths of files or directories, or names below `dataset_dir`; `name#500` takes 500 rows, chosen by `seed`. Several with commas or as a list. Required.");
     list("eval_dataset", &Config::eval_dataset, "Validation data sets, instead of `val_size`.");
@@ -228,12 +242,12 @@ class Schema {
   void list(const std::string& name, std::vector<std::string> Config::*m, const std::string& doc, std::vector<std::string> aliases = {}) {
     member(name, m, "list", doc, [](const Given& g) { return names(g); }, std::move(aliases));
   }
-  void numbers(const std::string& name, std::vector<double> Config::*m, const std::string& doc) {
+  void numbers(const std::string& name, std::vector<double> Config::*m, const std::string& doc, std::vector<std::string> aliases = {}) {
     member(name, m, "list of numbers", doc, [](const Given& g) {
       std::vector<double> out;
       for (const std::string& item : names(g)) out.push_back(number({g.key, g.where, {item}, {}, false, false}, 0, 1e6));
       return out;
-    });
+    }, std::move(aliases));
   }
   void flag(const std::string& name, bool Config::*m, const std::string& doc) {
     member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); });
@@ -297,7 +311,7 @@ const std::set<std::string>& ignored_keys() {
       "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
       "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
       "hub_private_repo", "ms_hub_token", "om_hub_token", "use_cpu", "log_on_each_node", "skip_memory_metrics",
-      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
+      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "precompute_ref_log_probs", "ref_model_quantization_bit", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
   return keys;
 }
 

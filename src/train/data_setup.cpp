@@ -26,8 +26,8 @@ constexpr uint64_t kMostCacheBytes = 20'000'000'000;
 data::TokenRequest request_of(const Config& c, const std::vector<std::string>& names) {
   data::TokenRequest r;
   for (const std::string& name : names) r.sets.push_back(data::find_data_set(name, c.dataset_dir));
-  r.read = {c.pretraining(), c.max_samples, static_cast<uint64_t>(c.seed)};
-  r.tokenize = {c.cutoff_len, c.train_on_prompt, c.pretraining(), c.mask_history};
+  r.read = {c.row_kind(), c.max_samples, static_cast<uint64_t>(c.seed)};
+  r.tokenize = {c.cutoff_len, c.train_on_prompt, c.row_kind(), c.mask_history, c.stage == "dpo" ? static_cast<float>(c.ld_alpha) : 1.0f};
   r.chat_template = c.chat_template;
   r.tool_format = c.tool_format;
   return r;
@@ -78,28 +78,29 @@ data::TokenizedData tokenised(const RunSetup& setup, const data::TokenRequest& r
   return data;
 }
 
-// Holds val_size samples out, or those of one fold, chosen by the seed.
+// Holds val_size samples out (a pair counts once), or those of one fold, chosen by the seed.
 void split(RunSetup& setup, TokenSet all, const Fold& fold) {
-  if (all.size() == 0)
+  const int64_t size = all.groups();
+  if (size == 0)
     refuse("dataset: no sample is left to train on: {}", fmt::join(setup.report.summary(), "; "));
   const double val = setup.config.val_size;
   if (val > 1 && val != std::floor(val)) refuse("val_size: {} is neither a share below 1 nor a whole number of samples", val);
-  auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(all.size())) : val);
+  auto count = static_cast<int64_t>(val < 1 ? std::llround(val * static_cast<double>(size)) : val);
   if (val > 0) count = std::max<int64_t>(1, count);
   int64_t first = 0;
   if (fold.count > 0) {
-    if (all.size() < fold.count) refuse("cross_validation: {} folds need as many samples, there are {}", fold.count, all.size());
-    first = all.size() * fold.index / fold.count;
-    count = all.size() * (fold.index + 1) / fold.count - first;
+    if (size < fold.count) refuse("cross_validation: {} folds need as many samples, there are {}", fold.count, size);
+    first = size * fold.index / fold.count;
+    count = size * (fold.index + 1) / fold.count - first;
   }
-  if (count >= all.size())
-    refuse("val_size: {} samples would be held out of {}; nothing would be left to train on", count, all.size());
+  if (count >= size)
+    refuse("val_size: {} samples would be held out of {}; nothing would be left to train on", count, size);
   if (count == 0) {
     setup.train_set = std::make_unique<TokenSet>(std::move(all));
     return;
   }
-  const data::Permutation order(all.size(), mix_key(static_cast<uint64_t>(setup.config.seed), 0x5EED), 0);
-  std::vector<bool> held(static_cast<size_t>(all.size()), false);
+  const data::Permutation order(size, mix_key(static_cast<uint64_t>(setup.config.seed), 0x5EED), 0);
+  std::vector<bool> held(static_cast<size_t>(size), false);
   for (int64_t i = 0; i < count; ++i) held[static_cast<size_t>(order[first + i])] = true;
   setup.eval_set = std::make_unique<TokenSet>(all.take(held));
   setup.train_set = std::make_unique<TokenSet>(std::move(all));

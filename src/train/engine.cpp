@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "objectives/sequence_logps.h"
 #include "ops/backend.h"
 #include "ops/optimizer.h"
 #include "util/error.h"
@@ -55,7 +56,7 @@ void allocate_model(models::Decoder& model, const EngineOptions& options, Arena:
 
 Engine::Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options,
                Arena::Kind kind, uint64_t activation_bytes)
-    : model_(model), objective_(objective), options_(options) {
+    : model_(model), objective_(objective), options_(options), measures_(objective.measure_names()) {
   check(options);
   if (options.rotation) rotation_.emplace(*options.rotation, model, kind == Arena::Kind::dry);
   auto& parameters = model.parameters();
@@ -87,7 +88,7 @@ void Engine::choose_gradient_dtypes() {
   const bool chunks = rows > 0 && model_.head().chunk_rows(rows) < rows;
   for (const auto& p : model_.parameters().all()) {
     const bool head = p.get() == &model_.head_weight();
-    const bool in_chunks = chunks && row_slabs(*p) == nn::RowSlabs::no;
+    const bool in_chunks = chunks && (!objective_.knows_coefficients() || row_slabs(*p) == nn::RowSlabs::no);
     const auto& adapter = model_.head().adapter();
     const bool adapts_head = adapter && (p.get() == adapter->a || p.get() == adapter->b);
     const bool summed = options_.micro_batches > 1 || (adapts_head && chunks) || (head && (in_chunks || model_.config().tie_word_embeddings));
@@ -121,17 +122,24 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   const double normaliser = objectives::normaliser_of(objective_, step);
   if (!(normaliser > 0))
     fail("step {}: no token carries a label, so there is nothing to learn from. `attune data inspect` shows the loss mask", number);
+  look_ahead(step, true);
   if (options_.clipping == Clipping::previous_step && options_.max_grad_norm > 0 && completed_before_.empty())
     measure(step.micro_batches[0], normaliser);
   StepResult result;
+  size_t sequences = 0;
   for (size_t i = 0; i < step.micro_batches.size(); ++i) {
     view_.bind(step.micro_batches[i], options_.capacity, normaliser / scaler_.scale);
+    view_.set_ahead(ahead_, sequences);
+    view_.measures = &measures_;
+    sequences += static_cast<size_t>(step.micro_batches[i].sequence_count());
     const double loss = run_micro_batch(view_, i + 1 == step.micro_batches.size());
     if (!std::isfinite(loss)) report_bad_loss(step.micro_batches[i], view_);
     result.loss += loss / scaler_.scale;
+    if (objective_.normaliser() != objectives::Normaliser::labelled_weight) continue;
     result.labels += view_.targets().rows.count;
     result.correct += count_correct(view_);
   }
+  view_.measures = nullptr;
   finish_gradients(result);
   step_work_ = context_->work();
   return result;
@@ -141,6 +149,7 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
 void Engine::measure(const MicroBatch& batch, double normaliser) {
   measuring_ = true;
   view_.bind(batch, options_.capacity, normaliser);
+  view_.set_ahead(ahead_, 0);
   const double loss = run_micro_batch(view_, true);
   measuring_ = false;
   if (!std::isfinite(loss)) report_bad_loss(batch, view_);
@@ -252,24 +261,37 @@ void Engine::rows_complete(nn::Parameter& parameter, int64_t first_row, const Te
   ++updated_;
 }
 
-void Engine::evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses) {
-  ArenaScope scope(*arena_);
-  view_.bind(batch, options_.eval_capacity, 1.0);
-  tape_->begin(false);
-  objective_.run(*tape_, model_, view_, options_.compute, {});
-  losses.assign(static_cast<size_t>(batch.sequence_count()), {});
-  for (size_t i = 0; i < losses.size(); ++i) losses[i].sample = batch.sequence_samples[i];
-  const auto* logp = view_.logp().as<float>();
-  const auto* correct = view_.correct().as<float>();
-  size_t sequence = 0;
-  for (size_t i = 0; i < batch.label_rows.size(); ++i) {  // label rows stand in the order of the stream
-    while (batch.label_rows[i] >= batch.cu_seqlens[sequence + 1]) ++sequence;
-    SequenceLoss& s = losses[sequence];
-    s.nll -= static_cast<double>(batch.loss_weights[i]) * logp[i];
-    s.weight += batch.loss_weights[i];
-    s.labels += 1;
-    s.correct += correct[i] != 0;
+// Tells the objective what it wants to know of the step as a whole.
+void Engine::look_ahead(const Step& step, bool training) {
+  ahead_.clear();
+  const objectives::LookAhead kind = objective_.look_ahead();
+  if (kind == objectives::LookAhead::none || (kind == objectives::LookAhead::sequences && step.micro_batches.size() == 1)) return;
+  for (const MicroBatch& b : kind == objectives::LookAhead::probes ? step.probes : step.micro_batches) {
+    measure_sequences(b, training, seen_);
+    ahead_.insert(ahead_.end(), seen_.begin(), seen_.end());
   }
+}
+
+void Engine::measure_sequences(const MicroBatch& batch, bool training, std::vector<objectives::SequenceLogp>& out) {
+  view_.bind(batch, training ? options_.capacity : options_.eval_capacity, 1.0);
+  objectives::measure_sequences(*tape_, model_, view_, options_.compute, out);
+}
+
+void Engine::evaluate(const Step& step, std::vector<objectives::Outcome>& outcomes, objectives::Measures* measures) {
+  look_ahead(step, false);
+  view_.outcomes = &outcomes;
+  view_.measures = measures;
+  size_t sequences = 0;
+  for (const MicroBatch& batch : step.micro_batches) {
+    ArenaScope scope(*arena_);
+    view_.bind(batch, options_.eval_capacity, 1.0);
+    view_.set_ahead(ahead_, sequences);
+    sequences += static_cast<size_t>(batch.sequence_count());
+    tape_->begin(false);
+    objective_.run(*tape_, model_, view_, options_.compute, {});
+  }
+  view_.outcomes = nullptr;
+  view_.measures = nullptr;
 }
 
 void Engine::dry_run() {

@@ -50,15 +50,9 @@ struct MemoryParts {
 struct StepResult {
   double loss = 0;
   double grad_norm = 0;
-  int64_t labels = 0, correct = 0;  // labelled tokens, and those whose label was the likeliest word
-  bool skipped = false;             // fp16: the gradients overflowed, nothing was updated, the loss scale was halved
-};
-
-// What evaluation knows of one sequence.
-struct SequenceLoss {
-  int64_t sample = 0;
-  double nll = 0, weight = 0;  // Σ weight·nll, Σ weight
+  // Where the loss is one of tokens: labelled ones, and those whose label was the likeliest word.
   int64_t labels = 0, correct = 0;
+  bool skipped = false;             // fp16: the gradients overflowed, nothing was updated, the loss scale was halved
 };
 
 // Chooses what is trained and takes storage for weights and masters.
@@ -92,8 +86,11 @@ class Engine : public nn::StepHooks {
   StepResult step(const Step& step, int64_t number, float learning_rate);
   // Before a checkpoint of update `number` is loaded: lets those parameters learn that did then.
   void resume_at(int64_t number);
-  // Replaces `losses` by those of the batch's sequences.
-  void evaluate(const MicroBatch& batch, std::vector<SequenceLoss>& losses);
+  // Adds the outcomes of the step's sequences to `outcomes`, and to `measures` where there is one.
+  void evaluate(const Step& step, std::vector<objectives::Outcome>& outcomes, objectives::Measures* measures = nullptr);
+  // Replaces `out` by what the labels of the batch's sequences come to with the model as it is now. `training`: which of the
+  // capacities the batch belongs to.
+  void measure_sequences(const MicroBatch& batch, bool training, std::vector<objectives::SequenceLogp>& out);
 
   // One full step and one evaluation at capacity, each where it has one, without memory behind them.
   void dry_run();
@@ -105,6 +102,9 @@ class Engine : public nn::StepHooks {
   optim::Optimizer& optimizer() { return *optimizer_; }
   models::Decoder& model() { return model_; }
   LossScaler& scaler() { return scaler_; }
+  const objectives::Objective& objective() const { return objective_; }
+  // Of all updates since they were last cleared.
+  objectives::Measures& measures() { return measures_; }
   const EngineOptions& options() const { return options_; }
   // Squared gradient norms of the last update in the order in which backward completed them, empty before the first: what
   // clipping: previous_step needs, and a checkpoint keeps.
@@ -119,6 +119,7 @@ class Engine : public nn::StepHooks {
   void choose_gradient_dtypes();
   double run_micro_batch(const objectives::BatchView& view, bool last);
   void measure(const MicroBatch& batch, double normaliser);
+  void look_ahead(const Step& step, bool training);
   void finish_gradients(StepResult& result);
   void update_all(float scale);
   bool tied(const nn::Parameter& parameter) const;
@@ -139,6 +140,8 @@ class Engine : public nn::StepHooks {
   std::unique_ptr<optim::Optimizer> optimizer_;
   std::optional<tuning::BlockRotation> rotation_;
   objectives::BatchView view_;
+  objectives::Measures measures_;
+  std::vector<objectives::SequenceLogp> ahead_, seen_;
   std::vector<double> squared_norms_;  // by parameter, in declaration order
   MemoryParts memory_;
   ops::Work step_work_;

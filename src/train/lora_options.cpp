@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "train/objective_options.h"
 #include "util/error.h"
 
 namespace attune::train {
@@ -60,10 +61,14 @@ tuning::LoraOptions lora_options(const Config& c) {
   if (c.lora_target.size() == 1 && is_pattern(c.lora_target[0])) f.target_pattern = c.lora_target[0];
   else f.target_modules = c.lora_target;
   f.modules_to_save = c.additional_target;
+  if (scores_sequences(c)) {  // the head is new: it is trained as a whole, or nothing would be learnt
+    f.task_type = "SEQ_CLS";
+    if (!f.saves("score")) f.modules_to_save.push_back("score");
+  }
   // Tokens that are added are learnt in both tables.
   if (!c.add_tokens.empty() || !c.add_special_tokens.empty())
     for (const auto& [module, name] : {std::pair("model.embed_tokens", "embed_tokens"), {"lm_head", "lm_head"}})
-      if (!f.saves(module)) f.modules_to_save.push_back(name);
+      if (!f.saves(module) && !(scores_sequences(c) && std::string_view(name) == "lm_head")) f.modules_to_save.push_back(name);
   f.layers_to_transform = c.layers_to_transform;
   f.rank_pattern = numbers_of(c.rank_pattern, "rank_pattern", true);
   f.alpha_pattern = numbers_of(c.alpha_pattern, "alpha_pattern", false);

@@ -100,16 +100,28 @@ void RunLog::line(const Json& json) {
 }
 
 void RunLog::train(const TrainEntry& e) {
-  history_->push_back({{"epoch", e.epoch}, {"grad_norm", e.grad_norm}, {"learning_rate", e.learning_rate}, {"loss", e.loss},
-                       {"mean_token_accuracy", e.token_accuracy}, {"step", e.step}});
-  line({{"current_steps", e.step}, {"total_steps", total_steps_}, {"loss", e.loss}, {"lr", e.learning_rate}, {"epoch", e.epoch},
-        {"percentage", std::round(1e4 * static_cast<double>(e.step) / static_cast<double>(total_steps_)) / 100},
-        {"elapsed_time", clock(e.elapsed)}, {"remaining_time", clock(e.remaining)},
-        {"throughput", std::round(e.tokens_per_second * 100) / 100}, {"total_tokens", e.total_tokens}});
+  Json entry = {{"epoch", e.epoch}, {"grad_norm", e.grad_norm}, {"learning_rate", e.learning_rate}, {"loss", e.loss}};
+  Json short_line = {{"current_steps", e.step}, {"total_steps", total_steps_}, {"loss", e.loss}, {"lr", e.learning_rate}, {"epoch", e.epoch},
+                     {"percentage", std::round(1e4 * static_cast<double>(e.step) / static_cast<double>(total_steps_)) / 100},
+                     {"elapsed_time", clock(e.elapsed)}, {"remaining_time", clock(e.remaining)},
+                     {"throughput", std::round(e.tokens_per_second * 100) / 100}, {"total_tokens", e.total_tokens}};
+  const auto figure = [&](const std::string& name, double value) {
+    entry[name] = value;
+    events_->scalar("train/" + name, e.step, static_cast<float>(value));
+    // LLaMA-Factory's names for what its curves show.
+    if (name == "rewards/accuracies") short_line["accuracy"] = value;
+    if (name == "rewards/chosen") short_line["reward"] = value;
+  };
+  if (!std::isnan(e.token_accuracy)) figure("mean_token_accuracy", e.token_accuracy);
+  if (e.measures)
+    for (const auto& m : e.measures->entries())
+      if (m.known()) figure(m.name, m.mean());
+  entry["step"] = e.step;
+  history_->push_back(entry);
+  line(short_line);
   events_->scalar("train/loss", e.step, static_cast<float>(e.loss));
   events_->scalar("train/grad_norm", e.step, static_cast<float>(e.grad_norm));
   events_->scalar("train/learning_rate", e.step, static_cast<float>(e.learning_rate));
-  events_->scalar("train/mean_token_accuracy", e.step, static_cast<float>(e.token_accuracy));
   events_->scalar("train/tokens_per_second", e.step, static_cast<float>(e.tokens_per_second));
 }
 

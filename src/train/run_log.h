@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "objectives/results.h"
 #include "util/files.h"
 #include "util/json.h"
 
@@ -31,8 +32,9 @@ class RunLog {
 
   struct TrainEntry {
     int64_t step;
-    double epoch, loss, grad_norm, learning_rate, token_accuracy, tokens_per_second, elapsed, remaining;
+    double epoch, loss, grad_norm, learning_rate, token_accuracy /* NaN: there is none */, tokens_per_second, elapsed, remaining;
     int64_t total_tokens;
+    const objectives::Measures* measures = nullptr;
   };
   void train(const TrainEntry& entry);
   void evaluation(int64_t step, double epoch, const Json& metrics, double elapsed, double remaining, int64_t total_tokens);

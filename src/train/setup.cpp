@@ -10,6 +10,7 @@
 #include "models/families/family.h"
 #include "train/data_setup.h"
 #include "train/lora_options.h"
+#include "train/objective_options.h"
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -69,6 +70,8 @@ data::BatchingOptions train_batching(const Config& c) {
   batching.micro_batches = c.gradient_accumulation_steps;
   batching.packing = c.packing;
   batching.cutoff_len = c.cutoff_len;
+  batching.group_size = data::group_size_of(c.row_kind());
+  batching.probes = c.row_kind() == data::RowKind::judged;
   batching.group_by_length = c.group_by_length;
   batching.drop_last = c.dataloader_drop_last;
   batching.seed = static_cast<uint64_t>(c.data_seed.value_or(c.seed));
@@ -78,14 +81,16 @@ data::BatchingOptions train_batching(const Config& c) {
 data::BatchingOptions eval_batching(const Config& c) {
   data::BatchingOptions batching;
   batching.micro_batch_size = c.per_device_eval_batch_size;
+  batching.group_size = data::group_size_of(c.row_kind());
+  batching.probes = c.row_kind() == data::RowKind::judged;
   batching.shuffle = false;
   return batching;
 }
 
-// Without data: `batch` sequences (packs) of cutoff_len tokens, all but the first of them labels.
+// Without data: `batch` groups (packs) of sequences of cutoff_len tokens, all but the first of them labels.
 BatchCapacity worst_case(const Config& c, int64_t batch, bool packing) {
-  const int64_t tokens = batch * c.cutoff_len;
-  if (!packing) return {tokens, batch, tokens - batch, c.cutoff_len};
+  const int64_t sequences = batch * sequences_of_group(c), tokens = sequences * c.cutoff_len;
+  if (!packing) return {tokens, sequences, tokens - sequences, c.cutoff_len};
   return {tokens, std::max<int64_t>(1, tokens / 2), tokens, c.cutoff_len};
 }
 
@@ -110,6 +115,8 @@ void plan_saving(RunSetup& s) {
   const DType own = c.pure_bf16 ? DType::bf16 : s.engine.tuning.adapts() ? DType::f32 : stored;
   s.save_dtype = c.save_dtype == "auto" ? own : parse_dtype(c.save_dtype, "save_dtype");
   s.saved_config = std::make_shared<Json>(s.directory->config());
+  if (s.architecture.num_labels > 0)
+    *s.saved_config = models::scoring_config(s.directory->config(), s.architecture.num_labels, s.architecture.eos_token_ids.empty() ? -1 : s.architecture.eos_token_ids[0]);
   Json& config = *s.saved_config;
   if (s.architecture.stored_vocab_size > 0) config["vocab_size"] = s.architecture.vocab_size;
   const bool said = config.contains("dtype") || config.contains("torch_dtype");
@@ -118,6 +125,8 @@ void plan_saving(RunSetup& s) {
 }
 
 }  // namespace
+
+int64_t sequences_of_group(const Config& c) { return c.row_kind() == data::RowKind::pair ? 2 : 1; }
 
 BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
   const int64_t batch = c.per_device_train_batch_size;
@@ -189,7 +198,7 @@ void protect_finished_run(const Config& config) {
 
 data::Records read_data_sets(const Config& config, const std::vector<std::string>& names, data::DataReport& report) {
   data::Records records;
-  const data::ReadOptions options{config.pretraining(), config.max_samples, static_cast<uint64_t>(config.seed)};
+  const data::ReadOptions options{config.row_kind(), config.max_samples, static_cast<uint64_t>(config.seed)};
   for (const std::string& name : names) data::read_records(data::find_data_set(name, config.dataset_dir), options, records, report);
   return records;
 }
@@ -225,6 +234,10 @@ namespace {
 
 models::DecoderConfig architecture_of(const formats::ModelDirectory& directory, const Config& config) {
   models::DecoderConfig a = models::parse_config(directory.config(), (directory.path() / "config.json").string());
+  if (scores_sequences(config)) models::score_sequences(a, 1);
+  else if (a.num_labels > 0)
+    refuse("model_name_or_path: {} scores sequences (a reward model or classifier) and cannot be tuned as a language model. stage: rm continues it",
+           directory.path().string());
   if (config.finetuning_type == "lora" && tuning::unties(lora_options(config), a)) models::untie(a);
   return a;
 }
@@ -271,17 +284,19 @@ void arrange(RunSetup& s, const Config& config) {
   s.epoch_ends.clear();
   s.total_steps = std::max<int64_t>(0, config.max_steps);
   if (s.train_set) arrange_batches(s);
-  s.objective = std::make_unique<objectives::CausalLm>(static_cast<float>(config.label_smoothing_factor));
+  s.objective = make_objective(config);
   s.engine = engine_options(s, config);
   plan_saving(s);
 }
 
 std::vector<std::string> describe_data(const RunSetup& s) {
   std::vector<std::string> lines;
-  lines.push_back(fmt::format("data: {} rows read, {} training samples of {} tokens ({} labelled), longest {}", s.rows_read,
-                              s.train_set->size(), s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
+  constexpr const char* kSamples[] = {"samples", "samples", "pairs", "judged answers"};
+  const char* samples = kSamples[static_cast<size_t>(s.config.row_kind())];
+  lines.push_back(fmt::format("data: {} rows read, {} training {} of {} tokens ({} labelled), longest {}", s.rows_read, s.train_set->groups(), samples,
+                              s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
   if (s.train_set->sources().size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
-  if (s.eval_set) lines.push_back(fmt::format("validation: {} samples of {} tokens", s.eval_set->size(), s.eval_set->total_tokens()));
+  if (s.eval_set) lines.push_back(fmt::format("validation: {} {} of {} tokens", s.eval_set->groups(), samples, s.eval_set->total_tokens()));
   if (s.config.packing) {
     const auto packs = s.train_batches->steps_in_epoch(0);
     lines.push_back(fmt::format("packing: sequences of up to {} tokens, {} updates in the first epoch; attention and positions keep samples apart",

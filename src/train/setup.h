@@ -51,6 +51,8 @@ RunSetup prepare_without_data(const Config& config);
 // Lays the run out anew for other settings over the same tokens: batches, updates, the engine.
 void arrange(RunSetup& setup, const Config& config);
 
+// Sequences of a group that are learnt: a pair has two, everything else one.
+int64_t sequences_of_group(const Config& config);
 // The largest micro-batch of training under other settings. With a smaller cutoff_len the tokens would be cut anew: then at most this.
 BatchCapacity capacity_with(const RunSetup& setup, const Config& config);
 // What the engine is told under other settings over the same tokens.

@@ -13,6 +13,8 @@
 #include "train/best_model.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/objective_options.h"
+#include "train/reference.h"
 #include "train/result.h"
 #include "train/run_log.h"
 #include "train/samples.h"
@@ -46,13 +48,34 @@ class SignalGuard {
   }
 };
 
+// Of answers that are compared, where the objective does.
+std::string preference_text(const objectives::Measures& measures) {
+  std::string text;
+  for (const auto& m : measures.entries()) {
+    if (!m.known()) continue;
+    if (m.name == "rewards/accuracies") text += fmt::format("  accuracy {:.1f} %", 100 * m.mean());
+    if (m.name == "rewards/margins") text += fmt::format("  margin {:.3f}", m.mean());
+  }
+  return text;
+}
+
+std::string figures_text(const Json& metrics) {
+  std::string text;
+  if (metrics.contains("eval_perplexity")) text += fmt::format("  perplexity {:.3f}", metrics["eval_perplexity"].get<double>());
+  if (metrics.contains("eval_accuracy")) text += fmt::format("  token accuracy {:.1f} %", 100 * metrics["eval_accuracy"].get<double>());
+  if (metrics.contains("eval_rewards/accuracies")) text += fmt::format("  accuracy {:.1f} %", 100 * metrics["eval_rewards/accuracies"].get<double>());
+  if (metrics.contains("eval_rewards/margins")) text += fmt::format("  margin {:.3f}", metrics["eval_rewards/margins"].get<double>());
+  return text;
+}
+
 class Trainer {
  public:
   Trainer(RunSetup& setup, uint64_t activation_bytes)
       : setup_(setup), config_(setup.config), output_(config_.output_dir),
         schedule_(schedule_options(setup)), best_(config_) {
-    if (setup_.eval_set) best_.check(metric_names(*setup_.eval_set));
+    if (setup_.eval_set) best_.check(metric_names(*setup_.eval_set, *setup_.objective));
     claim_output();
+    prepare_reference();
     load_model(activation_bytes);
     log_ = std::make_unique<RunLog>(output_, setup.total_steps, checkpoint_.has_value());
     if (config_.num_generation_samples > 0) samples_ = std::make_unique<GenerationSamples>(setup_, checkpoint_.has_value());
@@ -63,6 +86,7 @@ class Trainer {
 
  private:
   void claim_output();
+  void prepare_reference();
   void load_model(uint64_t activation_bytes);
   void restore();
   void restore_best(const Json& state);
@@ -89,6 +113,8 @@ class Trainer {
   std::optional<fs::path> checkpoint_;
   std::unique_ptr<models::Decoder> model_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ReferenceLogps> references_;
+  bool reference_missing_ = false;
   std::unique_ptr<RunLog> log_;
   std::unique_ptr<GenerationSamples> samples_;
 
@@ -130,6 +156,17 @@ void Trainer::claim_output() {
   prune_checkpoints(output_, 0, 0);
 }
 
+// A separate reference comes and goes before the model that is trained takes its memory.
+void Trainer::prepare_reference() {
+  if (!needs_reference(config_)) return;
+  references_ = std::make_unique<ReferenceLogps>(setup_);
+  if (!config_.ref_model.empty() && references_->missing()) references_->fill_with(config_.ref_model);
+  reference_missing_ = references_->missing();
+  if (reference_missing_ && checkpoint_ && setup_.engine.tuning.adapts())
+    fail("{}: reference_logps.safetensors, which an adapter's run needs to continue, is not there any more or belongs to other data. Start afresh, or "
+         "bring the file back", output_.string());
+}
+
 void Trainer::load_model(uint64_t activation_bytes) {
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
   allocate_model(*model_, setup_.engine, Arena::Kind::real);
@@ -137,13 +174,14 @@ void Trainer::load_model(uint64_t activation_bytes) {
   if (checkpoint_) check_same_run(read_checkpoint_state(*checkpoint_));
   // A run that is held near its base or adapts it needs the base's weights, also when it resumes.
   const tuning::TunerOptions& tuning = setup_.engine.tuning;
-  if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts()) {
+  if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts() || reference_missing_) {
     models::load_weights(*model_, *setup_.directory);
     begin_rows(setup_.vocabulary, config_, *model_);
   }
   if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
   if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
   engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
+  if (reference_missing_) references_->fill(*engine_);
 }
 
 // Settings that decide which samples come when: a run that resumes must agree with itself.
@@ -207,6 +245,11 @@ void Trainer::restore() {
     window_labels_ = state["window_labels"].get<int64_t>();
     window_correct_ = state["window_correct"].get<int64_t>();
   }
+  if (state.contains("window_measures") && state["window_measures"].size() == engine_->measures().entries().size())
+    for (size_t i = 0; i < engine_->measures().entries().size(); ++i) {
+      engine_->measures().entries()[i].sum = state["window_measures"][i][0].get<double>();
+      engine_->measures().entries()[i].weight = state["window_measures"][i][1].get<double>();
+    }
   if (state.contains("best")) restore_best(state["best"]);
   if (state.contains("last_eval")) last_eval_ = state["last_eval"];
   if (state.contains("loss_scale"))
@@ -273,20 +316,22 @@ void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
   e.loss = window_loss_ / static_cast<double>(window_steps_);
   e.grad_norm = result.grad_norm;
   e.learning_rate = lr;
-  e.token_accuracy = static_cast<double>(window_correct_) / static_cast<double>(std::max<int64_t>(1, window_labels_));
+  e.token_accuracy = window_labels_ > 0 ? static_cast<double>(window_correct_) / static_cast<double>(window_labels_) : NAN;
+  e.measures = &engine_->measures();
   e.tokens_per_second = static_cast<double>(window_tokens_) / std::max(1e-9, now - window_start_);
   e.elapsed = elapsed;
   const double rate = static_cast<double>(process_tokens_) / std::max(1e-9, elapsed);
   e.remaining = rate > 0 ? static_cast<double>(setup_.total_steps - done_) * (static_cast<double>(tokens_seen_) / static_cast<double>(done_)) / rate : 0;
   e.total_tokens = tokens_seen_;
   log_->train(e);
-  info("step {}/{}  epoch {:.2f}  loss {:.4f}  grad norm {:.3f}  lr {:.3g}  {:.0f} tokens/s  {} left", done_, setup_.total_steps, epoch,
-       e.loss, e.grad_norm, e.learning_rate, e.tokens_per_second, format_seconds(e.remaining));
+  info("step {}/{}  epoch {:.2f}  loss {:.4f}{}  grad norm {:.3f}  lr {:.3g}  {:.0f} tokens/s  {} left", done_, setup_.total_steps, epoch,
+       e.loss, preference_text(engine_->measures()), e.grad_norm, e.learning_rate, e.tokens_per_second, format_seconds(e.remaining));
   if (const std::string trouble = memory_watch_.look(); !trouble.empty())
     warn("step {}: {}. `attune plan --all` shows settings that take less", done_, trouble);
   window_loss_ = 0;
   window_steps_ = 0;
   window_tokens_ = window_labels_ = window_correct_ = 0;
+  engine_->measures().clear();
   window_start_ = now;
 }
 
@@ -299,8 +344,7 @@ void Trainer::evaluate(double epoch, bool candidate) {
   const int64_t best_before = best_.step();
   const bool best = candidate && best_.update(last_eval_, done_);
   if (best) superseded_ = best_before;
-  info("step {}  validation loss {:.4f}  perplexity {:.3f}  token accuracy {:.1f} %{}", done_, last_eval_["eval_loss"].get<double>(),
-       last_eval_["eval_perplexity"].get<double>(), 100 * last_eval_["eval_accuracy"].get<double>(), best ? "  (best so far)" : "");
+  info("step {}  validation loss {:.4f}{}{}", done_, last_eval_["eval_loss"].get<double>(), figures_text(last_eval_), best ? "  (best so far)" : "");
   if (samples_) samples_->write(*model_, done_);
   window_start_ += seconds_now() - begin;
 }
@@ -334,9 +378,11 @@ void Trainer::save_checkpoint(double epoch) {
   c.trainer_state = trainer_state_json(state_at(epoch), log_->history());
   const LossScaler& scaler = engine_->scaler();
   const Json loss_scale = {{"scale", scaler.scale}, {"good_steps", scaler.good_steps}, {"skipped", scaler.skipped}};
+  Json measures = Json::array();
+  for (const auto& m : engine_->measures().entries()) measures.push_back({m.sum, m.weight});
   const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
                       {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
-                      {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_},
+                      {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_}, {"window_measures", measures},
                       {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"completed_squares", engine_->completed_squares()},
                       {"threads", omp_get_max_threads()}, {"order", order_settings()}};
   c.state = state.dump(2) + "\n";

@@ -10,6 +10,7 @@
 #include "models/families/family.h"
 #include "text/extend.h"
 #include "train/lora_options.h"
+#include "train/objective_options.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/log.h"
@@ -36,7 +37,7 @@ void check_adapters(const Config& c) {
   if (c.finetuning_type != "lora") return;
   const tuning::LoraOptions lora = lora_options(c);
   const auto saves = [](const formats::LoraConfig& f, const char* module) { return f.saves(module); };
-  if (!lora.continued.empty() && !(saves(lora.config, "model.embed_tokens") && saves(lora.config, "lm_head")))
+  if (!lora.continued.empty() && !(saves(lora.config, "model.embed_tokens") && (scores_sequences(c) || saves(lora.config, "lm_head"))))
     refuse("add_tokens: {} does not train embed_tokens and lm_head as a whole, so new tokens cannot be learnt with it. Set create_new_adapter: true, "
            "or merge it first (attune merge)", lora.continued);
   for (const std::string& directory : lora.merged) {
@@ -142,7 +143,7 @@ void begin_rows(const Vocabulary& v, const Config& c, models::Decoder& model) {
   if (v.rows.empty()) return;
   const int64_t stored = model.config().stored_vocab_size, first_free = stored > 0 ? stored : model.config().vocab_size;
   begin_table(v, c, first_free, model.embedding());
-  if (&model.head_weight() != &model.embedding()) begin_table(v, c, first_free, model.head_weight());
+  if (&model.head_weight() != &model.embedding() && model.config().num_labels == 0) begin_table(v, c, first_free, model.head_weight());
 }
 
 }  // namespace attune::train

@@ -71,7 +71,7 @@ TEST_F(Formats, TablesAreToldByTheirContent) {
   EXPECT_EQ(read("list.txt", R"( [ {"prompt":"q","response":"a"} ] )").contents(0), (List{"q", "a"}));
   EXPECT_NE(refused("names.csv", "a,b\n1,2\n").find("the row has \"a\", \"b\""), std::string::npos);
   // Documents with commas stay documents.
-  const Read text = read("corpus.txt", "question, answer\nthe second, too\n", {true, 0});
+  const Read text = read("corpus.txt", "question, answer\nthe second, too\n", {RowKind::text, 0});
   EXPECT_EQ(text.records.rows.size(), 2u);
 }
 
@@ -117,16 +117,16 @@ TEST_F(Formats, WhatIsUnclearIsRefusedWithTheWayToSayIt) {
   EXPECT_NE(reason(R"({"question":"q","A":"1","B":"2","C":"3","answer":"A"})").find("multiple-choice"), std::string::npos);
   EXPECT_NE(reason(R"({"conversations":[],"messages":[]})").find("could both be the conversation"), std::string::npos);
   // Rows that would teach the wrong thing.
-  EXPECT_NE(reason(R"({"prompt":"q","chosen":"a","rejected":"b"})").find("preference data"), std::string::npos);
+  EXPECT_NE(reason(R"({"prompt":"q","chosen":"a","rejected":"b"})").find("stage rm or dpo"), std::string::npos);
   EXPECT_NE(reason(R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"bad"}],"label":false})").find("KTO"), std::string::npos);
 }
 
 TEST_F(Formats, BytesThatAreNoUtf8AreNamedByTheirPlace) {
   const std::string good = "{\"text\":\"x y\"}\n";
-  const Read r = read("x.jsonl", good + "{\"text\":\"a\xC3(\"}\n" + good, {true, 0});
+  const Read r = read("x.jsonl", good + "{\"text\":\"a\xC3(\"}\n" + good, {RowKind::text, 0});
   EXPECT_EQ(r.records.rows.size(), 2u);
   EXPECT_EQ(r.reasons(), (List{fmt::format("dropped: invalid UTF-8 at byte {} of the file", good.size() + 10)}));
-  EXPECT_EQ(read("x.txt", "one\n\xFFtwo\n", {true, 0}).reasons(), (List{"dropped: invalid UTF-8 at byte 4 of the file"}));
+  EXPECT_EQ(read("x.txt", "one\n\xFFtwo\n", {RowKind::text, 0}).reasons(), (List{"dropped: invalid UTF-8 at byte 4 of the file"}));
 }
 
 TEST_F(Formats, AnyBytesOfATableOrAnObjectAreReadOrRefused) {

@@ -31,7 +31,7 @@ class Readers : public ::testing::Test {
   }
   // Why a row is refused.
   std::string reason(const std::string& content, ReadOptions options = {}) {
-    const std::string good = options.pretraining ? R"({"text":"x y"})" : R"({"instruction":"q","output":"a"})";
+    const std::string good = options.kind == RowKind::text ? R"({"text":"x y"})" : R"({"instruction":"q","output":"a"})";
     Read r = read("rows.jsonl", good + "\n" + content + "\n", options);
     EXPECT_EQ(r.records.rows.size(), 1u) << content;
     EXPECT_EQ(r.report.entries().size(), 1u) << content;
@@ -148,11 +148,11 @@ TEST_F(Readers, MessagesThatCannotBeUsed) {
 }
 
 TEST_F(Readers, TextForPretraining) {
-  const ReadOptions pt{true, 0};
+  const ReadOptions pt{RowKind::text, 0};
   EXPECT_EQ(row(R"({"text":" once \n"})", pt).text, " once \n");
   EXPECT_EQ(reason(R"({"text":" \n\t"})", pt), "the text is empty");
   EXPECT_EQ(reason(R"({"text":null})", pt), "\"text\" is missing");
-  EXPECT_NE(reason(R"({"instruction":"q","output":"a"})", pt).find("stage pt needs rows with \"text\""), std::string::npos);
+  EXPECT_NE(reason(R"({"instruction":"q","output":"a"})", pt).find("stage pt needs plain text"), std::string::npos);
   const Read lines = read("corpus.txt", "\xEF\xBB\xBF" "one\r\n\r\n  \ntwo two\n\nthree", pt);
   ASSERT_EQ(lines.records.rows.size(), 3u);
   EXPECT_EQ(lines.records.rows[0].text, "one");
@@ -247,7 +247,7 @@ TEST_F(Readers, MaxSamplesCountsRowsOfEachFile) {
   const std::string good = R"({"instruction":"q","output":"a"})";
   Records records;
   DataReport report;
-  for (const char* name : {"a.jsonl", "b.jsonl"}) read_records(work_.write(name, good + "\n{}\n" + good + "\n"), {false, 2}, records, report);
+  for (const char* name : {"a.jsonl", "b.jsonl"}) read_records(work_.write(name, good + "\n{}\n" + good + "\n"), {RowKind::conversation, 2}, records, report);
   EXPECT_EQ(records.rows.size(), 2u);
   EXPECT_EQ(records.rows_read, 4);
   EXPECT_EQ(records.files.size(), 2u);

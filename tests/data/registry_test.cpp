@@ -49,7 +49,7 @@ TEST_F(Registry, MapsColumnsOfAlpacaRows) {
   EXPECT_EQ(first("law"), (List{"user:q", "assistant:n"}));
   // A prompt alone is text.
   info(R"("law": {"file_name": "qa.json", "columns": {"prompt": "context"}})");
-  EXPECT_EQ(first("law", {true, 0}), (List{"c"}));
+  EXPECT_EQ(first("law", {RowKind::text, 0}), (List{"c"}));
 }
 
 TEST_F(Registry, MapsTurnsByTags) {
@@ -115,7 +115,7 @@ TEST_F(Registry, NamesAreEntriesThenPathsThenFilesBelow) {
   EXPECT_EQ(read("deep").rows.size(), 2u);
   info(R"("a": {"file_name": "deep"})");
   EXPECT_EQ(read("a").rows.size(), 2u);
-  EXPECT_EQ(read("a", {false, 1}).rows.size(), 1u);
+  EXPECT_EQ(read("a", {RowKind::conversation, 1}).rows.size(), 1u);
   EXPECT_NE(error("nothing").find("neither a file or directory, nor a name in"), std::string::npos);
 }
 
@@ -131,14 +131,14 @@ TEST_F(Registry, SamplesAreChosenBySeed) {
   const List ten = answers("a#10", {});
   EXPECT_EQ(ten.size(), 10u);
   EXPECT_EQ(ten, answers("a#10", {}));
-  EXPECT_NE(ten, answers("a#10", {false, 0, 7}));
+  EXPECT_NE(ten, answers("a#10", {RowKind::conversation, 0, 7}));
   EXPECT_EQ(std::set<std::string>(ten.begin(), ten.end()).size(), 10u);
   EXPECT_NE(ten.back(), "9");  // not simply the first
   // More than there are: all of them, some twice, as there.
   const List many = answers("a#150", {});
   EXPECT_EQ(many.size(), 150u);
   EXPECT_EQ(std::set<std::string>(many.begin(), many.end()).size(), 100u);
-  EXPECT_EQ(answers("a#10", {false, 4, 42}).size(), 4u);
+  EXPECT_EQ(answers("a#10", {RowKind::conversation, 4, 42}).size(), 4u);
   info(R"("small": {"file_name": "a.jsonl", "num_samples": 7})");
   EXPECT_EQ(answers("small", {}).size(), 7u);
   EXPECT_NE(error("a#0").find("at least 1"), std::string::npos);

@@ -243,10 +243,11 @@ TEST(TokenKey, ChangesWithEverythingThatDecidesTheResult) {
       key([](auto& r) { r.sets[0].mapping.system_tag = "s"; }), key([](auto& r) { r.sets[0].mapping.function_tag = "s"; }),
       key([](auto& r) { r.sets.push_back(r.sets[0]); }), key([](auto& r) { r.sets[0].files.push_back(r.sets[0].files[0]); }),
       key([&](auto& r) { r.sets[0].files[0] = work.write("b.jsonl", "one"); }),
-      key([](auto& r) { r.read.pretraining = true; }), key([](auto& r) { r.read.max_samples = 9; }), key([](auto& r) { r.read.seed = 9; }),
+      key([](auto& r) { r.read.kind = RowKind::pair; }), key([](auto& r) { r.read.max_samples = 9; }), key([](auto& r) { r.read.seed = 9; }),
       key([](auto& r) { r.tokenize.cutoff_len = 9; }), key([](auto& r) { r.tokenize.train_on_prompt = true; }),
-      key([](auto& r) { r.tokenize.pretraining = true; }), key([](auto& r) { r.tokenize.mask_history = true; }),
-      key([](auto& r) { r.chat_template = "qwen"; }), key([](auto& r) { r.tool_format = "qwen"; })};
+      key([](auto& r) { r.tokenize.kind = RowKind::pair; }), key([](auto& r) { r.tokenize.mask_history = true; }),
+      key([](auto& r) { r.tokenize.ld_alpha = 0.5f; }), key([](auto& r) { r.sets[0].mapping.chosen = "c"; }),
+      key([](auto& r) { r.sets[0].mapping.kto_tag = "c"; }), key([](auto& r) { r.sets[0].mapping.ranking = true; }), key([](auto& r) { r.chat_template = "qwen"; }), key([](auto& r) { r.tool_format = "qwen"; })};
   work.write("a.jsonl", "two");
   keys.push_back(key([](auto&) {}));
   for (const char* file : {"tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -270,7 +271,7 @@ TEST(TokenizeDataSets, BlocksAndThreadsDoNotShow) {
   }
   TokenRequest request;
   request.sets = {{"a", {work.write("a.jsonl", rows)}, {}, 0}};
-  request.read.pretraining = request.tokenize.pretraining = true;
+  request.read.kind = request.tokenize.kind = RowKind::text;
   const ChatSource none = []() -> const text::ChatTemplate& { throw std::logic_error("no conversation here"); };
   const int before = omp_get_max_threads();
   std::optional<TokenizedData> first;

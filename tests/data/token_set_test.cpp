@@ -5,7 +5,7 @@
 #include <set>
 
 #include "data/readers.h"
-#include "support/workspace.h"
+#include "support/chatml.h"
 
 namespace attune::data {
 namespace {
@@ -13,23 +13,10 @@ namespace {
 using test::Workspace;
 using Action = DataReport::Action;
 
-constexpr int32_t kImStart = 700, kImEnd = 701;
-
-// The fixtures' byte-level tokenizer with ChatML's control tokens.
-std::unique_ptr<text::Tokenizer> chatml_tokenizer() {
-  static const Workspace work;
-  static const bool written = [] {
-    Json json = read_json(fs::path(ATTUNE_FIXTURES) / "tokenizers/base.json");
-    for (const auto& [text, id] : {std::pair{"<|im_start|>", kImStart}, {"<|im_end|>", kImEnd}})
-      json["added_tokens"].push_back({{"id", id}, {"content", text}, {"single_word", false}, {"lstrip", false},
-                                      {"rstrip", false}, {"normalized", false}, {"special", true}});
-    work.write("tokenizer.json", json.dump());
-    work.write("tokenizer_config.json", R"({"eos_token":"<|end|>"})");
-    return true;
-  }();
-  EXPECT_TRUE(written);
-  return text::Tokenizer::load(work.path());
-}
+using test::chatml_tokenizer;
+using test::kImEnd;
+using test::kImStart;
+using test::learnt;
 
 std::unique_ptr<text::Tokenizer> small_tokenizer() {
   const Workspace work;
@@ -47,19 +34,6 @@ text::Conversation conversation(std::vector<std::pair<std::string, std::string>>
   return c;
 }
 
-// The learnt parts of a row as texts, control tokens written out.
-std::vector<std::string> learnt(const text::Tokenizer& tokenizer, std::span<const int32_t> ids, std::span<const float> weights) {
-  std::vector<std::string> out;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (weights[i] == 0) continue;
-    if (i == 0 || weights[i - 1] == 0) out.emplace_back();
-    out.back() += tokenizer.is_special(ids[i]) ? tokenizer.id_to_token(ids[i]) : tokenizer.token_bytes(ids[i]);
-  }
-  return out;
-}
-std::vector<std::string> learnt(const text::Tokenizer& tokenizer, std::span<const int32_t> ids, const Weights& weights) {
-  return learnt(tokenizer, ids, std::vector<float>(weights.begin(), weights.end()));
-}
 std::vector<std::string> learnt(const text::Tokenizer& tokenizer, const TokenizedRow& row) { return learnt(tokenizer, row.ids, row.weights); }
 using List = std::vector<std::string>;
 
@@ -142,7 +116,7 @@ TEST(LossMask, TextOfUsersNeverBecomesAControlToken) {
   records.files = {"x"};
   records.rows.push_back({attack, {}, {0, 1}});
   DataReport report;
-  const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, true}, report);
+  const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, RowKind::text}, report);
   int control = 0;
   for (int64_t i = 0; i < set.size(); ++i)
     for (int32_t id : set.ids(i)) control += tokenizer->is_special(id);
@@ -156,7 +130,7 @@ class Cutoff : public ::testing::Test {
   TokenSet cut(text::Conversation c, int64_t limit) {
     report_ = {};
     std::vector<text::Conversation> rows{std::move(c)};
-    return tokenize(records_of(std::move(rows)), *tokenizer_, chat_.get(), {limit, false, false}, report_);
+    return tokenize(records_of(std::move(rows)), *tokenizer_, chat_.get(), {limit, false, RowKind::conversation}, report_);
   }
   TokenizedRow whole(const text::Conversation& c) { return tokenize_conversation(c, *tokenizer_, *chat_, false); }
   std::unique_ptr<text::Tokenizer> tokenizer_ = chatml_tokenizer();
@@ -237,19 +211,19 @@ TEST_F(Cutoff, ARowThatTheTemplateRefusesDoesNotHideTheOthers) {
   const auto strict = text::ChatTemplate::from_jinja(source, "strict", *tokenizer_);
   const auto good = conversation({{"user", "a"}, {"assistant", "b"}}), bad = conversation({{"system", "s"}, {"user", "a"}, {"assistant", "b"}});
   DataReport report;
-  const TokenSet set = tokenize(records_of({good, bad, good}), *tokenizer_, strict.get(), {64, false, false}, report);
+  const TokenSet set = tokenize(records_of({good, bad, good}), *tokenizer_, strict.get(), {64, false, RowKind::conversation}, report);
   EXPECT_EQ(set.size(), 2);
   ASSERT_EQ(report.entries().size(), 1u);
   EXPECT_EQ(report.entries()[0].where, "x.jsonl:2");
   EXPECT_NE(report.entries()[0].reason.find("no system here"), std::string::npos);
   // Where it refuses them all, that is the error.
-  EXPECT_NE(test::error_of([&] { tokenize(records_of({bad, bad}), *tokenizer_, strict.get(), {64, false, false}, report); }).find("no system here"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { tokenize(records_of({bad, bad}), *tokenizer_, strict.get(), {64, false, RowKind::conversation}, report); }).find("no system here"), std::string::npos);
 }
 
 TEST_F(Cutoff, MaskHistoryLearnsTheLastAnswerAndLosesTheFirstTurns) {
   const auto c = conversation({{"system", "S"}, {"user", "one"}, {"assistant", "first"}, {"user", "two"}, {"assistant", "second"}, {"user", "three"}, {"assistant", "third"}});
   const auto set_of = [&](int64_t limit) {
-    return tokenize(records_of({c}), *tokenizer_, chat_.get(), {limit, false, false, true}, report_);
+    return tokenize(records_of({c}), *tokenizer_, chat_.get(), {limit, false, RowKind::conversation, true}, report_);
   };
   const TokenSet whole = set_of(1000);
   EXPECT_EQ(learnt(*tokenizer_, whole.ids(0), whole.weights(0)), (List{"third<|im_end|>"}));
@@ -267,7 +241,7 @@ TEST_F(Cutoff, MaskHistoryLearnsTheLastAnswerAndLosesTheFirstTurns) {
 TEST_F(Cutoff, TheWeightOfARowScalesItsAnswers) {
   Records records = records_of({conversation({{"user", "q"}, {"assistant", "a"}, {"user", "r"}, {"assistant", "b"}}, {0.5f, 1})});
   records.rows[0].weight = 0.5f;
-  const TokenSet set = tokenize(records, *tokenizer_, chat_.get(), {1000, false, false}, report_);
+  const TokenSet set = tokenize(records, *tokenizer_, chat_.get(), {1000, false, RowKind::conversation}, report_);
   std::set<float> weights(set.weights(0).begin(), set.weights(0).end());
   EXPECT_EQ(weights, (std::set<float>{0, 0.25f, 0.5f}));
 }
@@ -286,7 +260,7 @@ TEST(Pretraining, LongTextsAreSplitWithNothingLost) {
       records.files = {"x"};
       records.rows.push_back({text, {}, {0, 1}});
       DataReport report;
-      const TokenSet set = tokenize(records, *tokenizer, nullptr, {limit, false, true}, report);
+      const TokenSet set = tokenize(records, *tokenizer, nullptr, {limit, false, RowKind::text}, report);
       std::vector<int32_t> joined;
       for (int64_t i = 0; i < set.size(); ++i) {
         EXPECT_GE(set.length(i), 2);
@@ -309,7 +283,7 @@ TEST(Pretraining, ATextOfOneTokenIsReported) {
   records.rows.push_back({"", {}, {0, 1}});
   records.rows.push_back({"a b", {}, {0, 2}});
   DataReport report;
-  const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, true}, report);
+  const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, RowKind::text}, report);
   EXPECT_EQ(set.size(), 1);
   EXPECT_EQ(set.where(0), "x:2");
   EXPECT_EQ(report.count(Action::dropped), 1);

@@ -43,12 +43,12 @@ int records(const uint8_t* data, size_t size) {
   static const InputDirectory directory;
   for (const char* name : {"x.jsonl", "x.txt", "x.csv"}) {
     const auto file = directory.write(name, data, size);
-    for (bool pretraining : {false, true})
+    for (data::RowKind kind : {data::RowKind::text, data::RowKind::conversation, data::RowKind::pair, data::RowKind::judged})
       guarded([&] {
         data::Records rows;
         data::DataReport report;
         data::ReadOptions options;
-        options.pretraining = pretraining;
+        options.kind = kind;
         data::read_records(file, options, rows, report);
       });
   }

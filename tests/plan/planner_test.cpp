@@ -95,9 +95,9 @@ TEST_F(Planner, DryArenaIsTheRealOneToTheByte) {
       engine.step(step, i + 1, 1e-4f);
     }
     if (s.eval_batches) {
-      std::vector<train::SequenceLoss> losses;
+      std::vector<objectives::Outcome> outcomes;
       s.eval_batches->make_step(0, 0, step);
-      for (const MicroBatch& b : step.micro_batches) engine.evaluate(b, losses);
+      engine.evaluate(step, outcomes);
     }
     EXPECT_EQ(engine.arena().high_water(), p.parts.activations) << fmt::format("{}", fmt::join(more, " "));
   }

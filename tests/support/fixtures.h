@@ -11,6 +11,7 @@
 
 #include "models/load.h"
 #include "ops/backend.h"
+#include "objectives/causal_lm.h"
 #include "train/engine.h"
 #include "util/json.h"
 

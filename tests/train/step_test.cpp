@@ -150,8 +150,8 @@ TEST(DryRun, CapacitiesDecideNotWhatABatchHolds) {
   auto engine = make_engine(*model, objective, options);
   engine->step(part, 1, 1e-3f);
   EXPECT_EQ(engine->arena().high_water(), engine->arena().capacity());
-  std::vector<train::SequenceLoss> losses;
-  engine->evaluate(split(samples, {{1}}).micro_batches[0], losses);
+  std::vector<objectives::Outcome> outcomes;
+  engine->evaluate(split(samples, {{1}}), outcomes);
   EXPECT_EQ(engine->arena().high_water(), engine->arena().capacity());
 }
 

@@ -26,6 +26,21 @@ void check_positive(int64_t value, int64_t limit, const char* key, const std::st
   if (value < 1 || value > limit) refuse("{}: \"{}\" is {}; expected 1 to {}", where, key, value, limit);
 }
 
+constexpr std::string_view kCausal = "ForCausalLM", kScoring = "ForSequenceClassification";
+
+void read_labels(DecoderConfig& c, const Json& config, const std::string& where) {
+  if (!config.contains("architectures") || !config["architectures"].is_array()) return;
+  for (const Json& name : config["architectures"]) {
+    if (!name.is_string() || !name.get<std::string>().ends_with(kScoring)) continue;
+    int64_t labels = 2;  // transformers' default
+    if (families::present(config, "id2label") && config["id2label"].is_object()) labels = static_cast<int64_t>(config["id2label"].size());
+    labels = families::integer_or(config, "num_labels", labels, where);
+    check_positive(labels, 1 << 20, "num_labels", where);
+    c.num_labels = labels;
+    c.tie_word_embeddings = false;
+  }
+}
+
 }  // namespace
 
 const std::vector<std::string>& supported_families() {
@@ -43,7 +58,30 @@ DecoderConfig parse_config(const Json& config, const std::string& where) {
   const auto it = registry().find(type);
   if (it == registry().end())
     refuse("{}: model_type \"{}\" is not supported; supported are {}", where, type, fmt::join(supported_families(), ", "));
-  return it->second(config, where);
+  DecoderConfig c = it->second(config, where);
+  read_labels(c, config, where);
+  return c;
+}
+
+void score_sequences(DecoderConfig& architecture, int64_t labels) {
+  architecture.score_is_new = architecture.num_labels == 0;
+  architecture.num_labels = labels;
+  architecture.tie_word_embeddings = false;
+}
+
+Json scoring_config(const Json& base, int64_t labels, int64_t pad_token) {
+  Json config = base;
+  for (Json& name : config["architectures"])
+    if (name.is_string())
+      if (const auto text = name.get<std::string>(); text.ends_with(kCausal)) name = text.substr(0, text.size() - kCausal.size()) + std::string(kScoring);
+  // transformers reads the number of labels from these.
+  config["id2label"] = config["label2id"] = Json::object();
+  for (int64_t i = 0; i < labels; ++i) {
+    config["id2label"][std::to_string(i)] = fmt::format("LABEL_{}", i);
+    config["label2id"][fmt::format("LABEL_{}", i)] = i;
+  }
+  if (!families::present(config, "pad_token_id") && pad_token >= 0) config["pad_token_id"] = pad_token;
+  return config;
 }
 
 namespace families {

@@ -14,6 +14,12 @@ namespace attune::models {
 // by name, with the list of those supported; so is a feature of a supported family that would change results.
 DecoderConfig parse_config(const Json& config, const std::string& where);
 
+// Turns the architecture of a language model into one that scores sequences with `labels` numbers each.
+void score_sequences(DecoderConfig& architecture, int64_t labels);
+// The config.json of such a model, as transformers' AutoModelForSequenceClassification reads it. `pad_token`: by which it
+// tells the end of padded sequences, where `base` names none; below 0: there is none.
+Json scoring_config(const Json& base, int64_t labels, int64_t pad_token);
+
 const std::vector<std::string>& supported_families();
 
 namespace families {

@@ -1,0 +1,22 @@
+// Next-token prediction: SFT and continued pre-training.
+#pragma once
+
+#include "objectives/objective.h"
+
+namespace attune::objectives {
+
+// loss = Σ weight·nll / Σ weight over the whole step. `label_smoothing` belongs to training: a loss that is only measured
+// is the plain one, so that perplexity means perplexity.
+class CausalLm : public Objective {
+ public:
+  explicit CausalLm(float label_smoothing = 0) : label_smoothing_(label_smoothing) {}
+  Normaliser normaliser() const override { return Normaliser::labelled_weight; }
+  bool knows_coefficients() const override { return true; }
+  double run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
+             const models::ForwardOptions& options) const override;
+
+ private:
+  float label_smoothing_;
+};
+
+}  // namespace attune::objectives

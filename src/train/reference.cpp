@@ -1,0 +1,156 @@
+#include "train/reference.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "formats/safetensors.h"
+#include "models/load.h"
+#include "util/error.h"
+#include "util/log.h"
+#include "util/machine.h"
+#include "util/progress.h"
+
+namespace attune::train {
+namespace {
+
+using data::kReferenceLogp;
+
+// Steps of the first epoch that the run comes to, and whether it comes to others.
+std::pair<int64_t, bool> reach(const RunSetup& s) {
+  const int64_t epoch = s.train_batches->steps_in_epoch(0);
+  return {std::min(epoch, s.total_steps), s.total_steps > epoch};
+}
+
+}  // namespace
+
+EngineOptions reference_options(const EngineOptions& run) {
+  EngineOptions options;
+  options.compute = run.compute;
+  options.capacity = run.capacity;
+  options.eval_capacity = run.eval_capacity;
+  return options;
+}
+
+ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors") {
+  const auto [steps, all] = reach(setup);
+  parts_.push_back({setup.train_set.get(), setup.train_batches.get(), "train", true, steps, all});
+  if (setup.eval_batches) parts_.push_back({setup.eval_set.get(), setup.eval_batches.get(), "eval", false, setup.eval_batches->steps_in_epoch(0), false});
+  for (Part& p : parts_)
+    for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kReferenceLogp, i, NAN);
+  load();
+}
+
+// Files of this run alone: another reference or other data begins anew.
+std::map<std::string, std::string> ReferenceLogps::identity() const {
+  const Config& c = setup_.config;
+  std::map<std::string, std::string> id{{"format", "attune reference log-probabilities 1"},
+                                        {"reference", c.ref_model.empty() ? "the model as training begins: " + c.model_name_or_path : c.ref_model},
+                                        {"compute", name_of(setup_.engine.compute)}};
+  for (const Part& p : parts_) id[p.name] = p.set->fingerprint();
+  return id;
+}
+
+void ReferenceLogps::load() {
+  if (!fs::exists(file_)) return;
+  const formats::SafetensorsFile file(file_);
+  if (file.metadata() != identity()) return;
+  for (Part& p : parts_) {
+    const formats::TensorInfo* info = file.find(p.name);
+    if (!info || info->shape != std::vector<int64_t>{p.set->size()}) continue;
+    std::vector<float> values(static_cast<size_t>(p.set->size()));
+    file.read(*info, DType::f32, values.data());
+    for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kReferenceLogp, i, values[static_cast<size_t>(i)]);
+  }
+}
+
+void ReferenceLogps::store() const {
+  std::vector<std::vector<float>> values;
+  std::vector<formats::TensorSource> sources;
+  for (const Part& p : parts_) {
+    values.emplace_back();
+    for (int64_t i = 0; i < p.set->size(); ++i) values.back().push_back(p.set->side(kReferenceLogp, i));
+    sources.push_back({p.name, {p.set->size()}, values.back().data(), DType::f32, DType::f32});
+  }
+  const fs::path temporary = file_.string() + ".tmp";
+  formats::write_safetensors(temporary, sources, identity());
+  fs::rename(temporary, file_);
+}
+
+// f(batch, training) for every micro-batch that holds a sample which is not known yet.
+template <class F>
+void ReferenceLogps::for_each_missing(F&& f) const {
+  Step step;
+  const auto known = [](const Part& p, const MicroBatch& b) {
+    for (int64_t sample : b.sequence_samples)
+      if (std::isnan(p.set->side(kReferenceLogp, sample))) return false;
+    return true;
+  };
+  for (const Part& p : parts_) {
+    for (int64_t i = 0; i < p.steps; ++i) {
+      p.batches->make_step(0, i, step);
+      for (const auto* batches : {&step.micro_batches, &step.probes})
+        for (const MicroBatch& b : *batches)
+          if (!known(p, b)) f(p, b);
+    }
+    if (!p.later_epochs) continue;
+    // What the first epoch leaves out (dataloader_drop_last) may come in another.
+    std::vector<float> weights;
+    for (int64_t i = 0; i < p.set->size(); ++i) {
+      if (!std::isnan(p.set->side(kReferenceLogp, i))) continue;
+      MicroBatch alone;
+      p.set->weights(i).copy_to(weights);
+      alone.add_sequence(i, p.set->ids(i), weights, 0);
+      f(p, alone);
+    }
+  }
+}
+
+bool ReferenceLogps::missing() const {
+  bool any = false;
+  for_each_missing([&](const Part&, const MicroBatch&) { any = true; });
+  return any;
+}
+
+void ReferenceLogps::fill(Engine& engine) {
+  const double begin = seconds_now();
+  int64_t total = 0, done = 0, tokens = 0;
+  for_each_missing([&](const Part&, const MicroBatch&) { ++total; });
+  Progress progress("reference", total);
+  std::vector<objectives::SequenceLogp> sequences;
+  for_each_missing([&](const Part& p, const MicroBatch& b) {
+    engine.measure_sequences(b, p.training, sequences);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      if (!std::isfinite(sequences[s].logp))
+        fail("the reference model gives an answer a log-probability that is not finite: {}. Is the model damaged?", p.set->where(b.sequence_samples[s]));
+      p.set->set_side(kReferenceLogp, b.sequence_samples[s], static_cast<float>(sequences[s].logp));
+    }
+    tokens += b.token_count();
+    progress.update(++done, fmt::format("{:.0f} tokens/s", static_cast<double>(tokens) / std::max(1e-9, seconds_now() - begin)));
+  });
+  store();
+  info("reference: log-probabilities of {} tokens in {:.1f} s ({})", tokens, seconds_now() - begin, file_.string());
+}
+
+void ReferenceLogps::fill_with(const std::string& path) {
+  formats::ModelDirectory directory(path);
+  auto model = models::declare(directory);
+  if (model->config().num_labels > 0) refuse("ref_model: {} scores sequences; a reference must be a language model", path);
+  if (model->config().vocab_size < setup_.architecture.vocab_size)
+    refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, model->config().vocab_size,
+           setup_.architecture.vocab_size);
+  const EngineOptions options = reference_options(setup_.engine);
+  for (const auto& p : model->parameters().all()) p->trainable = false;
+  const auto engine_of = [&](models::Decoder& m, Arena::Kind kind, uint64_t bytes) {
+    m.parameters().allocate_weights(kind, options.compute);
+    return std::make_unique<Engine>(m, *setup_.objective, options, kind, bytes);
+  };
+  models::Decoder shape(model->config());
+  for (const auto& p : shape.parameters().all()) p->trainable = false;
+  const auto dry = engine_of(shape, Arena::Kind::dry, 0);
+  dry->dry_run();
+  const auto engine = engine_of(*model, Arena::Kind::real, dry->arena().high_water());
+  models::load_weights(*model, directory);
+  fill(*engine);
+}
+
+}  // namespace attune::train

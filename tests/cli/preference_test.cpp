@@ -1,0 +1,234 @@
+// Rewards, preferences and pipelines from the command line.
+#include <random>
+
+#include "cli/program.h"
+#include "util/json.h"
+
+namespace attune {
+namespace {
+
+using namespace test;
+
+class Preferences : public ::testing::Test {
+ protected:
+  Preferences() {
+    work_.write("config.json", small_llama_config().dump(1));
+    copy_small_tokenizer(work_ / "tokenizer");
+    const Result r = run({"init", "--config", at("config.json"), "--out", at("base"), "--tokenizer", at("tokenizer"), "--seed", "3"});
+    EXPECT_EQ(r.code, 0) << r.err;
+    std::string pairs, judged, text;
+    for (int i = 0; i < 24; ++i) {
+      const std::string n = std::to_string(i);
+      pairs += R"({"prompt":"question )" + n + R"(","chosen":"yes, )" + n + R"( it is","rejected":"no )" + n + "\"}\n";
+      judged += R"({"prompt":"question )" + n + R"(","completion":")" + (i % 2 ? "yes, it is" : "no") + R"(","label":)" + (i % 2 ? "true" : "false") + "}\n";
+      text += R"({"text":"the answer to question )" + n + R"( is yes"})" + "\n";
+    }
+    work_.write("pairs.jsonl", pairs);
+    work_.write("judged.jsonl", judged);
+    work_.write("text.jsonl", text);
+    work_.write("chat.jsonl", small_alpaca(24));
+  }
+  std::string at(const std::string& name) const { return (work_ / name).string(); }
+  Result train(const std::string& stage, const std::string& data, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"train", "model_name_or_path=" + at("base"), "stage=" + stage, "finetuning_type=full", "dataset=" + at(data), "template=default",
+                                 "cutoff_len=96", "per_device_train_batch_size=4", "val_size=6", "logging_steps=1", "learning_rate=3e-3", "output_dir=" + at("out")};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  }
+  Json result(const std::string& file) const { return read_json(work_ / file); }
+  Workspace work_;
+};
+
+TEST_F(Preferences, DpoLearnsWhichAnswerIsBetter) {
+  const Result r = train("dpo", "pairs.jsonl", {"max_steps=12"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json e = result("out/eval_results.json");
+  EXPECT_GT(e["eval_rewards/accuracies"].get<double>(), 0.9);
+  EXPECT_GT(e["eval_rewards/margins"].get<double>(), 0.0);
+  EXPECT_LT(e["eval_loss"].get<double>(), 0.69);
+  EXPECT_FALSE(e.contains("eval_perplexity"));  // of a loss over pairs it would mean nothing
+  const Json first = result("out/trainer_state.json")["log_history"][0];
+  // Before anything is learnt policy and reference are the same model.
+  EXPECT_NEAR(first["loss"].get<double>(), std::log(2.0), 1e-4);
+  EXPECT_NEAR(first["rewards/margins"].get<double>(), 0, 1e-4);
+  EXPECT_TRUE(fs::exists(work_ / "out/reference_logps.safetensors"));
+}
+
+TEST_F(Preferences, ASeparateReferenceIsUsed) {
+  const Result other = run({"init", "--config", at("config.json"), "--out", at("other"), "--tokenizer", at("tokenizer"), "--seed", "4"});
+  ASSERT_EQ(other.code, 0) << other.err;
+  const Result r = train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("other")});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_GT(std::abs(result("out/trainer_state.json")["log_history"][0]["loss"].get<double>() - std::log(2.0)), 1e-3);
+  EXPECT_TRUE(says(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("nowhere"), "overwrite_output_dir=true"}).err, "nowhere"));
+}
+
+TEST_F(Preferences, ResumedItGoesOnWithTheSameReference) {
+  ASSERT_EQ(train("dpo", "pairs.jsonl", {"max_steps=8", "output_dir=" + at("whole")}).code, 2);  // output_dir twice
+  const std::vector<std::string> settings{"max_steps=8", "save_steps=4"};
+  ASSERT_EQ(train("dpo", "pairs.jsonl", settings).code, 0);
+  const std::string whole = read_file(work_ / "out/model.safetensors");
+  fs::remove(work_ / "out/train_results.json");
+  fs::remove_all(work_ / "out/checkpoint-8");
+  auto again = settings;
+  again.push_back("resume_from_checkpoint=true");
+  for (const bool kept : {true, false}) {  // the file may be lost: then the base is asked once more
+    if (!kept) fs::remove(work_ / "out/reference_logps.safetensors"), fs::remove_all(work_ / "out/checkpoint-8");
+    const Result r = train("dpo", "pairs.jsonl", again);
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(says(r.err, "reference: "), !kept);
+    EXPECT_TRUE(read_file(work_ / "out/model.safetensors") == whole) << kept;
+  }
+}
+
+TEST_F(Preferences, LossesWithoutReferenceComputeNone) {
+  for (const char* loss : {"orpo", "simpo", "cpo"}) {
+    const Result r = train("dpo", "pairs.jsonl", {"max_steps=3", std::string("pref_loss=") + loss, "overwrite_output_dir=true"});
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_FALSE(fs::exists(work_ / "out/reference_logps.safetensors")) << loss;
+  }
+  expect_failure(train("dpo", "pairs.jsonl", {"pref_loss=sigmod"}), 2, "sigmod");
+  expect_failure(train("dpo", "pairs.jsonl", {"pref_loss=sigmoid,orpo", "pref_loss_weights=1"}), 2, "1 numbers for 2 losses");
+  expect_failure(train("dpo", "pairs.jsonl", {"pref_loss=exo_pair"}), 2, "dpo_label_smoothing");
+}
+
+TEST_F(Preferences, SeveralMicroBatchesAndPacksLearnTheSame) {
+  const auto loss = [&](const std::vector<std::string>& more) {
+    auto settings = more;
+    settings.insert(settings.end(), {"max_steps=4", "overwrite_output_dir=true", "val_size=0"});
+    const Result r = run([&] {
+      std::vector<std::string> all{"train", "model_name_or_path=" + at("base"), "stage=dpo", "finetuning_type=full", "dataset=" + at("pairs.jsonl"), "template=default",
+                                   "cutoff_len=96", "logging_steps=4", "learning_rate=3e-3", "pref_loss=aot", "output_dir=" + at("out")};
+      all.insert(all.end(), settings.begin(), settings.end());
+      return all;
+    }());
+    EXPECT_EQ(r.code, 0) << r.err;
+    return result("out/train_results.json")["train_loss"].get<double>();
+  };
+  const double one = loss({"per_device_train_batch_size=4"});
+  EXPECT_NEAR(loss({"per_device_train_batch_size=2", "gradient_accumulation_steps=2"}), one, 1e-4);
+  EXPECT_NEAR(loss({"per_device_train_batch_size=1", "gradient_accumulation_steps=4", "gradient_checkpointing=block"}), one, 1e-4);
+}
+
+TEST_F(Preferences, KtoLearnsFromJudgedAnswers) {
+  const Result r = train("kto", "judged.jsonl", {"max_steps=16"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json e = result("out/eval_results.json");
+  EXPECT_GT(e["eval_rewards/chosen"].get<double>(), e["eval_rewards/rejected"].get<double>());
+  EXPECT_TRUE(e.contains("eval_kl"));
+}
+
+TEST_F(Preferences, ARewardModelIsTrainedSavedLoadedAndAsked) {
+  const Result r = train("rm", "pairs.jsonl", {"max_steps=16", "center_rewards_coefficient=0.01"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json e = result("out/eval_results.json");
+  EXPECT_GT(e["eval_rewards/accuracies"].get<double>(), 0.9);
+  EXPECT_TRUE(e.contains("eval_calibration_error"));
+  const Json config = result("out/config.json");
+  EXPECT_EQ(config["architectures"][0], "LlamaForSequenceClassification");
+  EXPECT_EQ(config["id2label"].size(), 1u);
+  const Result scores = run({"score", "--reward", "--model", at("out"), "--file", at("pairs.jsonl"), "--template", "default"});
+  ASSERT_EQ(scores.code, 0) << scores.err;
+  int won = 0;
+  const auto lines = lines_of(scores.out);
+  ASSERT_EQ(lines.size(), 24u);
+  for (const std::string& line : lines) won += parse_json(line, "line")["margin"].get<double>() > 0;
+  EXPECT_GE(won, 22);
+  EXPECT_TRUE(says(scores.err, "24 pairs"));
+  expect_failure(run({"generate", "--model", at("out"), "--prompt", "question 1", "--max-new-tokens", "2"}), 2, "attune score --reward");
+  expect_failure(run({"score", "--reward", "--model", at("base"), "--file", at("pairs.jsonl")}), 2, "language model");
+  EXPECT_TRUE(says(run({"train", "model_name_or_path=" + at("out"), "dataset=" + at("chat.jsonl"), "template=default", "output_dir=" + at("x")}).err, "scores sequences"));
+  // A reward model goes on where it was.
+  const Result more = run({"train", "model_name_or_path=" + at("out"), "stage=rm", "dataset=" + at("pairs.jsonl"), "template=default", "max_steps=1", "logging_steps=1",
+                           "learning_rate=0", "val_size=6", "output_dir=" + at("more")});
+  ASSERT_EQ(more.code, 0) << more.err;
+  EXPECT_NEAR(result("more/eval_results.json")["eval_loss"].get<double>(), e["eval_loss"].get<double>(), 0.05);
+}
+
+TEST_F(Preferences, ARewardModelCanBeAnAdapter) {
+  const Result r = train("rm", "pairs.jsonl", {"max_steps=16", "finetuning_type=lora"});
+  expect_failure(r, 2, "duplicate");
+  const Result lora = run({"train", "model_name_or_path=" + at("base"), "stage=rm", "finetuning_type=lora", "dataset=" + at("pairs.jsonl"), "template=default", "cutoff_len=96",
+                           "per_device_train_batch_size=4", "max_steps=16", "learning_rate=1e-2", "output_dir=" + at("adapter")});
+  ASSERT_EQ(lora.code, 0) << lora.err;
+  EXPECT_EQ(result("adapter/adapter_config.json")["task_type"], "SEQ_CLS");
+  const Result scores = run({"score", "--reward", "--model", at("base"), "--adapter", at("adapter"), "--file", at("pairs.jsonl"), "--template", "default"});
+  ASSERT_EQ(scores.code, 0) << scores.err;
+  EXPECT_TRUE(says(scores.err, "accuracy"));
+}
+
+class Pipelines : public Preferences {
+ protected:
+  void write_pipeline(const std::string& more = "") {
+    work_.write("pipe.yaml", "model_name_or_path: " + at("base") + "\ntemplate: default\ncutoff_len: 96\nper_device_train_batch_size: 4\nlearning_rate: 3e-3\n" +
+                                 "logging_steps: 5\nsave_steps: 3\nsave_total_limit: 2\nval_size: 4\nfinetuning_type: full\n" + more + "stages:\n  - stage: pt\n    dataset: " + at("text.jsonl") +
+                                 "\n    max_steps: 12\n  - stage: sft\n    dataset: " + at("chat.jsonl") + "\n    max_steps: 12\n    finetuning_type: lora\n    lora_rank: 4\n" +
+                                 "  - stage: dpo\n    dataset: " + at("pairs.jsonl") + "\n    max_steps: 12\n    pref_beta: 0.2\n");
+  }
+  Result go(const std::string& output, const std::vector<std::string>& more = {}, double kill_after = 0) {
+    std::vector<std::string> all{"train", at("pipe.yaml"), "output_dir=" + at(output)};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all, kill_after);
+  }
+};
+
+TEST_F(Pipelines, EachStageBeginsWithTheResultOfTheOneBefore) {
+  write_pipeline();
+  const Result r = go("p", {"--json"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json p = result("p/pipeline.json");
+  ASSERT_EQ(p["stages"].size(), 3u);
+  EXPECT_EQ(p["stages"][1]["base"], at("p") + "/1-pt");
+  EXPECT_EQ(p["stages"][2]["base"], at("p") + "/2-sft/merged");
+  for (const Json& s : p["stages"]) {
+    EXPECT_EQ(s["status"], "done");
+    EXPECT_TRUE(s["before"].contains("eval_loss") && s["after"].contains("eval_loss")) << s.dump();
+  }
+  EXPECT_LT(p["stages"][0]["after"]["eval_loss"].get<double>(), p["stages"][0]["before"]["eval_loss"].get<double>());
+  EXPECT_NEAR(p["stages"][2]["before"]["eval_loss"].get<double>(), std::log(2.0), 1e-3);
+  EXPECT_TRUE(says(r.err, "3-dpo"));
+  EXPECT_TRUE(fs::exists(work_ / "p/3-dpo/model.safetensors"));
+  expect_failure(go("p"), 2, "already holds a pipeline");
+  // Nothing is left to do.
+  const Result again = go("p", {"resume_from_checkpoint=true"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_FALSE(says(again.err, "step "));
+  write_pipeline("weight_decay: 0.1\n");
+  expect_failure(go("p", {"resume_from_checkpoint=true"}), 2, "stage 1-pt: its settings are not those it began with");
+}
+
+TEST_F(Pipelines, KilledInAnyStageItEndsWithTheSameBits) {
+  write_pipeline();
+  const Result whole = go("whole");
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  std::mt19937 random(std::random_device{}());
+  int kills = 0;
+  for (int i = 0; i < 30 && !fs::exists(work_ / "killed/3-dpo/train_results.json"); ++i) {
+    const double moment = whole.seconds * (0.2 + 0.4 * static_cast<double>(random() % 1000) / 1000);
+    const Result r = go("killed", {"resume_from_checkpoint=true"}, moment);
+    kills += r.code != 0;
+    if (r.code != 0) EXPECT_EQ(r.code, -SIGKILL) << r.err;
+  }
+  const Result last = go("killed", {"resume_from_checkpoint=true"});
+  ASSERT_EQ(last.code, 0) << last.err;
+  EXPECT_GE(kills, 1);
+  EXPECT_TRUE(read_file(work_ / "killed/3-dpo/model.safetensors") == read_file(work_ / "whole/3-dpo/model.safetensors"));
+}
+
+TEST_F(Pipelines, EveryStageIsLookedAtBeforeTheFirstBegins) {
+  write_pipeline();
+  std::string text = read_file(work_ / "pipe.yaml");
+  text.replace(text.find("pairs.jsonl"), 11, "chat.jsonl");
+  work_.write("pipe.yaml", text);
+  const Result r = go("p");
+  EXPECT_NE(r.code, 0);
+  EXPECT_FALSE(fs::exists(work_ / "p/1-pt"));
+  work_.write("pipe.yaml", "stages:\n  - stage: sft\n    outptu_dir: x\n");
+  expect_failure(go("p"), 2, "outptu_dir");
+  work_.write("pipe.yaml", "stages: sft\n");
+  expect_failure(go("p"), 2, "must be a list");
+  expect_failure(run({"eval", at("pipe.yaml")}), 2, "stages");
+}
+
+}  // namespace
+}  // namespace attune
