@@ -91,6 +91,7 @@ std::string part_of(const Job& job, int64_t vocabulary) {
   if (job.op == "squared_norm") return "norm of gradients";
   if (job.op == "token_logprob" || job.op == "logit_gradient" || job.op == "logprob_slab") return "loss";
   if (job.op.starts_with("embedding")) return "embedding";
+  if (job.op.starts_with("dequantize")) return "dequantised weights";
   return "everything else";
 }
 
@@ -133,7 +134,7 @@ Generation generate(models::Decoder& model, DType compute, double read_bytes) {
   const double middle = times[times.size() / 2];
   double bytes = 0;
   for (const auto& p : model.parameters().all())
-    if (p.get() != &model.embedding() || model.config().tie_word_embeddings) bytes += static_cast<double>(p->weight.bytes());
+    if (p.get() != &model.embedding() || model.config().tie_word_embeddings) bytes += static_cast<double>(p->weight_bytes());
   return {1 / middle, bytes / middle / read_bytes};
 }
 

@@ -99,7 +99,7 @@ constexpr const char* kHelp =
 class Chat {
  public:
   explicit Chat(const ChatArgs& args)
-      : options_(sampling_options(args.sampling, args.model, 1024)), generator_(args.model, parse_dtype(args.compute, "--compute"), args.adapters),
+      : options_(sampling_options(args.sampling, args.model, 1024)), generator_(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization")),
         template_(text::ChatTemplate::create(args.chat_template, generator_.tokenizer())), system_(args.system), stops_(args.sampling.stop) {
     options_.stop_ids = generator_.stop_ids(template_->stop_texts());
     for (const std::string& text : template_->stop_texts())

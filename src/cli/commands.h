@@ -40,7 +40,7 @@ int data_convert(const ConvertArgs& args);
 
 struct EvalArgs {
   std::vector<std::string> adapters;
-  std::string model, chat_template, prompt_column, predictions;
+  std::string model, chat_template, prompt_column, predictions, quantization = "none";
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
   int64_t max_new_tokens = 0, max_samples = 0, batch_size = 0;  // 0: 32, or what the configuration says; all; 8, or the configuration
@@ -65,7 +65,7 @@ struct SamplingArgs {
 
 struct GenerateArgs {
   std::vector<std::string> adapters;
-  std::string model, chat_template, system, compute = "float32";
+  std::string model, chat_template, system, compute = "float32", quantization = "none";
   std::optional<std::string> prompt;
   SamplingArgs sampling;
   bool chat = false, json = false;
@@ -78,14 +78,14 @@ int generate(const GenerateArgs& args);
 
 struct ChatArgs {
   std::vector<std::string> adapters;
-  std::string model, chat_template, system, compute = "float32";
+  std::string model, chat_template, system, compute = "float32", quantization = "none";
   SamplingArgs sampling;
 };
 int chat(const ChatArgs& args);
 
 struct ScoreArgs {
   std::vector<std::string> adapters;
-  std::string model, file, compute = "float32", chat_template;
+  std::string model, file, compute = "float32", quantization = "none", chat_template;
   bool ids = false, reward = false;
 };
 int score(const ScoreArgs& args);
@@ -93,7 +93,7 @@ int reward(const ScoreArgs& args);  // score --reward
 
 struct MergeArgs {
   std::vector<std::string> adapters;
-  std::string model, out, dtype = "auto", file;
+  std::string model, out, dtype = "auto", file, base, quantization;  // base: empty, 16bit, dequantized
   bool check = true;
 };
 int merge(const MergeArgs& args);

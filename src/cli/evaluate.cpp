@@ -22,6 +22,7 @@ struct Request {
   std::string model;
   std::vector<std::string> adapters;
   DType compute = DType::f32;
+  Quantization quantization;
   eval::AskOptions ask;
   std::vector<fs::path> files;
   fs::path output;  // empty: nothing is written
@@ -77,6 +78,7 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   r.files.assign(args.files.begin(), args.files.end());
   r.model = args.model;
   r.adapters = args.adapters;
+  r.quantization = parse_quantization(args.quantization, "--quantization");
   if (args.arguments.empty()) {
     if (r.model.empty()) refuse("name a model with --model and questions with --file, or a configuration");
     if (r.files.empty()) refuse("--file is missing: questions with answers");
@@ -88,12 +90,15 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
     if (r.adapters.empty() && r.model == config->model_name_or_path) r.adapters = eval::evaluated_adapters(*config);
   }
   r.compute = config->compute();
+  // As training held it: below an adapter, the base model alone.
+  if (!r.quantization.on() && r.model == config->model_name_or_path) r.quantization = config->quantization();
   r.output = config->output_dir;
   if (r.ask.chat_template.empty()) r.ask.chat_template = config->chat_template;
   if (args.batch_size == 0) r.ask.batch_size = config->per_device_eval_batch_size;
   if (args.max_new_tokens == 0) r.ask.max_new_tokens = config->max_new_tokens;
   info("model: {}{}", r.model, r.model == config->output_dir ? " (the result in output_dir)" : "");
   if (!r.adapters.empty()) info("adapter: {}", fmt::join(r.adapters, ", "));
+  if (r.quantization.on()) info("the layers' weights are held as {}", text_of(r.quantization));
   return r;
 }
 
@@ -107,7 +112,7 @@ int evaluate(const EvalArgs& args) {
   data::Records records;
   if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
   else if (asks) records = eval::held_out_records(*config);
-  infer::Generator generator(request.model, request.compute, request.adapters);
+  infer::Generator generator(request.model, request.compute, request.adapters, request.quantization);
   const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
   eval::Evaluation evaluation;
   if (asks) evaluation = eval::evaluate(generator, records, request.ask);

@@ -32,7 +32,7 @@ std::vector<int32_t> prompt_of(const GenerateArgs& args, const text::Tokenizer& 
 }
 
 int generate_one(const GenerateArgs& args, infer::GenerateOptions options) {
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters);
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization"));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   std::unique_ptr<text::ChatTemplate> chat;
   if (args.chat || !args.chat_template.empty()) chat = text::ChatTemplate::create(args.chat_template, tokenizer);
@@ -61,7 +61,7 @@ int generate_one(const GenerateArgs& args, infer::GenerateOptions options) {
 
 // What answers are a function of: a job may only be resumed with the same.
 Json settings_of(const GenerateArgs& args, const infer::GenerateOptions& o, const std::string& content) {
-  return {{"model", args.model}, {"adapters", args.adapters}, {"file", args.file}, {"content", fmt::format("{:016x}", hash64(content))}, {"compute", args.compute},
+  return {{"model", args.model}, {"adapters", args.adapters}, {"file", args.file}, {"content", fmt::format("{:016x}", hash64(content))}, {"compute", args.compute}, {"quantization", args.quantization},
           {"chat", args.chat}, {"template", args.chat_template}, {"system", args.system}, {"stop", args.sampling.stop}, {"samples", args.samples},
           {"max_new_tokens", o.max_new_tokens}, {"temperature", o.temperature}, {"top_k", o.top_k}, {"top_p", o.top_p}, {"min_p", o.min_p},
           {"repetition_penalty", o.repetition_penalty}, {"seed", o.seed}};
@@ -144,7 +144,7 @@ int generate_file(const GenerateArgs& args, infer::GenerateOptions options) {
     info("{} is complete already", args.out);
     return answers.failed() ? 1 : 0;
   }
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters);
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization"));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   const bool ask = args.chat || !args.chat_template.empty();
   std::unique_ptr<text::ChatTemplate> chat;

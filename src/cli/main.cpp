@@ -29,6 +29,10 @@ void add_adapters(CLI::App& c, std::vector<std::string>& adapters) {
       ->delimiter(',')->allow_extra_args(false);
 }
 
+void add_quantization(CLI::App& c, std::string& quantization) {
+  c.add_option("--quantization", quantization, "Hold the layers' weights as nf4-double (QLoRA), nf4, fp4-double, fp4 or int8")->default_str("none");
+}
+
 void add_training(CLI::App& app, Action& action) {
   static RunArgs train_args, plan_args;
   static bool help_config = false;
@@ -95,6 +99,7 @@ void add_models(CLI::App& app, Action& action) {
   c = app.add_subcommand("score", "Negative log-likelihood of each token of each line, as JSON lines");
   c->add_option("--model", s.model, "Model directory")->required();
   add_adapters(*c, s.adapters);
+  add_quantization(*c, s.quantization);
   c->add_option("--file", s.file, "Text, one item a line")->required();
   c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
   c->add_flag("--reward", s.reward, "Rewards of a model of stage: rm instead: of conversations or pairs (a data file), or of each line (.txt, or --ids)");
@@ -107,6 +112,9 @@ void add_models(CLI::App& app, Action& action) {
   c->add_option("--model", m.model, "Directory of the base model")->required();
   add_adapters(*c, m.adapters);
   c->get_option("--adapter")->required();
+  c->add_option("--base", m.base, "For an adapter that was trained on a quantised base: add it to the 16bit base, or to the dequantized one")
+      ->check(CLI::IsMember({"16bit", "dequantized"}));
+  c->add_option("--quantization", m.quantization, "How that base was quantised (nf4-double, nf4, fp4-double, fp4, int8); default: what the run recorded beside the adapter");
   c->add_option("--out", m.out, "Directory to write")->required();
   c->add_option("--dtype", m.dtype, "Numbers of the result: auto (as the base has them), float32, bf16, float16")->capture_default_str();
   c->add_option("--file", m.file, "Text, one item a line, on which the result is compared with base and adapter (default: a few sentences)");
@@ -118,6 +126,7 @@ void add_models(CLI::App& app, Action& action) {
   c->add_option("arguments", e.arguments, "[config.yaml] [key=value …] as for train: what it holds out is asked");
   c->add_option("--model", e.model, "Model directory (with a configuration: instead of its result)");
   add_adapters(*c, e.adapters);
+  add_quantization(*c, e.quantization);
   c->add_option("--file", e.files, "Questions with answers, in any format that sft reads");
   c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
   c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
@@ -148,6 +157,7 @@ void add_generation(CLI::App& app, Action& action) {
   CLI::App* c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat; a file of prompts with --file");
   c->add_option("--model", g.model, "Model directory")->required();
   add_adapters(*c, g.adapters);
+  add_quantization(*c, g.quantization);
   c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat");
   c->add_option("--file", g.file, "Many prompts: JSONL, JSON, a table, or plain text, one a line");
   c->add_option("--out", g.out, "With --file: write {prompt, predict, label} lines here (default: stdout)");
@@ -166,6 +176,7 @@ void add_generation(CLI::App& app, Action& action) {
   c = app.add_subcommand("chat", "Talk to a model; without a terminal, one user turn a line of stdin");
   c->add_option("--model", h.model, "Model directory")->required();
   add_adapters(*c, h.adapters);
+  add_quantization(*c, h.quantization);
   c->add_option("--template", h.chat_template, "Chat template instead of the model's own");
   c->add_option("--system", h.system, "System message");
   add_sampling(*c, h.sampling);

@@ -11,6 +11,10 @@
 #include "infer/generator.h"
 #include "models/families/family.h"
 #include "models/merge.h"
+#include "models/quantized_base.h"
+#include "ops/backend.h"
+#include "ops/dequantize.h"
+#include "train/config.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -32,10 +36,32 @@ DType dtype_of(const formats::TensorInfo& info, const std::string& wanted) {
   return parse_dtype(wanted == "auto" ? info.dtype : wanted, "--dtype");
 }
 
+// How the base was held while the adapter was trained: as the command line says, or as the run recorded that left the adapter.
+Quantization trained_on(const MergeArgs& args) {
+  if (!args.quantization.empty()) return parse_quantization(args.quantization, "--quantization");
+  const fs::path adapter = fs::weakly_canonical(args.adapters.back());
+  for (const fs::path& run : {adapter, adapter.filename().string().starts_with("checkpoint-") ? adapter.parent_path() : fs::path()})
+    if (!run.empty() && fs::exists(run / "attune_config.yaml")) return train::read_resolved(run / "attune_config.yaml").quantization();
+  return {};
+}
+
+constexpr const char *kFiles = "16bit", *kDequantized = "dequantized";
+
+void check_base(const MergeArgs& args, const Quantization& trained) {
+  if (trained.on() && args.base.empty())
+    refuse("--base is missing: {} was trained beside a base in {}. --base dequantized adds it to those weights, as 16 bits hold them: the merged model answers as the "
+           "tuned one did (recommended). --base 16bit adds it to the base as its files have it, without the error of quantisation, which the adapter has learnt to live "
+           "with. Either way both are measured", args.adapters.back(), text_of(trained));
+  if (!trained.on() && !args.base.empty())
+    refuse("--base: {} is not known to have been trained on a quantised base: there is no choice. Leave --base out, or say with --quantization how the base was quantised",
+           args.adapters.back());
+}
+
 // Streams the tensors of the merged model out of the base's files.
 class Merge {
  public:
-  Merge(const MergeArgs& args) : args_(args), base_(args.model) {
+  // `quantized`: on where the last adapter is to be added to what quantisation leaves of the weights, earlier adapters included.
+  Merge(const MergeArgs& args, const Quantization& quantized) : args_(args), base_(args.model) {
     auto config = models::parse_config(base_.config(), (base_.path() / "config.json").string());
     for (const std::string& directory : args.adapters) {
       deltas_.emplace_back(directory);
@@ -43,6 +69,8 @@ class Merge {
       models::grow_vocabulary(config, directory);
     }
     model_ = std::make_unique<models::Decoder>(config);
+    if (quantized.on()) models::attach_adapter(*model_, deltas_.back().config());
+    models::quantize_layers(*model_, quantized);
     for (const auto& d : deltas_)
       for (const std::string& name : d.names())
         if (!model_->parameters().find(name)) refuse("{} changes {}, which the base model does not have; it belongs to another base", fmt::join(args.adapters, ", "), name);
@@ -60,6 +88,19 @@ class Merge {
       formats::copy_companions(args_.model, directory);
     });
   }
+  // The same into memory, in fp32.
+  std::unique_ptr<models::Decoder> model() {
+    auto model = std::make_unique<models::Decoder>(model_->config());
+    model->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+    for (const auto& source : sources()) {
+      const auto n = static_cast<uint64_t>(model->parameters().find(source.name)->count());
+      std::vector<char> values(n * size_of(source.to));
+      if (source.make) source.make(0, n, values.data());
+      else source.file->read(*source.info, source.to, values.data());
+      convert(values.data(), source.to, model->parameters().find(source.name)->weight.data, DType::f32, n);
+    }
+    return model;
+  }
   // Whether anything is rounded to 16 bits.
   bool narrow() const { return narrow_; }
 
@@ -67,6 +108,7 @@ class Merge {
   std::vector<formats::TensorSource> sources() {
     std::vector<formats::TensorSource> all;
     for (const auto& p : model_->parameters().all()) {
+      if (p->added) continue;
       const bool copied = p.get() == &model_->head_weight() && model_->config().head_from_embedding;
       const std::string& from = copied ? model_->embedding().name : p->name;
       const auto it = base_.tensors().find(from);
@@ -77,7 +119,7 @@ class Merge {
       const DType to = dtype_of(*info, args_.dtype);
       narrow_ |= to != DType::f32;
       formats::TensorSource source{p->name, p->shape, nullptr, to, to, replaced ? nullptr : file, replaced ? nullptr : info};
-      if (std::any_of(deltas_.begin(), deltas_.end(), [&](const auto& d) { return d.changes(p->name); })) {
+      if (p->is_quantized() || std::any_of(deltas_.begin(), deltas_.end(), [&](const auto& d) { return d.changes(p->name); })) {
         source.make = [this, p = p.get(), file = file, info = info, to](uint64_t first, uint64_t n, void* out) { make(*p, *file, *info, to, first, n, out); };
       }
       all.push_back(std::move(source));
@@ -94,9 +136,27 @@ class Merge {
     const auto cols = static_cast<uint64_t>(p.shape.back());
     const uint64_t row = first / cols, rows = (first + n + cols - 1) / cols - row;
     rows_.resize(rows * cols);
-    if (!is_replaced(p.name)) file.read(info, DType::f32, row * cols, rows * cols, rows_.data());
-    for (const auto& d : deltas_) d.apply(p.name, p.shape, static_cast<int64_t>(row), static_cast<int64_t>(rows), rows_.data());
+    base_rows(p, file, info, static_cast<int64_t>(row), static_cast<int64_t>(rows), rows_.data());
+    deltas_.back().apply(p.name, p.shape, static_cast<int64_t>(row), static_cast<int64_t>(rows), rows_.data());
     convert(rows_.data() + (first - row * cols), DType::f32, out, to, n);
+  }
+
+  // What the last adapter is added to.
+  void base_rows(const nn::Parameter& p, const formats::TensorFile& file, const formats::TensorInfo& info, int64_t first, int64_t rows, float* out) {
+    const auto with_earlier = [&](int64_t row, int64_t n, float* into) {
+      const int64_t cols = p.shape.back();
+      if (!is_replaced(p.name)) file.read(info, DType::f32, static_cast<uint64_t>(row * cols), static_cast<uint64_t>(n * cols), into);
+      for (size_t i = 0; i + 1 < deltas_.size(); ++i) deltas_[i].apply(p.name, p.shape, row, n, into);
+    };
+    if (!p.is_quantized()) return with_earlier(first, rows, out);
+    if (packed_name_ != p.name) {
+      packed_arena_ = std::make_unique<Arena>(Arena::Kind::real, QuantizedMatrix::bytes(p.quantized.how, p.shape[0], p.shape[1]));
+      packed_ = QuantizedMatrix::over(packed_arena_->allocate(packed_arena_->capacity()), p.quantized.how, p.shape[0], p.shape[1]);
+      models::quantize(packed_, p.name, with_earlier);
+      packed_name_ = p.name;
+    }
+    ops::Context context(ops::cpu_backend(), *packed_arena_);
+    ops::dequantize(context, {packed_, first, 0, Tensor::matrix(out, DType::f32, rows, packed_.cols)});
   }
 
   Json new_config() const {
@@ -126,6 +186,9 @@ class Merge {
   std::unique_ptr<models::Decoder> model_;
   std::vector<models::AdapterDelta> deltas_;
   std::vector<float> rows_;
+  std::unique_ptr<Arena> packed_arena_;  // of the tensor that is being written, where the base is quantised
+  QuantizedMatrix packed_;
+  std::string packed_name_;
   bool untied_ = false, narrow_ = false;
 };
 
@@ -148,38 +211,62 @@ struct Answers {
   size_t tokens = 0;
 };
 
-Answers answers_of(infer::Generator& generator, const std::vector<std::vector<int32_t>>& texts) {
+Answers answers_of(infer::Session& session, const std::vector<std::vector<int32_t>>& texts) {
   Answers a;
   for (const auto& ids : texts) {
-    a.logits.push_back(generator.session().logits(ids));
-    for (float x : generator.session().score(ids)) a.nll += x, ++a.tokens;
+    a.logits.push_back(session.logits(ids));
+    for (float x : session.score(ids)) a.nll += x, ++a.tokens;
   }
   return a;
 }
 
+struct Difference {
+  double most = 0, largest = 0;  // of a logit; the largest logit itself
+  double loss = 0;
+};
+
+Difference difference_of(const Answers& expected, const Answers& got) {
+  Difference d;
+  for (size_t t = 0; t < expected.logits.size(); ++t)
+    for (size_t i = 0; i < expected.logits[t].size(); ++i) {
+      d.most = std::max(d.most, static_cast<double>(std::abs(expected.logits[t][i] - got.logits[t][i])));
+      d.largest = std::max(d.largest, static_cast<double>(std::abs(expected.logits[t][i])));
+    }
+  d.loss = got.nll / static_cast<double>(got.tokens);
+  return d;
+}
+
+// The base that was not chosen, measured the same way; its model is never written.
+void compare_other(const MergeArgs& args, const Quantization& trained, const Answers& adapted, const std::vector<std::vector<int32_t>>& texts) {
+  const bool files = args.base == kDequantized;
+  const auto model = Merge(args, files ? Quantization{} : trained).model();
+  infer::Session session(*model, DType::f32, args.model);
+  const Difference d = difference_of(adapted, answers_of(session, texts));
+  info("with --base {} instead: largest difference {:.2g}, loss {:.5f}", files ? kFiles : kDequantized, d.most, d.loss);
+}
+
 // One model at a time, so that it takes no more than running one.
-void compare(const MergeArgs& args, bool narrow) {
+void compare(const MergeArgs& args, const Quantization& trained, bool narrow) {
   std::vector<std::vector<int32_t>> texts;
   Answers adapted;
   {
-    infer::Generator generator(args.model, DType::f32, args.adapters);
+    infer::Generator generator(args.model, DType::f32, args.adapters, trained);
     texts = texts_of(args, generator.tokenizer());
-    adapted = answers_of(generator, texts);
+    adapted = answers_of(generator.session(), texts);
   }
   if (adapted.tokens == 0) return warn("--file: no text of two tokens or more: nothing is compared");
-  infer::Generator generator(args.out, DType::f32);
-  const Answers merged = answers_of(generator, texts);
-  double difference = 0, largest = 0;
-  for (size_t t = 0; t < texts.size(); ++t)
-    for (size_t i = 0; i < adapted.logits[t].size(); ++i) {
-      difference = std::max(difference, static_cast<double>(std::abs(adapted.logits[t][i] - merged.logits[t][i])));
-      largest = std::max(largest, static_cast<double>(std::abs(adapted.logits[t][i])));
-    }
-  const double before = adapted.nll / static_cast<double>(adapted.tokens), after = merged.nll / static_cast<double>(merged.tokens);
-  info("on {} tokens of {} texts: largest difference of a logit {:.2g} (the largest logit is {:.3g}); loss {:.5f} with the adapter, {:.5f} merged",
-       adapted.tokens, texts.size(), difference, largest, before, after);
+  Difference d;
+  {
+    infer::Generator generator(args.out, DType::f32);
+    d = difference_of(adapted, answers_of(generator.session(), texts));
+  }
+  info("on {} tokens of {} texts: largest difference of a logit {:.2g} (the largest logit is {:.3g}); loss {:.5f} with the adapter{}, {:.5f} merged{}",
+       adapted.tokens, texts.size(), d.most, d.largest, adapted.nll / static_cast<double>(adapted.tokens),
+       trained.on() ? fmt::format(" on the base in {}", text_of(trained)) : "", d.loss, trained.on() ? fmt::format(" with --base {}", args.base) : "");
+  if (trained.on()) compare_other(args, trained, adapted, texts);
+  if (args.base == kFiles) return;  // another base than the adapter's: it must differ
   if (narrow) info("the merged weights are rounded to 16 bits once, which is where the difference comes from; --dtype float32 keeps them");
-  else if (!(difference <= kTolerance * largest))
+  else if (!(d.most <= kTolerance * d.largest))
     fail("{}: the merged model does not answer like base and adapter; do not use it", args.out);
 }
 
@@ -195,20 +282,23 @@ double weights_in_fp32(const MergeArgs& args) {
 int merge(const MergeArgs& args) {
   const fs::path out = args.out;
   if (fs::exists(out) && !(fs::is_directory(out) && fs::is_empty(out))) refuse("--out: {} exists already; it is not overwritten", args.out);
+  const Quantization trained = trained_on(args);
+  check_base(args, trained);
   bool narrow = false;
   {
-    Merge merge(args);
+    Merge merge(args, args.base == kDequantized ? trained : Quantization{});
     merge.write(out);
     narrow = merge.narrow();
   }
-  info("{}: {} with {}", args.out, args.model, fmt::join(args.adapters, ", "));
+  info("{}: {}{} with {}", args.out, args.model, trained.on() ? fmt::format(" ({})", args.base == kDequantized ? "dequantised from " + text_of(trained) : "as its files have it") : "",
+       fmt::join(args.adapters, ", "));
   if (!args.check) return 0;
   if (!text::Tokenizer::found_in(args.model) && !text::Tokenizer::found_in(args.adapters.back())) {
     warn("there is no tokenizer to read a text with: the result is not compared");
   } else if (weights_in_fp32(args) > 0.9 * static_cast<double>(available_memory_bytes())) {
     warn("the model does not fit into memory in fp32: the result is not compared. `attune score` with --adapter and without it does so where there is room");
   } else {
-    compare(args, narrow);
+    compare(args, trained, narrow);
   }
   return 0;
 }

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
@@ -31,13 +30,16 @@ data::TokenSet read_rows(const ScoreArgs& args, const std::string& stage) {
   return set;
 }
 
-// What is no file of pairs is read once more as conversations; what is neither is refused then.
-std::optional<data::TokenSet> pairs_in(const ScoreArgs& args) {
+// Told from the file's first row.
+bool holds_pairs(const std::string& file) {
+  data::Records first;
+  data::DataReport report;
   try {
-    return read_rows(args, "rm");
-  } catch (const Error&) {
-    return std::nullopt;
+    data::read_records(data::find_data_set(file, ""), {data::RowKind::pair, 1, 0}, first, report);
+  } catch (const Error&) {  // other rows, or none at all: reading them says so better
+    return false;
   }
+  return !first.rows.empty();
 }
 
 void score_lines(const ScoreArgs& args, infer::Generator& model) {
@@ -71,16 +73,20 @@ void score_pairs(const data::TokenSet& set, infer::Generator& model) {
 }  // namespace
 
 int reward(const ScoreArgs& args) {
-  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), args.adapters);
+  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), args.adapters,
+                         parse_quantization(args.quantization, "--quantization"));
+  if (model.model().config().num_labels == 0)
+    refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", args.model);
   if (args.ids || fs::path(args.file).extension() == ".txt") {
     score_lines(args, model);
     return 0;
   }
-  if (const auto pairs = pairs_in(args)) {
-    score_pairs(*pairs, model);
+  const bool pairs = holds_pairs(args.file);
+  const data::TokenSet set = read_rows(args, pairs ? "rm" : "sft");
+  if (pairs) {
+    score_pairs(set, model);
     return 0;
   }
-  const data::TokenSet set = read_rows(args, "sft");
   for (int64_t i = 0; i < set.size(); ++i) {
     const auto ids = set.ids(i);
     fmt::print("{}\n", dump_json({{"where", set.where(i)}, {"reward", number_or_list(model.session().sequence_scores({ids.begin(), ids.end()}))}}));

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/merge.h"
+#include "models/quantized_base.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/json.h"
@@ -11,17 +12,13 @@
 
 namespace attune::infer {
 
-Generator::Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters) {
+Generator::Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters, const Quantization& quantization) {
   formats::ModelDirectory files(directory);
   model_ = models::declare_adapted(files, adapters);
   const bool own = !adapters.empty() && text::Tokenizer::found_in(adapters.back());
   tokenizer_ = text::Tokenizer::load(own ? adapters.back() : directory);
-  double bytes = 0;
-  for (const auto& p : model_->parameters().all()) {
-    double n = static_cast<double>(size_of(compute));
-    for (int64_t s : p->shape) n *= static_cast<double>(s);
-    bytes += n;
-  }
+  models::quantize_layers(*model_, quantization);
+  const double bytes = models::weight_bytes(*model_, compute);
   if (bytes > static_cast<double>(available_memory_bytes()))
     fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(available_memory_bytes()));
   model_->parameters().allocate_weights(Arena::Kind::real, compute);

@@ -12,9 +12,9 @@ namespace attune::infer {
 
 class Generator {
  public:
-  // Loads weights as `compute`, and the tokenizer. Of several adapters the last works beside the weights, those before it
+  // Loads weights as `compute`, those of the layers as `quantization` where it is on, and the tokenizer. Of several adapters the last works beside the weights, those before it
   // become part of them; its directory's tokenizer and template win over the base's.
-  Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters = {});
+  Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters = {}, const Quantization& quantization = {});
   ~Generator();
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }

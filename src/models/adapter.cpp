@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "models/quantized_base.h"
 #include "util/error.h"
 
 namespace attune::models {
@@ -199,6 +200,10 @@ std::vector<float> turned(const std::vector<float>& values, int64_t rows) {
 }
 
 void store(nn::Parameter& p, const std::vector<float>& values) {
+  if (p.is_quantized())
+    return quantize(p.quantized, p.name, [&](int64_t first, int64_t n, float* out) {
+      std::copy_n(values.begin() + first * p.quantized.cols, n * p.quantized.cols, out);
+    });
   Tensor& first = p.stepped();
   convert(values.data(), DType::f32, first.data, first.dtype, values.size());
   if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());

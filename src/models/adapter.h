@@ -37,7 +37,7 @@ void grow_vocabulary(DecoderConfig& architecture, int64_t rows);
 // As an adapter has it that saves a larger embedding and head. Refuses one that has grown without the other.
 void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter);
 
-// Gives a parameter new numbers: the master first where there is one.
+// Gives a parameter new numbers: the master first where there is one; quantised where it is held so.
 void store(nn::Parameter& parameter, const std::vector<float>& values);
 
 // Reads everything that has an adapter_name (and beginnings), masters first where there are any; nothing may be missing or

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "models/families/family.h"
+#include "models/quantized_base.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -21,6 +22,21 @@ bool skippable(const std::string& name, const DecoderConfig& c) {
 }
 
 void begin_score(const Decoder& model, nn::Parameter& score);
+
+}  // namespace
+
+namespace {
+
+void fill(nn::Parameter& p, const formats::TensorFile& file, const formats::TensorInfo& info) {
+  if (p.is_quantized())
+    return quantize(p.quantized, p.name, [&](int64_t first, int64_t n, float* out) {
+      const int64_t cols = p.quantized.cols;
+      file.read(info, DType::f32, static_cast<uint64_t>(first * cols), static_cast<uint64_t>(n * cols), out);
+    });
+  Tensor& first = p.stepped();
+  file.read(info, first.dtype, first.data);
+  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, static_cast<size_t>(p.count()));
+}
 
 }  // namespace
 
@@ -50,10 +66,7 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory) {
     if (info->shape != p->shape && info->shape != stored)
       fail("{}: tensor \"{}\" has shape {} but config.json asks for {}", file->path().string(), p->name,
            shape_text(info->shape), shape_text(p->shape));
-    Tensor& first = p->stepped();
-    file->read(*info, first.dtype, first.data);
-    if (p->master.defined())
-      convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, static_cast<size_t>(p->count()));
+    fill(*p, *file, *info);
     unused.erase(p->name);
   }
   if (!unused.empty())
@@ -105,10 +118,17 @@ void begin_score(const Decoder& model, nn::Parameter& score) {
 }  // namespace
 
 void initialise_weights(Decoder& model, uint64_t seed) {
-  for (const auto& p : model.parameters().all())
+  for (const auto& p : model.parameters().all()) {
+    if (p->is_quantized()) {
+      quantize(p->quantized, p->name, [&](int64_t first, int64_t n, float* out) {
+        initial_values(model.config(), p->name, seed, first * p->quantized.cols, n * p->quantized.cols, out);
+      });
+      continue;
+    }
     with_element(p->weight.dtype, [&](auto* element) {
       initial_values(model.config(), p->name, seed, 0, p->count(), static_cast<decltype(element)>(p->weight.data));
     });
+  }
 }
 
 std::vector<formats::TensorSource> initial_tensors(const Decoder& model, DType dtype, uint64_t seed) {

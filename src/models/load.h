@@ -11,7 +11,7 @@ namespace attune::models {
 // Declares the model of a directory; no weights yet.
 std::unique_ptr<Decoder> declare(const formats::ModelDirectory& directory);
 
-// Reads all weights, masters in full precision first where there are any. Every tensor must be there with its shape and nothing may be left over
+// Reads all weights, masters in full precision first where there are any; what is held quantised is quantised while it is read. Every tensor must be there with its shape and nothing may be left over
 // (buffers that older files carry, and a tied head's second copy, are known and skipped).
 void load_weights(Decoder& model, formats::ModelDirectory& directory);
 

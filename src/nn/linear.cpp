@@ -1,5 +1,6 @@
 #include "nn/linear.h"
 
+#include "nn/weight_product.h"
 #include "ops/elementwise.h"
 #include "ops/gemm.h"
 #include "ops/magnitude.h"
@@ -69,9 +70,13 @@ bool trains_adapters(const Linear& layer) {
   return false;
 }
 
-// The columns of y, and the rows of the layer's weight, that an adapter changes.
+// The columns of y, and the weight of the layer, that an adapter changes.
 Tensor part_of(const Tensor& y, const Adapter& a) { return y.columns(a.out_begin, a.out_size()); }
-Tensor rows_of(const Linear& layer, const Adapter& a) { return layer.weight().dense.slice(a.out_begin, a.out_size()); }
+std::span<Parameter* const> weight_of(const Linear& layer, const Adapter& a) {
+  size_t i = 0;
+  for (int64_t begin = 0; begin < a.out_begin; ++i) begin += layer.weights[i]->weight.rows.count;
+  return std::span(layer.weights).subspan(i, 1);
+}
 
 // Columns of `hidden` [N, Σ r] with their adapters.
 template <class F>
@@ -109,7 +114,7 @@ void adapter_input_gradient(ops::Context& context, const Linear& layer, const Te
   const Tensor part = context.arena().matrix(dx.tensor.rows, dx.tensor.cols, dx.tensor.dtype);
   ops::gemm(context, {dh, layer.down(), part, false, false, false});
   if (layer.has_magnitudes())
-    for (const Adapter& a : layer.adapters) ops::gemm(context, {part_of(rest, a), rows_of(layer, a), part, false, false, true});
+    for (const Adapter& a : layer.adapters) multiply_back(context, weight_of(layer, a), part_of(rest, a), {part, true});
   AdapterDropout back = dropout;
   back.x = back.y = part;
   ops::dropout(context, back);
@@ -142,7 +147,7 @@ void begin_sum(ops::Context& context, const Linear& layer, const Tensor& read, c
   if (o.sum == o.y) return;
   for (const Adapter& a : layer.adapters) {
     const Tensor y = part_of(o.y->value, a), sum = part_of(o.sum->value, a);
-    if (p > 0) ops::gemm(context, {read, rows_of(layer, a), sum, false, true, false});
+    if (p > 0) multiply_by_weights(context, weight_of(layer, a), read, sum);
     if (p > 0) ops::scale(context, {sum, y, -1.0f, true});
     else ops::scale(context, {y, sum, 1.0f, false});
   }
@@ -151,7 +156,7 @@ void begin_sum(ops::Context& context, const Linear& layer, const Tensor& read, c
 void magnitudes_forward(ops::Context& context, const Linear& layer, const LinearOutput& o, float p) {
   for (const Adapter& a : layer.adapters) {
     const Tensor norms = part_of(o.norms->value, a);
-    ops::adapted_row_norms(context, {rows_of(layer, a), a.a->weight, a.b->weight, a.scale, norms});
+    adapted_norms(context, *weight_of(layer, a)[0], a, norms);
     ops::magnitude_forward(context, {part_of(o.sum->value, a), a.magnitude->stepped(), norms, part_of(o.y->value, a), p > 0, {}});
   }
 }
@@ -241,7 +246,7 @@ Value linear(Tape& tape, Value x, const Linear& layer, const LinearOutput& into,
   Value y = o.y;
   y->needs_gradient = needs && tape.training();
 
-  ops::gemm(context, {x->value, layer.weight().dense, y->value, false, true, false});
+  multiply_by_weights(context, layer.weights, x->value, y->value);
   const bool magnitudes = layer.has_magnitudes();  // then the bias comes behind them
   if (!layer.biases.empty() && !magnitudes) ops::add_bias(context, {y->value, layer.bias()});
   if (needs) {
@@ -255,7 +260,7 @@ Value linear(Tape& tape, Value x, const Linear& layer, const LinearOutput& into,
       const Tensor dy = from->gradient;
       if (x->needs_gradient) {
         const GradientTarget dx = tape.gradient_of(x);
-        ops::gemm(tape.context(), {dy, l->weight().dense, dx.tensor, false, false, dx.accumulate});
+        multiply_back(tape.context(), l->weights, dy, dx);
       }
       if (any_trainable(l->weights)) weight_gradients(tape, l->weights, dy, x->value);
       if (any_trainable(l->biases) && !l->has_magnitudes()) bias_gradients(tape, l->biases, dy);

@@ -31,7 +31,7 @@ struct Linear {
   int64_t out() const;
   int64_t rank() const;  // Σ r of the adapters
   bool has_magnitudes() const { return !adapters.empty() && adapters[0].magnitude; }
-  // All weights as one matrix [Σ out_i, in]; all biases as one row; the A's of all adapters as one matrix [Σ r, in].
+  // All weights as one matrix [Σ out_i, in] (quantised ones: its shape); all biases as one row; the A's of all adapters as one matrix [Σ r, in].
   WeightView weight() const;
   Tensor bias() const;
   Tensor down() const;

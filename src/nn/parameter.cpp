@@ -87,7 +87,25 @@ std::vector<std::vector<Parameter*>> ParameterStore::trainable_one_by_one() cons
 }
 
 uint64_t ParameterStore::allocate_weights(Arena::Kind kind, DType dtype) {
-  return allocate(weights_, kind, &Parameter::weight, groups_, constant(dtype));
+  std::vector<std::vector<Parameter*>> dense;
+  for (const auto& group : groups_)
+    if (!group[0]->is_quantized()) dense.push_back(group);
+  return allocate(weights_, kind, &Parameter::weight, dense, constant(dtype)) + allocate_quantized(kind, dtype);
+}
+
+uint64_t ParameterStore::allocate_quantized(Arena::Kind kind, DType dtype) {
+  std::vector<Parameter*> all;
+  uint64_t total = 0;
+  for (const auto& p : parameters_)
+    if (p->is_quantized()) all.push_back(p.get()), total += QuantizedMatrix::bytes(p->quantized.how, rows_of(*p), cols_of(*p));
+  quantized_ = std::make_unique<Arena>(kind, total);
+  for (Parameter* p : all) {
+    const auto how = p->quantized.how;
+    const int64_t rows = rows_of(*p), cols = cols_of(*p);
+    p->quantized = QuantizedMatrix::over(quantized_->allocate(QuantizedMatrix::bytes(how, rows, cols)), how, rows, cols);
+    p->weight = Tensor::matrix(nullptr, dtype, rows, cols);
+  }
+  return total;
 }
 
 uint64_t ParameterStore::allocate_masters(Arena::Kind kind) {

@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "tensor/arena.h"
+#include "tensor/quantized.h"
 
 namespace attune::nn {
 
-// How ops read a weight. Dense for now; a quantised base joins here (int8 + scales, nf4) without its users knowing.
+// How ops read a dense weight. Those of a quantised base are read by nn/weight_product.h alone.
 struct WeightView {
   Tensor dense;
   int64_t rows() const { return dense.rows.count; }
@@ -20,7 +21,8 @@ struct WeightView {
 struct Parameter {
   std::string name;
   std::vector<int64_t> shape;  // as saved; one or two dimensions
-  Tensor weight;               // [rows, cols]; vectors are one row
+  Tensor weight;               // [rows, cols]; vectors are one row. Of a quantised weight only the shape: there is no memory
+  QuantizedMatrix quantized;   // instead; its `how` is decided before storage is allocated. Such a weight never learns
   Tensor master;               // fp32 copy that the optimizer steps, where the weight is narrower
   Tensor anchor;               // the base model's weight, where the parameter is held near it
   Tensor gradient;             // undefined until somebody gives it storage
@@ -36,6 +38,8 @@ struct Parameter {
 
   int64_t count() const { return weight.count(); }
   bool learns() const { return trainable || rotates; }  // at some time of the run
+  bool is_quantized() const { return quantized.on(); }
+  uint64_t weight_bytes() const { return is_quantized() ? quantized.bytes() : weight.bytes(); }
   bool is_vector() const { return shape.size() == 1; }
   WeightView view() const { return {weight}; }
   // What the optimizer steps.
@@ -75,11 +79,12 @@ class ParameterStore {
   std::vector<std::vector<Parameter*>> trainable_one_by_one() const;
   uint64_t allocate(std::unique_ptr<Arena>& arena, Arena::Kind kind, Tensor Parameter::*slot,
                     const std::vector<std::vector<Parameter*>>& groups, DType (*dtype_of)(const Parameter&));
+  uint64_t allocate_quantized(Arena::Kind kind, DType dtype);
 
   std::vector<std::unique_ptr<Parameter>> parameters_;
   std::map<std::string, Parameter*> by_name_;
   std::vector<std::vector<Parameter*>> groups_;
-  std::unique_ptr<Arena> weights_, masters_, anchors_, gradients_;
+  std::unique_ptr<Arena> weights_, quantized_, masters_, anchors_, gradients_;
 };
 
 }  // namespace attune::nn

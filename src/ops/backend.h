@@ -5,6 +5,7 @@
 
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
+#include "ops/dequantize.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
@@ -45,6 +46,7 @@ struct Backend {
   void (*gather_rows)(const GatherRows&);
   void (*scatter_rows)(const ScatterRows&);
   void (*dropout)(const Dropout&);
+  void (*dequantize)(const Dequantize&);
   void (*token_logprob)(const TokenLogprob&);
   void (*logprob_slab)(const LogprobSlab&);
   void (*finish_logprob)(const FinishLogprob&);

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "ops/backend.h"
+#include "ops/dequantize.h"
 #include "util/machine.h"
 
 namespace attune::plan {
@@ -125,6 +126,12 @@ void run_attention(ops::Context& context, Calibration::Operands& from, const Job
   }
 }
 
+void run_dequantize(ops::Context& context, Calibration::Operands& from, const Job& job, int64_t rows, const Quantization& how) {
+  const auto bytes = static_cast<int64_t>(QuantizedMatrix::bytes(how, rows, job.shape[0]));
+  const auto matrix = QuantizedMatrix::over(from.vector(bytes, DType::u8).data, how, rows, job.shape[0]);
+  ops::dequantize(context, {matrix, 0, 0, from.matrix(rows, job.shape[0], job.dtypes[0])});
+}
+
 // What streams through memory, one call each on [rows, columns] of the job's dtype.
 using Stream = void (*)(ops::Context&, Calibration::Operands&, const Job&, int64_t rows);
 const std::map<std::string_view, Stream>& streams() {
@@ -164,6 +171,8 @@ const std::map<std::string_view, Stream>& streams() {
       {"logit_gradient", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) {
          ops::logit_gradient(c, {o.matrix(r, j.shape[0], DType::f32), o.zeros(r), o.vector(r, DType::f32), o.vector(r, DType::f32), DType::bf16});
        }},
+      {"dequantize_4bit", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) { run_dequantize(c, o, j, r, {QuantType::nf4, true}); }},
+      {"dequantize_8bit", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) { run_dequantize(c, o, j, r, {QuantType::int8}); }},
       {"squared_norm", [](ops::Context& c, Calibration::Operands& o, const Job& j, int64_t r) { ops::squared_norm(c, o.matrix(r, 1024, j.dtypes[0])); }},
   };
   return all;

@@ -55,6 +55,14 @@ std::vector<Rung> all_rungs() {
                      if (c.gradient_checkpointing == "block") return {};
                      return {{"gradient_checkpointing", "block"}};
                    }, 0, "the same result"});
+  const auto quantised = [](const char* bits) {
+    return [bits](const Config& c, const DecoderConfig&) -> Settings {
+      if (c.finetuning_type != "lora" || c.quantization().on() || c.pissa_init || c.init_lora_weights != "true") return {};
+      return {{"quantization_bit", bits}};
+    };
+  };
+  rungs.push_back({"base", quantised("8"), 1, "the base in 8 bits"});
+  rungs.push_back({"base", quantised("4"), 2, "the base in 4 bits (QLoRA)"});
   rungs.push_back({"state", [](const Config& c, const DecoderConfig&) { return to_pure_bf16(c); }, 3, "no fp32 masters, stochastic rounding"});
   if (has_optimizer("adamw_8bit")) {
     rungs.push_back({"state", [](const Config& c, const DecoderConfig&) -> Settings {
@@ -189,7 +197,7 @@ std::string choose_batch(RunSetup& s) {
 // Keys that settling may change, beside the batch.
 std::set<std::string> settled_keys() {
   return {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "bf16", "fp16", "pure_bf16", "optim",
-          "optimizer_in_backward", "finetuning_type", "freeze_trainable_layers", "cutoff_len"};
+          "optimizer_in_backward", "quantization_bit", "finetuning_type", "freeze_trainable_layers", "cutoff_len"};
 }
 
 // What the run that is resumed was settled to; empty where there is none.
@@ -224,7 +232,7 @@ Config with_settings(const Config& config, const Settings& settings, const std::
 }
 
 std::vector<Suggestion> suggestions(const RunSetup& s, const Plan& plan, Calibration* calibration, size_t most) {
-  std::vector<std::string> families{"state", "recompute", "micro-batch"};
+  std::vector<std::string> families{"base", "state", "recompute", "micro-batch"};
   std::vector<Candidate> found;
   for (const char* more : {"", "layers", "length"}) {
     if (*more) families.emplace_back(more);

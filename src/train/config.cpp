@@ -173,6 +173,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
   const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
+  const bool four_bits = c.quantization().four_bits();
   const bool warms_up = c.lr_scheduler_type != "constant";
   const std::map<std::string, bool> idle{
       {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
@@ -183,6 +184,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
       {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
+      {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
       {"generation_max_new_tokens", c.num_generation_samples == 0},
       {"resize_vocab", c.add_tokens.empty() && c.add_special_tokens.empty()},
@@ -190,9 +192,9 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
   std::vector<std::string> names;
   for (const Config::Setting& s : c.settings) {
     const auto it = idle.find(s.key);
-    static const std::set<std::string> own{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
-                                           "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
-    const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora);
+    static const std::set<std::string> of_adapters{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
+                                                   "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
+    const bool adapter = (of_adapters.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora);
     const bool other = adapter || idle_preference(c, s.key) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (own.count(s.key) && (other || (it != idle.end() && it->second))) names.push_back(s.key);
   }
@@ -221,6 +223,13 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   for (const std::string& c : candidates)
     if (const size_t d = distance(word, c); d < least) least = d, best = c;
   return best.empty() ? "" : fmt::format("; did you mean \"{}\"?", best);
+}
+
+Quantization Config::quantization() const {
+  const int64_t bits = quantization_bit > 0 ? quantization_bit : load_in_8bit ? 8 : load_in_4bit || qlora ? 4 : 0;
+  if (bits == 8) return {QuantType::int8, false};
+  if (bits == 4) return {quantization_type == "fp4" ? QuantType::fp4 : QuantType::nf4, double_quantization};
+  return {};
 }
 
 bool Config::larger_is_better() const {

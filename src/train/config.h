@@ -39,6 +39,9 @@ struct Config {
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";
   double loraplus_lr_ratio = 0, loraplus_lr_embedding = 1e-6;
+  int64_t quantization_bit = 0;  // 0: off
+  std::string quantization_type = "nf4", quantization_method = "bnb";
+  bool double_quantization = true, load_in_4bit = false, load_in_8bit = false, qlora = false;
   // preferences
   std::vector<std::string> pref_loss{"sigmoid"};
   std::vector<double> pref_loss_weights;
@@ -142,6 +145,8 @@ struct Config {
 
   nn::Recompute recompute() const;
   DType compute() const { return bf16 || pure_bf16 ? DType::bf16 : fp16 ? DType::f16 : DType::f32; }
+  // How the base's layers are held below an adapter.
+  Quantization quantization() const;
   // Whether a larger metric_for_best_model is better.
   bool larger_is_better() const;
   bool pretraining() const { return stage == "pt"; }

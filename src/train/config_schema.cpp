@@ -74,6 +74,26 @@ class Schema {
     choices("init_lora_weights", &Config::init_lora_weights, {"true", "olora"}, "`lora`: how A and B begin. `true`: A random, B zero; `olora`: the first columns of Q and rows of R of each weight, saved like PiSSA as plain LoRA of twice the rank.");
     real("loraplus_lr_ratio", &Config::loraplus_lr_ratio, 0, 1e6, "`lora`: LoRA+, B (and what is a vector) learns at this multiple of the rate (16 is usual); 0: off.");
     real("loraplus_lr_embedding", &Config::loraplus_lr_embedding, 0, 1, "`lora` with LoRA+: the rate of `lora_embedding_B`, where `lora_target` names embed_tokens; not a multiple but a rate (PEFT gives it to `lora_embedding_A` too).");
+    add({"quantization_bit", "", "4 or 8", "`lora`: hold the weights of the layers in 4 bits (QLoRA) or 8 while they are frozen below the adapter; they are turned back piece by piece where they are used. Embedding, head and norms stay as `bf16` and so on say. Memory: [planning.md](planning.md), merging: [training.md](training.md).",
+         [](Config& c, const Given& g) {
+           const std::string& v = g.scalar();
+           const bool off = v.empty() || v == "0" || v == "none" || v == "None" || v == "false" || v == "False";
+           c.quantization_bit = off ? 0 : whole(g, 1, 64);
+           if (!off && c.quantization_bit != 4 && c.quantization_bit != 8) refuse("{}: {} is {}; expected 4 or 8", g.where, g.key, v);
+         },
+         [](const Config& c) { return c.quantization_bit ? text(c.quantization_bit) : ""; }, {}});
+    choices("quantization_type", &Config::quantization_type, {"nf4", "fp4"}, "The 4 bits: `nf4`, whose 16 numbers follow a normal distribution, or `fp4`; blocks of 64 share a scale.", {"bnb_4bit_quant_type"});
+    flag("double_quantization", &Config::double_quantization, "4 bits: hold the scales in 8 bits too, 0.37 bits a weight less.", {"bnb_4bit_use_double_quant"});
+    add({"quantization_method", "", "bnb", "Only `bnb` (`bitsandbytes`): the base is quantised while it is loaded, as bitsandbytes does. Models that were quantised before by other methods cannot be read.",
+         [](Config& c, const Given& g) {
+           const std::string& v = g.scalar();
+           if (v != "bnb" && v != "bitsandbytes") refuse("{}: {}: {} is not available; bnb quantises any base while it is loaded", g.where, g.key, v);
+           c.quantization_method = "bnb";
+         },
+         [](const Config& c) { return c.quantization_method; }, {}});
+    flag("load_in_4bit", &Config::load_in_4bit, "The same as `quantization_bit: 4`.");
+    flag("load_in_8bit", &Config::load_in_8bit, "The same as `quantization_bit: 8`.");
+    flag("qlora", &Config::qlora, "MedicalGPT's key: `quantization_bit: 4` where nothing else is said.");
     flag("create_new_adapter", &Config::create_new_adapter, "`lora`: all of `adapter_name_or_path` become part of the base, in memory, and a new adapter is trained beside them.");
     flag("do_train", &Config::do_train, "Must stay true: `attune train` trains.");
     section("Preferences and rewards");
@@ -249,8 +269,8 @@ class Schema {
       return out;
     }, std::move(aliases));
   }
-  void flag(const std::string& name, bool Config::*m, const std::string& doc) {
-    member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); });
+  void flag(const std::string& name, bool Config::*m, const std::string& doc, std::vector<std::string> aliases = {}) {
+    member(name, m, "true or false", doc, [](const Given& g) { return boolean(g); }, std::move(aliases));
   }
   void integer(const std::string& name, int64_t Config::*m, int64_t low, int64_t high, const std::string& doc,
                std::vector<std::string> aliases = {}) {
@@ -318,7 +338,7 @@ const std::set<std::string>& ignored_keys() {
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
       "streaming", "use_dft_loss", "auto_find_batch_size",
-      "quantization_bit", "disable_shuffling"};
+      "disable_shuffling"};
   return keys;
 }
 

@@ -60,7 +60,7 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   check(options);
   if (options.rotation) rotation_.emplace(*options.rotation, model, kind == Arena::Kind::dry);
   auto& parameters = model.parameters();
-  for (const auto& p : parameters.all()) memory_.weights += p->weight.bytes();
+  for (const auto& p : parameters.all()) memory_.weights += p->weight_bytes();
   optimizer_ = optim::Optimizer::create(options.optimizer);
   choose_gradient_dtypes();
   for (const auto& p : parameters.all())

@@ -26,10 +26,17 @@ std::vector<std::pair<std::string, double>> numbers_of(const Config::Pairs& pair
 bool is_pattern(const std::string& target) { return target.find_first_of("^$*+?()[]{}|\\") != std::string::npos; }
 
 void check_lora(const Config& c) {
-  const bool lora = c.finetuning_type == "lora";
+  const bool lora = c.finetuning_type == "lora", eight = c.load_in_8bit || c.quantization_bit == 8, four = c.load_in_4bit || c.quantization_bit == 4;
+  if (eight && four) refuse("quantization_bit, load_in_4bit and load_in_8bit: both 4 and 8 bits are asked for; choose one");
+  if (!lora && c.quantization().on())
+    refuse("quantization_bit: weights in {} bits cannot be trained, only adapters beside them: set finetuning_type: lora, or leave it out. Full tuning in little "
+           "memory: `attune plan` shows what fits", c.quantization().four_bits() ? 4 : 8);
   if (!lora && !c.adapter_name_or_path.empty()) refuse("adapter_name_or_path: an adapter is trained with finetuning_type: lora; to tune a model in full with it, merge it first (attune merge)");
   if (!lora) return;
   if (c.pissa_init && c.init_lora_weights != "true") refuse("pissa_init and init_lora_weights: {} are two ways to begin; choose one", c.init_lora_weights);
+  if (c.quantization().on() && (c.pissa_init || c.init_lora_weights != "true"))
+    refuse("{}: takes a part out of the weights, which does not come out of quantised ones; the adapter would not fit the base any more. Leave out quantization_bit, "
+           "or begin with init_lora_weights: true", c.pissa_init ? "pissa_init" : "init_lora_weights: olora");
   if (!c.pissa_convert)
     refuse("pissa_convert: false would leave an adapter that belongs to a base which was changed for it and is kept nowhere; it is always "
            "saved as plain LoRA for the base as it is. Leave pissa_convert out, or set it to true");

@@ -28,13 +28,15 @@ void note_figures(const Config& c, Json& entry) {
   entry["updates"] = results.value("steps", int64_t{0});
   entry["seconds"] = results.value("train_runtime", 0.0);
   entry["train_loss"] = results.value("train_loss", 0.0);
-  entry["before"] = entry["after"] = Json::object();
+  entry["before"] = Json::object();
+  entry["after"] = Json::object();
   const auto take = [](const Json& from, Json& to) {
     for (const auto& [key, value] : from.items())
       if (key.starts_with("eval_") && value.is_number() && key.find("runtime") == std::string::npos && key.find("per_second") == std::string::npos) to[key] = value;
   };
   take(results, entry["after"]);
-  for (const Json& row : read_json(output / "trainer_state.json").at("log_history"))
+  const Json state = read_json(output / "trainer_state.json");
+  for (const Json& row : state.at("log_history"))
     if (row.value("step", int64_t{-1}) == 0 && row.contains("eval_loss")) take(row, entry["before"]);
 }
 

@@ -45,6 +45,7 @@ std::map<std::string, std::string> ReferenceLogps::identity() const {
   const Config& c = setup_.config;
   std::map<std::string, std::string> id{{"format", "attune reference log-probabilities 1"},
                                         {"reference", c.ref_model.empty() ? "the model as training begins: " + c.model_name_or_path : c.ref_model},
+                                        {"quantization", text_of(c.ref_model.empty() ? setup_.engine.tuning.quantization : Quantization{})},
                                         {"compute", name_of(setup_.engine.compute)}};
   for (const Part& p : parts_) id[p.name] = p.set->fingerprint();
   return id;

@@ -77,6 +77,7 @@ void write_manifest(const RunSetup& s, int64_t steps) {
   m["stage"] = s.config.stage;
   m["finetuning_type"] = s.config.finetuning_type;
   m["base"] = {{"path", s.config.model_name_or_path}, {"files", hashes_of(model_files(s.config.model_name_or_path))}};
+  m["base"]["quantization"] = text_of(s.engine.tuning.quantization);
   m["data"] = Json::array();
   for (const std::string& file : s.data_files) m["data"].push_back({{"path", file}, {"bytes", fs::file_size(file)}, {"sha256", sha256_file(file)}});
   m["training_tokens"] = {{"fingerprint", s.train_set->fingerprint()}, {"samples", s.train_set->size()}, {"tokens", s.train_set->total_tokens()}};

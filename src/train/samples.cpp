@@ -19,7 +19,9 @@ struct Sample {
 std::vector<Sample> first_samples(const RunSetup& setup) {
   std::vector<Sample> out;
   if (!setup.eval_set) return out;
-  for (int64_t i = 0; i < setup.eval_set->size() && static_cast<int64_t>(out.size()) < setup.config.num_generation_samples; ++i) {
+  // Of a pair the chosen answer, of a judged row its own.
+  const int64_t stride = setup.eval_set->group_size();
+  for (int64_t i = 0; i < setup.eval_set->size() && static_cast<int64_t>(out.size()) < setup.config.num_generation_samples; i += stride) {
     const auto ids = setup.eval_set->ids(i);
     const auto weights = setup.eval_set->weights(i);
     size_t begin = 1;

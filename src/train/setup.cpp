@@ -142,7 +142,7 @@ EngineOptions engine_options(const RunSetup& setup, const Config& c) {
   e.masters = c.bf16 || c.fp16;
   if (c.pure_bf16) e.masters = false;
   e.loss_scaling = c.fp16;
-  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters, {}};
+  e.tuning = {c.finetuning_type, c.freeze_trainable_layers, c.freeze_trainable_modules, c.freeze_extra_modules, c.unfrozen_parameters, {}, c.quantization()};
   if (e.tuning.adapts()) e.tuning.lora = lora_options(c);
   e.lr_groups = lr_groups(c);
   if (c.use_badam) {

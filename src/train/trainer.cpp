@@ -171,6 +171,8 @@ void Trainer::load_model(uint64_t activation_bytes) {
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
   allocate_model(*model_, setup_.engine, Arena::Kind::real);
   info("{}", tuning::describe(*model_));
+  if (const Quantization& how = setup_.engine.tuning.quantization; how.on())
+    info("base: the layers' weights are held as {}, {:.3g} bits each; the rest in {}", text_of(how), how.bits(), name_of(setup_.engine.compute));
   if (checkpoint_) check_same_run(read_checkpoint_state(*checkpoint_));
   // A run that is held near its base or adapts it needs the base's weights, also when it resumes.
   const tuning::TunerOptions& tuning = setup_.engine.tuning;
@@ -198,6 +200,7 @@ Json Trainer::order_settings() const {
           {"optim", setup_.engine.optimizer.name},
           {"use_badam", config_.use_badam},
           {"finetuning_type", config_.finetuning_type},
+          {"quantization", text_of(setup_.engine.tuning.quantization)},
           {"optimizer_in_backward", setup_.engine.optimizer_in_backward},
           {"precision", config_.pure_bf16 ? "pure_bf16" : config_.fp16 ? "fp16" : config_.bf16 ? "bf16" : "fp32"},
           {"trainable_parameters", model_->parameters().trainable_count()}};
@@ -209,6 +212,7 @@ namespace {
 Json unsaid(const std::string& key, const Json& now, const models::Decoder& model) {
   if (now.is_boolean()) return false;
   if (key == "trainable_parameters") return model.parameters().count();
+  if (key == "quantization") return text_of(Quantization{});
   if (key == "precision" || key == "finetuning_type") return now;
   return "unknown";
 }

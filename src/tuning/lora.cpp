@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "models/merge.h"
+#include "nn/weight_product.h"
 #include "ops/backend.h"
 #include "util/error.h"
 #include "util/hash.h"
@@ -82,11 +83,11 @@ void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
 
 // Magnitudes begin as the lengths of the rows that the adapter leaves: a new one changes nothing.
 void begin_magnitudes(models::Decoder& model) {
-  Arena nothing(Arena::Kind::real, 0);
-  ops::Context context(ops::cpu_backend(), nothing);
+  Arena slabs(Arena::Kind::real, uint64_t{1} << 36);  // of which only what is used is taken
+  ops::Context context(ops::cpu_backend(), slabs);
   for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
     if (!a.magnitude) return;
-    ops::adapted_row_norms(context, {weight.weight, a.a->weight, a.b->weight, a.scale, a.magnitude->stepped()});
+    nn::adapted_norms(context, weight, a, a.magnitude->stepped());
     refresh(*a.magnitude);
   });
 }

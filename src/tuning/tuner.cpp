@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 
+#include "models/quantized_base.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/pattern.h"
@@ -108,7 +109,10 @@ std::string thousands(int64_t n) {
 
 void apply(const TunerOptions& options, models::Decoder& model) {
   if (options.type == "full") return;
-  if (options.adapts()) return apply_lora(options.lora, model);
+  if (options.adapts()) {
+    apply_lora(options.lora, model);
+    return models::quantize_layers(model, options.quantization);
+  }
   if (options.type != "freeze") fail("internal error: there is no tuner \"{}\"", options.type);
   if (!options.unfrozen_parameters.empty()) freeze_by_pattern(options, model);
   else freeze_layers(options, model);
@@ -119,7 +123,10 @@ void apply(const TunerOptions& options, models::Decoder& model) {
 uint64_t frozen_hash(const models::Decoder& model) {
   uint64_t hash = 0;
   for (const auto& p : model.parameters().all())
-    if (!p->learns()) hash = hash64({static_cast<const char*>(p->weight.data), p->weight.bytes()}, hash);
+    if (!p->learns()) {
+      const void* data = p->is_quantized() ? p->quantized.codes : p->weight.data;
+      hash = hash64({static_cast<const char*>(data), p->weight_bytes()}, hash);
+    }
   return hash;
 }
 

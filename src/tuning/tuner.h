@@ -22,6 +22,7 @@ struct TunerOptions {
   // Regular expressions over parameter names, instead of the four above where given: exactly what they find is trained.
   std::vector<std::string> unfrozen_parameters;
   LoraOptions lora;
+  Quantization quantization;  // lora: of the base's layers (models/quantized_base.h)
 
   bool adapts() const { return type == "lora"; }
 };

@@ -131,6 +131,15 @@ TEST_F(AdapterRun, DoraAndAdaptersOnEmbeddingAndHeadResumeAndMerge) {
   }
 }
 
+TEST_F(AdapterRun, DoraOnAQuantisedBaseResumesAndMergesIntoWhatItWasTrainedBeside) {
+  const Result r = run(training("q", {"use_dora=true", "lora_dropout=0.1", "quantization_bit=4"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  ASSERT_EQ(run(training("part", {"use_dora=true", "lora_dropout=0.1", "quantization_bit=4", "resume_from_checkpoint=" + (work / "q/checkpoint-3").string()})).code, 0);
+  EXPECT_EQ(read_file(work / "part/adapter_model.safetensors"), read_file(work / "q/adapter_model.safetensors"));
+  const Result merged = run({"merge", "--model", base, "--adapter", (work / "q").string(), "--out", (work / "merged").string(), "--base", "dequantized"});
+  EXPECT_EQ(merged.code, 0) << merged.err;  // it fails where the logits of the two are apart
+}
+
 TEST_F(AdapterRun, EvalOfAConfigurationAsksBaseAndAdapter) {
   auto args = training("a", {"val_size=4"});
   ASSERT_EQ(run(args).code, 0);
@@ -156,6 +165,61 @@ TEST_F(AdapterRun, AnAdapterOfAnotherBaseIsRefused) {
     EXPECT_NE(r.err.find("another base"), std::string::npos) << r.err;
   }
   EXPECT_FALSE(fs::exists(work / "m"));
+}
+
+TEST_F(AdapterRun, OnAQuantisedBaseResumesToTheSameBitsAndEvaluatesOnIt) {
+  const std::vector<std::string> four{"quantization_bit=4", "val_size=4"};
+  Result r = run(training("whole", four));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("nf4-double, 4.13 bits each"), std::string::npos) << r.err;
+  EXPECT_EQ(read_json(work / "whole/attune_manifest.json")["base"]["quantization"], "nf4-double");
+  EXPECT_FALSE(read_file(work / "whole/adapter_config.json").find("quant") != std::string::npos);  // PEFT's own keys alone
+  const std::string resumed = "resume_from_checkpoint=" + (work / "whole/checkpoint-3").string();
+  ASSERT_EQ(run(training("part", {four[0], four[1], resumed})).code, 0);
+  EXPECT_EQ(read_file(work / "part/adapter_model.safetensors"), read_file(work / "whole/adapter_model.safetensors"));
+  r = run(training("other", {"quantization_bit=8", four[1], resumed}));
+  EXPECT_EQ(r.code, 2);
+  EXPECT_NE(r.err.find("quantization was \"nf4-double\""), std::string::npos) << r.err;
+  auto args = training("whole", four);
+  args[0] = "eval";
+  args.insert(args.end(), {"max_new_tokens=4", "--json"});
+  r = run(args);
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NEAR(parse_json(r.out, "eval")["loss"].get<double>(), read_json(work / "whole/all_results.json")["eval_loss"].get<double>(), 1e-4);
+}
+
+TEST_F(AdapterRun, MergingAsksForTheBaseOfAQuantisedRunAndMeasuresBoth) {
+  ASSERT_EQ(run(training("a", {"quantization_bit=4", "quantization_type=fp4", "lora_target=q_proj,down_proj"})).code, 0);
+  const std::string a = (work / "a").string();
+  const auto merge = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> args{"merge", "--model", base, "--adapter", a, "--out", (work / out).string(), "--dtype", "float32"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  };
+  Result r = merge("m", {});
+  EXPECT_EQ(r.code, 2);
+  EXPECT_NE(r.err.find("--base dequantized"), std::string::npos) << r.err;
+  EXPECT_FALSE(fs::exists(work / "m"));
+  r = merge("dequantized", {"--base", "dequantized"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("merged with --base dequantized"), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("with --base 16bit instead"), std::string::npos) << r.err;
+  r = merge("files", {"--base", "16bit"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("with --base dequantized instead"), std::string::npos) << r.err;
+  // As the adapter was trained, and as it answers on the base itself.
+  const std::string text = work.write("text.txt", "The cat was happy and saw a tree.\n").string();
+  const Result trained = run({"score", "--model", base, "--adapter", a, "--quantization", "fp4-double", "--file", text});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const auto expected = parse_json(lines_of(trained.out).at(0), "score")["nll"].get<std::vector<double>>();
+  EXPECT_LT(furthest(expected, nll((work / "dequantized").string())), 1e-4);
+  EXPECT_LT(furthest(nll(base, a), nll((work / "files").string())), 1e-4);
+  EXPECT_GT(furthest(expected, nll(base, a)), 1e-3);
+  // Elsewhere the adapter alone does not say so.
+  fs::remove(fs::path(a) / "attune_config.yaml");
+  EXPECT_EQ(merge("n", {"--base", "dequantized"}).code, 2);
+  ASSERT_EQ(merge("said", {"--base", "dequantized", "--quantization", "fp4-double", "--no-check"}).code, 0);
+  EXPECT_EQ(read_file(work / "said/model.safetensors"), read_file(work / "dequantized/model.safetensors"));
 }
 
 }  // namespace

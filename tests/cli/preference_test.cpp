@@ -207,7 +207,9 @@ TEST_F(Pipelines, KilledInAnyStageItEndsWithTheSameBits) {
     const double moment = whole.seconds * (0.2 + 0.4 * static_cast<double>(random() % 1000) / 1000);
     const Result r = go("killed", {"resume_from_checkpoint=true"}, moment);
     kills += r.code != 0;
-    if (r.code != 0) EXPECT_EQ(r.code, -SIGKILL) << r.err;
+    if (r.code != 0) {
+      EXPECT_EQ(r.code, -SIGKILL) << r.err;
+    }
   }
   const Result last = go("killed", {"resume_from_checkpoint=true"});
   ASSERT_EQ(last.code, 0) << last.err;

@@ -413,6 +413,7 @@ TEST(Groups, StayTogetherInEveryBatch) {
                   ASSERT_EQ(b.sequence_samples[q + 1], b.sequence_samples[q] + 1);
                   ASSERT_EQ(b.sequence_groups[q], static_cast<int32_t>(q / 2));
                   ASSERT_EQ(b.sequence_groups[q + 1], static_cast<int32_t>(q / 2));
+                  for (size_t i : {q, q + 1}) ASSERT_EQ(b.side[i].margin, static_cast<float>(b.sequence_samples[q] / 2));
                   seen.insert(b.sequence_samples[q] / 2);
                 }
                 groups += b.groups;
@@ -424,6 +425,33 @@ TEST(Groups, StayTogetherInEveryBatch) {
             ASSERT_EQ(std::set<int64_t>(seen.begin(), seen.end()).size(), seen.size());
           }
         }
+}
+
+// Of a judged row its own answer is learnt and the mismatched one looked at, in the same step.
+TEST(Groups, OfJudgedRowsGoToTheStepAndToItsProbes) {
+  for (const bool packing : {false, true}) {
+    TokenSet set = groups_of_two(50);
+    for (int64_t i = 0; i < set.size(); ++i) set.set_side(kDesirable, i, static_cast<float>(i / 2 % 2));
+    const Batcher batcher(set, {.micro_batch_size = 3, .micro_batches = 2, .packing = packing, .cutoff_len = 80, .group_size = 2, .probes = true});
+    std::set<int64_t> seen;
+    Step step;
+    for (int64_t s = 0; s < batcher.steps_in_epoch(0); ++s) {
+      batcher.make_step(0, s, step);
+      ASSERT_EQ(step.probes.size(), step.micro_batches.size());
+      for (size_t m = 0; m < step.probes.size(); ++m) {
+        const MicroBatch &own = step.micro_batches[m], &other = step.probes[m];
+        ASSERT_EQ(own.sequence_count(), other.sequence_count());
+        ASSERT_EQ(own.sequence_groups, other.sequence_groups);
+        for (size_t q = 0; q < own.sequence_samples.size(); ++q) {
+          ASSERT_EQ(own.sequence_samples[q] % 2, 0);
+          ASSERT_EQ(other.sequence_samples[q], own.sequence_samples[q] + 1);
+          for (const MicroBatch* b : {&own, &other}) ASSERT_EQ(b->side[q].desirable, static_cast<float>(own.sequence_samples[q] / 2 % 2));
+          seen.insert(own.sequence_samples[q]);
+        }
+      }
+    }
+    EXPECT_EQ(seen.size(), 50u);
+  }
 }
 
 // Steps are a function of seed and epoch alone: a resumed run finds the same pairs in them.

@@ -2,6 +2,8 @@
 #include "nn/linear.h"
 
 #include "nn/layers.h"
+#include "ops/dequantize.h"
+#include "ops/quantize.h"
 #include "toy.h"
 
 namespace attune {
@@ -51,6 +53,11 @@ class LinearTest : public Toy {
     nn::Parameter& a = store.add("k.lora_A", {3, kIn});
     nn::Parameter& b = store.add("k.lora_B", {4, 3});
     layer.adapters.push_back({&a, &b, 1.75f, 6});
+  }
+  static double furthest(const Tensor& a, const Tensor& b) {
+    double most = 0;
+    for (int64_t i = 0; i < a.count(); ++i) most = std::max(most, static_cast<double>(std::abs(a.as<float>()[i] - b.as<float>()[i])));
+    return most;
   }
   Dense dense(nn::Value x, const Tensor& dy) const {
     Dense d{kRows, kIn, 14, 0, 0, 0, 0, doubles(x->value), doubles(layer.weight().dense), doubles(layer.bias()), {}, {}, doubles(dy)};
@@ -309,6 +316,37 @@ TEST_F(MlpMemory, NothingIsKeptOutsideOfTraining) {
     nn::linear(tape, nn::swiglu(tape, nn::linear(tape, n, gate_up)), down, {y});
   }
   EXPECT_EQ(arena.used(), before);
+}
+
+// Wider and longer than a slab, and groups whose members begin within one.
+TEST_F(LinearTest, QuantisedWeightsMultiplyAsTheirNumbersDo) {
+  const int64_t in = 1100, widths[] = {1000, 70, 1030};
+  for (const Quantization& how : {Quantization{QuantType::nf4, true}, {QuantType::fp4, false}, {QuantType::int8, false}}) {
+    nn::ParameterStore held, plain;
+    nn::Linear quantized, dense;
+    for (auto [store, layer] : {std::pair(&held, &quantized), {&plain, &dense}})
+      layer->weights = store->add_group({{"q", {widths[0], in}}, {"k", {widths[1], in}}, {"v", {widths[2], in}}});
+    for (nn::Parameter* p : quantized.weights) p->quantized.how = how, p->trainable = false;
+    const uint64_t bytes = held.allocate_weights(Arena::Kind::real, DType::f32);
+    EXPECT_LT(static_cast<double>(bytes), 1.01 * how.bits() / 8 * static_cast<double>(held.count()));
+    plain.allocate_weights(Arena::Kind::real, DType::f32);
+    for (size_t i = 0; i < 3; ++i) {
+      nn::Parameter &p = *quantized.weights[i], &d = *dense.weights[i];
+      fill(d.weight, i + 1);
+      ops::Quantizer quantizer(p.quantized);
+      ASSERT_TRUE(quantizer.add(d.weight.as<float>(), widths[i]));
+      quantizer.finish();
+      ops::dequantize(context, {p.quantized, 0, 0, d.weight});
+      d.trainable = false;
+    }
+    tape.begin(true);
+    nn::Value x = input(kRows, in), x2 = input(kRows, in);
+    nn::Value y = nn::linear(tape, x, quantized), y2 = nn::linear(tape, x2, dense);
+    EXPECT_LT(furthest(y->value, y2->value), 1e-3);
+    seed_gradient(y2), seed_gradient(y);
+    tape.backward();
+    EXPECT_LT(furthest(x->gradient, x2->gradient), 1e-3);
+  }
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ class Planner : public ::testing::Test {
 const std::vector<List> kConfigurations{
     {}, {"bf16=true"}, {"bf16=true", "packing=true", "gradient_accumulation_steps=2"}, {"gradient_checkpointing=block"}, {"gradient_checkpointing=none"},
     {"pure_bf16=true", "optim=adafactor", "optimizer_in_backward=true"},
-    {"pure_bf16=true", "optim=sgd", "optimizer_in_backward=true", "gradient_checkpointing=block", "packing=true"}, {"val_size=4", "per_device_eval_batch_size=16"}};
+    {"pure_bf16=true", "optim=sgd", "optimizer_in_backward=true", "gradient_checkpointing=block", "packing=true"}, {"val_size=4", "per_device_eval_batch_size=16"},
+    {"finetuning_type=lora", "quantization_bit=4", "bf16=true"}, {"finetuning_type=lora", "quantization_bit=8", "gradient_checkpointing=block", "val_size=4"}};
 
 TEST_F(Planner, PartsAddUpToThePeakAndTheArenasToItsHighWater) {
   for (const List& more : kConfigurations) {
@@ -65,6 +66,22 @@ TEST_F(Planner, PartsAddUpToThePeakAndTheArenasToItsHighWater) {
     EXPECT_EQ(total, json["peak_memory_bytes"].get<uint64_t>());
     EXPECT_GT(p.arena.at("blocks"), 0u);
   }
+}
+
+TEST_F(Planner, AQuantisedBaseIsCountedAsItIsHeld) {
+  const auto weights = [&](const List& more) {
+    List all{"finetuning_type=lora", "bf16=true"};
+    all.insert(all.end(), more.begin(), more.end());
+    return static_cast<double>(plan::make_plan(setup(all), nullptr).parts.weights);
+  };
+  // Of 4 layers the weights of q, k, v, o (kv of 2 heads below), gate, up and down.
+  const auto s = setup();
+  const auto& a = s.architecture;
+  const double linear = static_cast<double>(a.num_hidden_layers * a.hidden_size) *
+                        static_cast<double>(2 * a.num_attention_heads * a.head_dim + 2 * a.num_key_value_heads * a.head_dim + 3 * a.intermediate_size);
+  const double dense = weights({});
+  for (const auto& [setting, bits] : {std::pair<List, double>{{"quantization_bit=4"}, 4 + 8.125 / 64}, {{"quantization_bit=4", "double_quantization=false"}, 4.5}, {{"quantization_bit=8"}, 8}})
+    EXPECT_NEAR(dense - weights(setting), linear * (2 - bits / 8), 0.01 * linear) << setting[0];
 }
 
 TEST_F(Planner, RecomputationKeepsLessByBlock) {

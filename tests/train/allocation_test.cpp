@@ -37,19 +37,24 @@ namespace {
 
 using namespace test;
 
-long allocations_per_step(int64_t layers, nn::Recompute recompute) {
+long allocations_per_step(int64_t layers, nn::Recompute recompute, bool quantized = false) {
   const models::DecoderConfig small = load_model(fixture("models/llama2_tiny"))->config();
   models::DecoderConfig config = small;
   config.num_hidden_layers = layers;
   models::Decoder model(config);
-  model.parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  train::EngineOptions options;
+  if (quantized) {
+    options.tuning.type = "lora";
+    options.tuning.lora.config.target_modules = {"all"};
+    options.tuning.quantization = {QuantType::nf4, true};
+  }
+  train::allocate_model(model, options, Arena::Kind::real);
   models::initialise_weights(model, 1);
   std::vector<Sample> samples;
   const Json reference = read_json(fixture("models/llama2_tiny/reference.json"));
   for (const Json& s : reference["sequences"]) samples.push_back(sample_of(s));
   const Step step = step_of({batch_of(samples)});
   objectives::CausalLm objective;
-  train::EngineOptions options;
   options.capacity = capacity_of(step);
   options.recompute = recompute;
   auto engine = make_engine(model, objective, options);
@@ -65,6 +70,7 @@ TEST(Allocation, AStepInItsSteadyStateTakesNothingFromTheHeap) {
   for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::light, nn::Recompute::block}) {
     EXPECT_EQ(allocations_per_step(2, recompute), 0);
     EXPECT_EQ(allocations_per_step(6, recompute), 0);
+    EXPECT_EQ(allocations_per_step(2, recompute, true), 0);
   }
 }
 

@@ -318,5 +318,33 @@ TEST_F(ConfigFile, OptimizersThatExcludeEachOtherAreRefused) {
   EXPECT_TRUE(says(refusal("{}", {"use_galore=true", "optim_target_modules=mlp"}), "galore_target"));
 }
 
+TEST_F(ConfigFile, AQuantisedBaseGoesByTheNamesPeopleKnow) {
+  const auto how = [&](List overrides) {
+    overrides.insert(overrides.begin(), "finetuning_type=lora");
+    return text_of(load("{}", overrides).quantization());
+  };
+  EXPECT_EQ(how({}), "none");
+  EXPECT_EQ(how({"quantization_bit=4"}), "nf4-double");
+  EXPECT_EQ(how({"quantization_bit=4", "quantization_type=fp4", "double_quantization=false"}), "fp4");
+  EXPECT_EQ(how({"quantization_bit=8"}), "int8");
+  EXPECT_EQ(how({"load_in_4bit=true"}), "nf4-double");
+  EXPECT_EQ(how({"load_in_8bit=true", "qlora=true"}), "int8");
+  EXPECT_EQ(how({"qlora=true"}), "nf4-double");
+  EXPECT_EQ(how({"quantization_bit=none", "quantization_method=bitsandbytes"}), "none");
+  EXPECT_EQ(text_of(load("finetuning_type: lora\nquantization_bit: null\n").quantization()), "none");
+  const auto refused = [&](List overrides, const std::string& part) {
+    overrides.insert(overrides.begin(), "finetuning_type=lora");
+    const std::string message = refusal("{}", overrides);
+    EXPECT_TRUE(says(message, part)) << message;
+  };
+  refused({"quantization_bit=2"}, "expected 4 or 8");
+  refused({"quantization_method=gptq"}, "gptq is not available");
+  refused({"load_in_4bit=true", "load_in_8bit=true"}, "choose one");
+  refused({"quantization_bit=8", "load_in_4bit=true"}, "choose one");
+  refused({"quantization_bit=4", "pissa_init=true"}, "pissa_init");
+  refused({"quantization_bit=4", "init_lora_weights=olora"}, "olora");
+  for (const char* type : {"full", "freeze"}) EXPECT_TRUE(says(refusal("{}", {std::string("finetuning_type=") + type, "load_in_4bit=true"}), "finetuning_type: lora"));
+}
+
 }  // namespace
 }  // namespace attune::train

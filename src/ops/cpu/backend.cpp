@@ -32,6 +32,7 @@ const Backend& backend() {
       .gather_rows = gather_rows,
       .scatter_rows = scatter_rows,
       .dropout = dropout,
+      .dequantize = dequantize,
       .token_logprob = token_logprob,
       .logprob_slab = logprob_slab,
       .finish_logprob = finish_logprob,

@@ -87,6 +87,7 @@ void fill_zero(const Tensor&);
 void gather_rows(const GatherRows&);
 void scatter_rows(const ScatterRows&);
 void dropout(const Dropout&);
+void dequantize(const Dequantize&);
 void token_logprob(const TokenLogprob&);
 void logprob_slab(const LogprobSlab&);
 void finish_logprob(const FinishLogprob&);
