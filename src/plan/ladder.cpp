@@ -44,6 +44,11 @@ Settings in_backward(const Config& c, const std::string& optimizer) {
   return s;
 }
 
+Settings quantised(const Config& c, const char* bits) {
+  if (c.finetuning_type != "lora" || c.quantization().on() || c.pissa_init || c.init_lora_weights != "true") return {};
+  return {{"quantization_bit", bits}};
+}
+
 std::vector<Rung> all_rungs() {
   std::vector<Rung> rungs;
   rungs.push_back({"micro-batch", [](const Config& c, const DecoderConfig&) -> Settings {
@@ -55,14 +60,8 @@ std::vector<Rung> all_rungs() {
                      if (c.gradient_checkpointing == "block") return {};
                      return {{"gradient_checkpointing", "block"}};
                    }, 0, "the same result"});
-  const auto quantised = [](const char* bits) {
-    return [bits](const Config& c, const DecoderConfig&) -> Settings {
-      if (c.finetuning_type != "lora" || c.quantization().on() || c.pissa_init || c.init_lora_weights != "true") return {};
-      return {{"quantization_bit", bits}};
-    };
-  };
-  rungs.push_back({"base", quantised("8"), 1, "the base in 8 bits"});
-  rungs.push_back({"base", quantised("4"), 2, "the base in 4 bits (QLoRA)"});
+  rungs.push_back({"base", [](const Config& c, const DecoderConfig&) { return quantised(c, "8"); }, 1, "the base in 8 bits"});
+  rungs.push_back({"base", [](const Config& c, const DecoderConfig&) { return quantised(c, "4"); }, 2, "the base in 4 bits (QLoRA)"});
   rungs.push_back({"state", [](const Config& c, const DecoderConfig&) { return to_pure_bf16(c); }, 3, "no fp32 masters, stochastic rounding"});
   if (has_optimizer("adamw_8bit")) {
     rungs.push_back({"state", [](const Config& c, const DecoderConfig&) -> Settings {

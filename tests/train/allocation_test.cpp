@@ -37,17 +37,13 @@ namespace {
 
 using namespace test;
 
-long allocations_per_step(int64_t layers, nn::Recompute recompute, bool quantized = false) {
+long allocations_per_step(int64_t layers, nn::Recompute recompute, const tuning::TunerOptions& tuning = {}) {
   const models::DecoderConfig small = load_model(fixture("models/llama2_tiny"))->config();
   models::DecoderConfig config = small;
   config.num_hidden_layers = layers;
   models::Decoder model(config);
   train::EngineOptions options;
-  if (quantized) {
-    options.tuning.type = "lora";
-    options.tuning.lora.config.target_modules = {"all"};
-    options.tuning.quantization = {QuantType::nf4, true};
-  }
+  options.tuning = tuning;
   train::allocate_model(model, options, Arena::Kind::real);
   models::initialise_weights(model, 1);
   std::vector<Sample> samples;
@@ -70,7 +66,18 @@ TEST(Allocation, AStepInItsSteadyStateTakesNothingFromTheHeap) {
   for (nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::light, nn::Recompute::block}) {
     EXPECT_EQ(allocations_per_step(2, recompute), 0);
     EXPECT_EQ(allocations_per_step(6, recompute), 0);
-    EXPECT_EQ(allocations_per_step(2, recompute, true), 0);
+  }
+}
+
+TEST(Allocation, AQuantisedBaseTakesNoMoreThanADenseOne) {
+  tuning::TunerOptions lora;
+  lora.type = "lora";
+  lora.lora.config.target_modules = {"all"};
+  for (nn::Recompute recompute : {nn::Recompute::light, nn::Recompute::block}) {
+    lora.quantization = {};
+    const long dense = allocations_per_step(2, recompute, lora);
+    lora.quantization = {QuantType::nf4, true};
+    EXPECT_EQ(allocations_per_step(2, recompute, lora), dense);
   }
 }
 
