@@ -112,9 +112,9 @@ Json evaluate_set(Engine& engine, const data::Batcher& batches, const data::Toke
     if (m.known()) json["eval_" + m.name] = m.mean();
   if (calibration.known()) json["eval_calibration_error"] = calibration.error();
   if (tokens) json["eval_tokens"] = all.labels;
-  json["eval_samples"] = set.size();
+  json["eval_samples"] = set.groups();  // pairs, not their sides
   json["eval_runtime"] = seconds;
-  json["eval_samples_per_second"] = static_cast<double>(set.size()) / seconds;
+  json["eval_samples_per_second"] = static_cast<double>(set.groups()) / seconds;
   json["eval_steps_per_second"] = static_cast<double>(steps) / seconds;
   if (each.size() > 1)
     for (size_t i = 0; i < each.size(); ++i) {

@@ -153,7 +153,9 @@ TEST(QuantizedBaseOptions, AModuleThatIsTrainedAsAWholeStaysDense) {
   const Tuned q = begin("models/llama2_tiny", {QuantType::nf4, true}, DType::f32, lora);
   for (const auto& p : q.model->parameters().all()) {
     const bool beside = p->name.find("q_proj") != std::string::npos || p->name.find("k_proj") != std::string::npos || p->name.find("v_proj") != std::string::npos;
-    if (p->name.find("_proj.weight") != std::string::npos && !p->added) EXPECT_EQ(p->is_quantized(), !beside) << p->name;
+    if (p->name.find("_proj.weight") != std::string::npos && !p->added) {
+      EXPECT_EQ(p->is_quantized(), !beside) << p->name;
+    }
     EXPECT_EQ(p->trainable, p->added || p->name.find("k_proj.weight") != std::string::npos) << p->name;
   }
 }
