@@ -161,7 +161,7 @@ bool idle_preference(const Config& c, const std::string& key) {
   if (key == "discopop_tau") return !uses({"discopop"});
   if (key == "cpo_alpha") return !uses({"cpo"});
   if (key == "ref_model") return !(dpo || kto) || !needs_reference(c);
-  if (key == "kto_chosen_weight" || key == "kto_rejected_weight") return !kto;
+  if (key == "kto_chosen_weight" || key == "kto_rejected_weight" || key == "kto_loss") return !kto;
   return key == "center_rewards_coefficient" && c.stage != "rm";
 }
 

@@ -47,7 +47,7 @@ struct Config {
   std::vector<double> pref_loss_weights;
   double pref_beta = 0.1, pref_ftx = 0, dpo_label_smoothing = 0, simpo_gamma = 0.5, ld_alpha = 1, discopop_tau = 0.05, cpo_alpha = 1;
   double kto_chosen_weight = 1, kto_rejected_weight = 1, center_rewards_coefficient = 0;
-  std::string ref_model;
+  std::string ref_model, kto_loss = "kto";
   // data
   std::vector<std::string> dataset, eval_dataset;
   std::string dataset_dir = "data";

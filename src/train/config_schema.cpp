@@ -107,6 +107,7 @@ class Schema {
     real("discopop_tau", &Config::discopop_tau, 1e-6, 1e6, "`discopop`: temperature of its blend.");
     real("cpo_alpha", &Config::cpo_alpha, 0, 1e6, "`cpo`: weight of its SFT term.");
     string("ref_model", &Config::ref_model, "`dpo`, `kto`: directory of the reference model; empty: the model as training begins. Either way its log-probabilities are computed once, before the first update, and kept in output_dir; it takes no memory while the model trains.");
+    choices("kto_loss", &Config::kto_loss, {"kto", "bco", "apo_zero"}, "`kto`: the loss over judged answers ([preferences.md](preferences.md)).", {}, {{"apo_zero_unpaired", "apo_zero"}});
     real("kto_chosen_weight", &Config::kto_chosen_weight, 0, 1e6, "`kto`: weight of good answers.", {"desirable_weight"});
     real("kto_rejected_weight", &Config::kto_rejected_weight, 0, 1e6, "`kto`: weight of bad answers.", {"undesirable_weight"});
     real("center_rewards_coefficient", &Config::center_rewards_coefficient, 0, 1e6, "`rm`: pulls the sum of a pair's rewards to 0; 0.01 is usual.");

@@ -49,7 +49,11 @@ bool needs_reference(const Config& c) {
 
 std::unique_ptr<objectives::Objective> make_objective(const Config& c) {
   if (c.stage == "rm") return std::make_unique<objectives::Reward>(c.center_rewards_coefficient);
-  if (c.stage == "kto") return std::make_unique<objectives::Kto>(objectives::KtoOptions{c.pref_beta, c.kto_chosen_weight, c.kto_rejected_weight});
+  if (c.stage == "kto") {
+    using Loss = objectives::KtoOptions::Loss;
+    const Loss loss = c.kto_loss == "bco" ? Loss::bco : c.kto_loss == "apo_zero" ? Loss::apo_zero : Loss::kto;
+    return std::make_unique<objectives::Kto>(objectives::KtoOptions{c.pref_beta, c.kto_chosen_weight, c.kto_rejected_weight, loss});
+  }
   if (c.stage == "dpo")
     return std::make_unique<objectives::Preference>(
         terms_of(c), objectives::PreferenceOptions{c.pref_beta, c.dpo_label_smoothing, c.simpo_gamma, c.discopop_tau, c.cpo_alpha});

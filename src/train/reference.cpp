@@ -86,18 +86,22 @@ void ReferenceLogps::for_each_missing(F&& f) const {
       if (std::isnan(p.set->side(kReferenceLogp, sample))) return false;
     return true;
   };
+  const bool probes = setup_.objective->look_ahead() == objectives::LookAhead::probes;
   for (const Part& p : parts_) {
     for (int64_t i = 0; i < p.steps; ++i) {
       p.batches->make_step(0, i, step);
-      for (const auto* batches : {&step.micro_batches, &step.probes})
-        for (const MicroBatch& b : *batches)
-          if (!known(p, b)) f(p, b);
+      for (const MicroBatch& b : step.micro_batches)
+        if (!known(p, b)) f(p, b);
+      if (!probes) continue;
+      for (const MicroBatch& b : step.probes)
+        if (!known(p, b)) f(p, b);
     }
     if (!p.later_epochs) continue;
     // What the first epoch leaves out (dataloader_drop_last) may come in another.
     std::vector<float> weights;
     for (int64_t i = 0; i < p.set->size(); ++i) {
-      if (!std::isnan(p.set->side(kReferenceLogp, i))) continue;
+      const bool probe = setup_.config.row_kind() == data::RowKind::judged && i % 2 == 1;
+      if (!std::isnan(p.set->side(kReferenceLogp, i)) || (probe && !probes)) continue;
       MicroBatch alone;
       p.set->weights(i).copy_to(weights);
       alone.add_sequence(i, p.set->ids(i), weights, 0);

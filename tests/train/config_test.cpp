@@ -74,7 +74,7 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"stage: stf", "did you mean \"sft\""},             {"lr_scheduler_type: cosin", "did you mean \"cosine\""},
       {"optim: lionfish", "not supported"},                   {"finetuning_type: oft", "not supported"},
       {"gradient_checkpointing: some", "must be true or false"}, {"save_strategy: daily", "known are"},
-      {"do_train: false", "nothing to do"},               {"stages: [a]", "pipelines"},
+      {"do_train: false", "nothing to do"},               {"stages: [a]", "keys and values"},
       {"fp16: true\nbf16: true", "exclude each other"},                {"output_dir: \"\"", "output_dir is empty"},
       {"adam_beta1: 1.5", "expected 0 to 0.9999999"},             {"num_train_epochs: 0", "nothing would be trained"},
       {"dataset: [[a]]", "plain values"},
