@@ -66,6 +66,7 @@ class Merge {
     for (const std::string& directory : args.adapters) {
       deltas_.emplace_back(directory);
       if (models::unties(config, deltas_.back().config())) models::untie(config), untied_ = true;
+      models::grow_vocabulary(config, directory);
     }
     model_ = std::make_unique<models::Decoder>(config);
     if (quantized.on()) models::attach_adapter(*model_, deltas_.back().config());
@@ -113,16 +114,21 @@ class Merge {
       const auto it = base_.tensors().find(from);
       if (it == base_.tensors().end()) fail("{}: tensor \"{}\" is missing", args_.model, from);
       const auto& [file, info] = it->second;
-      if (info->shape != p->shape) fail("{}: tensor \"{}\" does not have the shape that config.json asks for", args_.model, from);
+      const bool replaced = is_replaced(p->name);
+      if (info->shape != p->shape && !replaced) fail("{}: tensor \"{}\" does not have the shape that config.json asks for", args_.model, from);
       const DType to = dtype_of(*info, args_.dtype);
       narrow_ |= to != DType::f32;
-      formats::TensorSource source{p->name, p->shape, nullptr, to, to, file, info};
+      formats::TensorSource source{p->name, p->shape, nullptr, to, to, replaced ? nullptr : file, replaced ? nullptr : info};
       if (p->is_quantized() || std::any_of(deltas_.begin(), deltas_.end(), [&](const auto& d) { return d.changes(p->name); })) {
         source.make = [this, p = p.get(), file = file, info = info, to](uint64_t first, uint64_t n, void* out) { make(*p, *file, *info, to, first, n, out); };
       }
       all.push_back(std::move(source));
     }
     return all;
+  }
+
+  bool is_replaced(const std::string& name) const {
+    return std::any_of(deltas_.begin(), deltas_.end(), [&](const auto& d) { return d.replaces(name); });
   }
 
   // Elements [first, first + n): the rows that hold them, in fp32, rounded once.
@@ -139,7 +145,7 @@ class Merge {
   void base_rows(const nn::Parameter& p, const formats::TensorFile& file, const formats::TensorInfo& info, int64_t first, int64_t rows, float* out) {
     const auto with_earlier = [&](int64_t row, int64_t n, float* into) {
       const int64_t cols = p.shape.back();
-      file.read(info, DType::f32, static_cast<uint64_t>(row * cols), static_cast<uint64_t>(n * cols), into);
+      if (!is_replaced(p.name)) file.read(info, DType::f32, static_cast<uint64_t>(row * cols), static_cast<uint64_t>(n * cols), into);
       for (size_t i = 0; i + 1 < deltas_.size(); ++i) deltas_[i].apply(p.name, p.shape, row, n, into);
     };
     if (!p.is_quantized()) return with_earlier(first, rows, out);
@@ -156,6 +162,7 @@ class Merge {
   Json new_config() const {
     Json config = base_.config();
     if (untied_) config["tie_word_embeddings"] = false;
+    if (model_->config().stored_vocab_size > 0) config["vocab_size"] = model_->config().vocab_size;
     if (args_.dtype == "auto") return config;
     const char* name = name_of(parse_dtype(args_.dtype, "--dtype"));
     const bool newer = config.contains("dtype");

@@ -183,7 +183,7 @@ LoraConfig read_lora_config(const fs::path& directory) {
   if (const std::string type = in.text("peft_type", "missing"); type != "LORA")
     refuse("{}: peft_type is {}; only LORA is supported (with rsLoRA)", where, type);
   in.refuse_if_on({"fan_in_fan_out", "lora_bias", "layer_replication", "target_parameters", "trainable_token_indices", "megatron_config",
-                   "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config", "use_dora"});
+                   "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"});
   LoraConfig c;
   c.base_model = in.text("base_model_name_or_path");
   c.r = static_cast<int64_t>(in.number("r", 8, 1, kMostRank));
@@ -199,8 +199,11 @@ LoraConfig read_lora_config(const fs::path& directory) {
   c.bias = in.text("bias", "none");
   if (c.bias != "none" && c.bias != "all" && c.bias != "lora_only") fail("{}: \"bias\" must be none, all or lora_only, not {}", where, c.bias);
   c.use_rslora = in.flag("use_rslora");
+  c.use_dora = in.flag("use_dora");
   if (in.present("task_type") && json["task_type"].is_string()) c.task_type = json["task_type"].get<std::string>();
   if (in.present("init_lora_weights") && json["init_lora_weights"].is_string()) c.init_lora_weights = json["init_lora_weights"].get<std::string>();
+  if (in.flag("ensure_weight_tying") && (c.targets("lm_head") || c.targets("model.embed_tokens") || c.saves("lm_head") || c.saves("model.embed_tokens")))
+    refuse("{}: ensure_weight_tying ties what is trained of embed_tokens and lm_head, which is not supported", where);
   // Others change the base that the adapter belongs to (its residual), or are not known.
   static const std::vector<std::string> plain{"true", "false", "gaussian", "eva", "orthogonal"};
   if (std::find(plain.begin(), plain.end(), c.init_lora_weights) == plain.end())
@@ -235,6 +238,11 @@ Json lora_config_json(const LoraConfig& c) {
   j["use_dora"] = c.use_dora;
   j["use_rslora"] = c.use_rslora;
   return j;
+}
+
+std::string base_layer_name(const std::string& parameter) {
+  const size_t dot = parameter.rfind('.');
+  return fmt::format("{}{}.base_layer{}", kAdapterPrefix, parameter.substr(0, dot), parameter.substr(dot));
 }
 
 std::unique_ptr<TensorFile> open_adapter(const fs::path& directory) {

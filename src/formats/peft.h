@@ -1,7 +1,7 @@
 // PEFT's adapter directory (https://github.com/huggingface/peft): adapter_config.json and adapter_model.safetensors.
 //
-// Tensors are named base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r]; modules that are saved as
-// a whole keep their names below that prefix; the bias of an adapted module is <module>.base_layer.bias.
+// Tensors are named base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r], with DoRA also
+// .lora_magnitude_vector [out]; of an embedding .lora_embedding_A [r, vocabulary] and .lora_embedding_B [d, r]; modules that are saved as a whole keep their names below that prefix; the bias of an adapted module is <module>.base_layer.bias.
 #pragma once
 
 #include <memory>
@@ -47,6 +47,9 @@ bool is_adapter(const fs::path& directory);
 LoraConfig read_lora_config(const fs::path& directory);
 // The same keys for every reader; none of our own.
 Json lora_config_json(const LoraConfig& config);
+
+// What PEFT saves the weight of an adapted module (or its bias) as, by the name it has in the base: "….base_layer.weight".
+std::string base_layer_name(const std::string& parameter);
 
 // adapter_model.safetensors, or adapter_model.bin of older versions.
 std::unique_ptr<TensorFile> open_adapter(const fs::path& directory);

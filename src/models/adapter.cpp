@@ -17,7 +17,22 @@ using formats::LoraConfig;
 
 constexpr const char* kLinears[] = {"qkv", "o", "gate_up", "down"};
 
+constexpr const char *kEmbedding = "model.embed_tokens", *kHead = "lm_head";
+
 std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
+// PEFT saves A and B of an embedding as [r, V] and [d, r]; A lies here as the table [V, r] that it is.
+bool is_transposed(const nn::Parameter& p) { return p.name.ends_with(".lora_embedding_A"); }
+
+std::vector<int64_t> saved_shape(const nn::Parameter& p) {
+  return is_transposed(p) ? std::vector<int64_t>{p.shape[1], p.shape[0]} : p.shape;
+}
+
+std::vector<float> in_fp32(const Tensor& t) {
+  std::vector<float> out(static_cast<size_t>(t.count()));
+  convert(t.data, t.dtype, out.data(), DType::f32, out.size());
+  return out;
+}
 
 std::string beginning_name(const nn::Parameter& p) { return module_of(p.name) + ".init"; }
 
@@ -65,6 +80,14 @@ void for_each_linear(Model& model, F&& f) {
     for (const char* name : kLinears) f(model.layer_linear(i, name));
 }
 
+// A new parameter of the adapter.
+nn::Parameter& add(nn::ParameterStore& store, const std::string& name, std::vector<int64_t> shape) {
+  nn::Parameter& p = store.add(formats::kAdapterPrefix + name, std::move(shape));
+  p.added = true;
+  p.adapter_name = p.name;
+  return p;
+}
+
 void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& config) {
   std::vector<nn::ParameterStore::Spec> downs;
   std::vector<nn::Adapter> adapters;
@@ -75,8 +98,9 @@ void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& conf
     if (config.targets(module)) {
       const int64_t rank = config.rank_of(module);
       downs.push_back({formats::kAdapterPrefix + module + ".lora_A.weight", {rank, in}});
-      nn::Parameter& up = store.add(formats::kAdapterPrefix + module + ".lora_B.weight", {out, rank});
-      adapters.push_back({nullptr, &up, static_cast<float>(config.scale_of(module)), begin});
+      nn::Parameter& up = add(store, module + ".lora_B.weight", {out, rank});
+      nn::Parameter* magnitude = config.use_dora ? &add(store, module + ".lora_magnitude_vector", {out}) : nullptr;
+      adapters.push_back({nullptr, &up, static_cast<float>(config.scale_of(module)), begin, magnitude});
     }
     begin += out;
   }
@@ -84,8 +108,32 @@ void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& conf
   const std::vector<nn::Parameter*> a = store.add_group(downs);
   for (size_t i = 0; i < adapters.size(); ++i) {
     adapters[i].a = a[i];
-    for (nn::Parameter* p : {adapters[i].a, adapters[i].b}) p->added = true, p->adapter_name = p->name;
+    a[i]->added = true, a[i]->adapter_name = a[i]->name;
     layer.adapters.push_back(adapters[i]);
+  }
+}
+
+void attach_tables(Decoder& model, const LoraConfig& config) {
+  const int64_t vocab = model.config().vocab_size, d = model.config().hidden_size;
+  nn::ParameterStore& store = model.parameters();
+  for (const char* module : {kEmbedding, kHead}) {
+    if (!config.targets(module)) continue;
+    if (config.use_dora) refuse("use_dora is for modules of the layers; {} in lora_target can have plain LoRA only. Leave one of the two out", module);
+    if (module == kHead && model.config().num_labels > 0) refuse("lora_target: a model that scores sequences has no lm_head; its score is trained as a whole");
+    if (module == kHead && model.config().norm_head)
+      refuse("lora_target: the lm_head of this family normalises its rows and cannot have an adapter; train it as a whole with additional_target (modules_to_save)");
+    const int64_t rank = config.rank_of(module);
+    const auto scale = static_cast<float>(config.scale_of(module));
+    if (module == kEmbedding) {
+      nn::Parameter& a = add(store, std::string(module) + ".lora_embedding_A", {vocab, rank});
+      model.embedding_adapter() = nn::Adapter{&a, &add(store, std::string(module) + ".lora_embedding_B", {d, rank}), scale};
+      a.is_table = true;
+    } else {
+      nn::Parameter& a = add(store, std::string(module) + ".lora_A.weight", {rank, d});
+      nn::Parameter& b = add(store, std::string(module) + ".lora_B.weight", {vocab, rank});
+      model.head().adapt(nn::Adapter{&a, &b, scale});
+      b.is_table = true;
+    }
   }
 }
 
@@ -105,12 +153,51 @@ void name_biases(nn::ParameterStore& store, const LoraConfig& config) {
   for (const auto& p : store.all()) {
     if (p->added || !p->adapter_name.empty() || !p->name.ends_with(".bias")) continue;
     const std::string module = module_of(p->name);
-    if (config.targets(module)) p->adapter_name = formats::kAdapterPrefix + module + ".base_layer.bias";
+    if (config.targets(module)) p->adapter_name = formats::base_layer_name(p->name);
     else if (config.bias == "all") p->adapter_name = formats::kAdapterPrefix + p->name;
   }
 }
 
+// Where an adapter is on embedding or head, PEFT saves their own weight too: the base's, which is not to be replaced.
+bool holds(const formats::TensorFile& file, const formats::TensorInfo& copy, const nn::Parameter& p) {
+  std::vector<float> theirs(static_cast<size_t>(copy.count()));
+  file.read(copy, DType::f32, theirs.data());
+  const std::vector<float> ours = in_fp32(p.weight);
+  bool same = copy.shape == p.shape;
+  for (size_t i = 0; same && i < ours.size(); ++i) same = std::abs(theirs[i] - ours[i]) <= 1.0f / 128 * std::abs(ours[i]) + 1e-6f;
+  if (!same) refuse("{}: \"{}\" is not what the base model has; the adapter belongs to another base, or to one whose vocabulary was changed before", file.path().string(), copy.name);
+  return same;
+}
+
 }  // namespace
+
+void grow_vocabulary(DecoderConfig& architecture, int64_t rows) {
+  if (rows <= architecture.vocab_size) return;
+  if (architecture.stored_vocab_size == 0) architecture.stored_vocab_size = architecture.vocab_size;
+  architecture.vocab_size = rows;
+}
+
+void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter) {
+  const auto file = formats::open_adapter(adapter);
+  const auto rows = [&](const char* module) {
+    const auto* info = file->find(fmt::format("{}{}.weight", formats::kAdapterPrefix, module));
+    return info && info->shape.size() == 2 ? info->shape[0] : 0;
+  };
+  const int64_t embedding = rows(kEmbedding), head = rows(kHead);
+  if (std::max(embedding, head) <= architecture.vocab_size) return;
+  if (embedding != head && architecture.num_labels == 0)
+    refuse("{}: embed_tokens has {} rows and lm_head {} (0: the adapter does not save it), the base model has {}; a vocabulary grows in both",
+           adapter.string(), embedding, head, architecture.vocab_size);
+  grow_vocabulary(architecture, embedding);
+}
+
+std::vector<float> turned(const std::vector<float>& values, int64_t rows) {
+  const auto n = static_cast<size_t>(rows), d = values.size() / n;
+  std::vector<float> out(values.size());
+  for (size_t r = 0; r < n; ++r)
+    for (size_t c = 0; c < d; ++c) out[c * n + r] = values[r * d + c];
+  return out;
+}
 
 void store(nn::Parameter& p, const std::vector<float>& values) {
   if (p.is_quantized())
@@ -137,10 +224,8 @@ std::vector<std::string> linear_modules(const Decoder& model) {
 }
 
 void attach_adapter(Decoder& model, const LoraConfig& config) {
-  for (const char* module : {"lm_head", "model.embed_tokens"})
-    if (config.targets(module))
-      refuse("lora_target: {} cannot have a low-rank adapter here; train it as a whole with additional_target (modules_to_save)", module);
-  size_t before = model.parameters().all().size();
+  const size_t before = model.parameters().all().size();
+  attach_tables(model, config);
   for_each_linear(model, [&](nn::Linear& l) { attach(model.parameters(), l, config); });
   const bool wanted = !config.target_modules.empty() || !config.target_pattern.empty();
   if (wanted && model.parameters().all().size() == before)
@@ -153,7 +238,7 @@ void attach_adapter(Decoder& model, const LoraConfig& config) {
 void add_beginnings(Decoder& model) {
   std::vector<nn::ParameterStore::Spec> specs;
   for (const auto& p : model.parameters().all())
-    if (p->added) specs.push_back({beginning_name(*p), p->shape});
+    if (p->added && !p->is_vector()) specs.push_back({beginning_name(*p), p->shape});
   for (const auto& spec : specs) {
     nn::Parameter& p = model.parameters().add(spec.name, spec.shape);
     p.added = true;
@@ -176,7 +261,8 @@ LoraConfig with_beginnings(LoraConfig config) {
 }
 
 bool unties(const DecoderConfig& architecture, const LoraConfig& config) {
-  return architecture.tie_word_embeddings && (config.saves("lm_head") || config.saves("model.embed_tokens"));
+  const auto changes = [&](const char* module) { return config.saves(module) || config.targets(module); };
+  return architecture.tie_word_embeddings && (changes(kHead) || changes(kEmbedding));
 }
 
 void untie(DecoderConfig& architecture) {
@@ -193,16 +279,18 @@ void load_adapter(Decoder& model, const fs::path& directory) {
     const formats::TensorInfo* info = file->find(p->adapter_name);
     if (!info) fail("{}: tensor \"{}\" is missing, which adapter_config.json asks for", file->path().string(), p->adapter_name);
     nn::Parameter* beginning = beginning_of(model, *p);
-    const std::vector<int64_t> shape = beginning ? joined_shape(*p) : p->shape;
+    const std::vector<int64_t> shape = beginning ? joined_shape(*p) : saved_shape(*p);
     if (info->shape != shape)
       fail("{}: tensor \"{}\" has shape [{}], the model and adapter_config.json ask for [{}]. The adapter belongs to another base model",
            file->path().string(), info->name, fmt::join(info->shape, ", "), fmt::join(shape, ", "));
     std::vector<float> values(static_cast<size_t>(info->count()));
     file->read(*info, DType::f32, values.data());
     if (beginning) split(values, *p, *beginning);
-    else store(*p, values);
+    else store(*p, is_transposed(*p) ? turned(values, shape[0]) : values);
     unused.erase(p->adapter_name);
   }
+  for (const nn::Parameter* p : {&model.embedding(), &model.head_weight()})
+    if (const auto* copy = file->find(formats::base_layer_name(p->name)); copy && holds(*file, *copy, *p)) unused.erase(copy->name);
   if (!unused.empty())
     fail("{}: holds {} tensors that have no place in this model, first \"{}\". The adapter belongs to another base model, or uses a feature "
          "that is not supported", file->path().string(), unused.size(), *unused.begin());
@@ -213,6 +301,14 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
   for (const auto& p : model.parameters().all()) {
     if (p->adapter_name.empty()) continue;
     const Tensor& t = p->stepped();
+    if (is_transposed(*p)) {
+      formats::TensorSource source{p->adapter_name, saved_shape(*p), nullptr, DType::f32, dtype};
+      source.make = [p = p.get(), dtype](uint64_t first, uint64_t n, void* out) {
+        convert(turned(in_fp32(p->stepped()), p->shape[0]).data() + first, DType::f32, out, dtype, n);
+      };
+      sources.push_back(std::move(source));
+      continue;
+    }
     if (const nn::Parameter* beginning = beginning_of(model, *p)) {
       formats::TensorSource source{p->adapter_name, joined_shape(*p), nullptr, DType::f32, dtype};
       source.make = [p = p.get(), beginning, dtype](uint64_t first, uint64_t n, void* out) {

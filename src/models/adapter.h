@@ -9,8 +9,8 @@
 
 namespace attune::models {
 
-// Declares A and B (`Parameter::added`, named as in PEFT's file) of every module that `config` targets and puts them into the
-// linear layers, and gives what else belongs to the adapter (modules_to_save, biases) its name there (adapter_name). What is
+// Declares A and B, with DoRA the magnitudes too (`Parameter::added`, named as in PEFT's file), of every module that `config`
+// targets and puts them into the linear layers, and gives what else belongs to the adapter (modules_to_save, biases) its name there (adapter_name). What is
 // trained is not decided here. Before storage is allocated. Refuses a configuration that chooses nothing, and modules that
 // cannot have an adapter.
 void attach_adapter(Decoder& model, const formats::LoraConfig& config);
@@ -29,6 +29,14 @@ bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config
 // As `unties` asks: a model whose head begins as a copy of the embedding.
 void untie(DecoderConfig& architecture);
 
+// A matrix of `rows` rows turned.
+std::vector<float> turned(const std::vector<float>& values, int64_t rows);
+
+// A vocabulary of `rows` words, on a base whose files have fewer. Never shrinks.
+void grow_vocabulary(DecoderConfig& architecture, int64_t rows);
+// As an adapter has it that saves a larger embedding and head. Refuses one that has grown without the other.
+void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter);
+
 // Gives a parameter new numbers: the master first where there is one; quantised where it is held so.
 void store(nn::Parameter& parameter, const std::vector<float>& values);
 
@@ -42,7 +50,7 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
 // Writes both files into an existing directory.
 void save_adapter(const fs::path& directory, const Decoder& model, const formats::LoraConfig& config, DType dtype);
 
-// Modules outside of embedding and head that can have an adapter ("model.layers.0.self_attn.q_proj" …).
+// Modules of the layers that can have an adapter ("model.layers.0.self_attn.q_proj" …).
 std::vector<std::string> linear_modules(const Decoder& model);
 // The last parts of their names ("q_proj" …).
 std::set<std::string> module_kinds(const Decoder& model);

@@ -246,7 +246,7 @@ nn::Value Decoder::forward(nn::Tape& tape, const nn::Stream& stream, DType compu
   uint32_t rounded = 0;
   convert(&config_.embedding_scale, DType::f32, &rounded, compute, 1);
   convert(&rounded, compute, &scale, DType::f32, 1);
-  nn::Value x = nn::embedding(tape, *embedding_, {stream.tokens, stream.rows, compute, scale});
+  nn::Value x = nn::embedding(tape, *embedding_, {stream.tokens, stream.rows, compute, scale}, embedding_adapter_ ? &*embedding_adapter_ : nullptr);
   nn::embedding_noise(tape, x, options.neftune_noise_alpha, mix_key(options.dropout_key, kNoiseSite), stream);
   x = nn::dropout(tape, x, options.embedding_dropout, mix_key(options.dropout_key, kEmbeddingSite), stream);
   tape.reserve_gradient(x);

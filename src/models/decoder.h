@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,9 @@ class Decoder {
   const DecoderConfig& config() const { return config_; }
   nn::ParameterStore& parameters() { return parameters_; }
   const nn::ParameterStore& parameters() const { return parameters_; }
+  nn::Head& head() { return *head_; }
   const nn::Head& head() const { return *head_; }
+  std::optional<nn::Adapter>& embedding_adapter() { return embedding_adapter_; }
   nn::Parameter& embedding() { return *embedding_; }
   nn::Parameter& head_weight() { return *head_weight_; }
   nn::Linear& layer_linear(int64_t layer, const std::string& name);  // "qkv", "o", "gate_up", "down"
@@ -99,6 +102,7 @@ class Decoder {
   DecoderConfig config_;
   nn::ParameterStore parameters_;
   nn::Parameter* embedding_ = nullptr;
+  std::optional<nn::Adapter> embedding_adapter_;
   nn::Norm final_norm_;
   nn::Parameter* head_weight_ = nullptr;
   std::vector<Layer> layers_;

@@ -22,6 +22,7 @@ struct DecoderConfig {
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
+  int64_t stored_vocab_size = 0;  // rows of embedding and head in the base's files, where the vocabulary has grown; 0: all
   int64_t max_position_embeddings = 0;
   float initializer_range = 0.02f;
   std::vector<int64_t> eos_token_ids;  // from config.json; may be empty

@@ -61,7 +61,9 @@ void load_weights(Decoder& model, formats::ModelDirectory& directory) {
     if (it == tensors.end())
       fail("{}: tensor \"{}\" is missing ({} expected by config.json)", directory.path().string(), p->name, shape_text(p->shape));
     const auto& [file, info] = it->second;
-    if (info->shape != p->shape)
+    std::vector<int64_t> stored = p->shape;  // of a vocabulary that has grown; its new rows are filled elsewhere
+    if (p->is_table && model.config().stored_vocab_size > 0) stored[0] = model.config().stored_vocab_size;
+    if (info->shape != p->shape && info->shape != stored)
       fail("{}: tensor \"{}\" has shape {} but config.json asks for {}", file->path().string(), p->name,
            shape_text(info->shape), shape_text(p->shape));
     fill(*p, *file, *info);
@@ -150,7 +152,7 @@ std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType sa
     const Tensor& t = p->stepped();
     formats::TensorSource source{p->name, p->shape, t.data, t.dtype, save_dtype};
     if (base && !p->learns() && t.dtype != DType::f32 && t.dtype != save_dtype)
-      if (const auto it = base->tensors().find(p->name); it != base->tensors().end())
+      if (const auto it = base->tensors().find(p->name); it != base->tensors().end() && it->second.info->shape == p->shape)
         source.file = it->second.file, source.info = it->second.info;
     sources.push_back(source);
   }

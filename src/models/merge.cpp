@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <cmath>
 #include <set>
 
 #include "models/families/family.h"
@@ -11,7 +12,8 @@
 namespace attune::models {
 namespace {
 
-constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kBaseLayer = ".base_layer.";
+constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kMagnitude = ".lora_magnitude_vector",
+                           kTable = ".lora_embedding_A", kTableUp = ".lora_embedding_B", kBaseLayer = ".base_layer.";
 
 std::vector<float> read_floats(const formats::TensorFile& file, const formats::TensorInfo& info) {
   std::vector<float> out(static_cast<size_t>(info.count()));
@@ -29,9 +31,13 @@ AdapterDelta::AdapterDelta(const fs::path& directory)
     name = name.substr(std::string_view(formats::kAdapterPrefix).size());
     if (name.ends_with(kDown)) {
       read_low_rank(name.substr(0, name.size() - kDown.size()));
-    } else if (name.ends_with(kUp)) {
-      const std::string down = name.substr(0, name.size() - kUp.size()) + std::string(kDown);
+    } else if (name.ends_with(kTable)) {
+      read_table(name.substr(0, name.size() - kTable.size()));
+    } else if (name.ends_with(kUp) || name.ends_with(kMagnitude)) {
+      const std::string down = name.substr(0, name.rfind(".lora_")) + std::string(kDown);
       if (!file_->find(formats::kAdapterPrefix + down)) fail("{}: tensor \"{}\" is there without its lora_A", file_->path().string(), t.name);
+    } else if (name.ends_with(kTableUp)) {
+      if (!file_->find(formats::kAdapterPrefix + name.substr(0, name.size() - 1) + "A")) fail("{}: tensor \"{}\" is there without its lora_embedding_A", file_->path().string(), t.name);
     } else {
       if (name.find(".lora_") != std::string::npos) refuse("{}: tensor \"{}\" belongs to a kind of adapter that is not supported", file_->path().string(), t.name);
       if (const size_t at = name.find(kBaseLayer); at != std::string::npos) name.erase(at + 1, kBaseLayer.size() - 1);
@@ -45,8 +51,22 @@ void AdapterDelta::read_low_rank(const std::string& module) {
   const auto* b = file_->find(formats::kAdapterPrefix + module + std::string(kUp));
   if (!b || a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != b->shape[1] || a->shape[0] != config_.rank_of(module))
     fail("{}: lora_A and lora_B of {} do not belong together, or not to rank {} of adapter_config.json", file_->path().string(), module, config_.rank_of(module));
-  low_rank_[module + ".weight"] = {read_floats(*file_, *a), read_floats(*file_, *b), a->shape[0], a->shape[1], b->shape[0],
-                                   static_cast<float>(config_.scale_of(module))};
+  const auto* m = file_->find(formats::kAdapterPrefix + module + std::string(kMagnitude));
+  if (config_.use_dora != (m != nullptr) || (m && m->shape != std::vector<int64_t>{b->shape[0]}))
+    fail("{}: use_dora in adapter_config.json asks for {}lora_magnitude_vector of {} [{}]", file_->path().string(), config_.use_dora ? "" : "no ", module, b->shape[0]);
+  low_rank_[module + ".weight"] = {read_floats(*file_, *a), read_floats(*file_, *b), m ? read_floats(*file_, *m) : std::vector<float>{},
+                                   a->shape[0], a->shape[1], b->shape[0], static_cast<float>(config_.scale_of(module))};
+}
+
+// Rows of the table are turned: V·Aᵀ·Bᵀ, as if it were a linear module with B and A.
+void AdapterDelta::read_table(const std::string& module) {
+  const auto* a = file_->find(formats::kAdapterPrefix + module + std::string(kTable));
+  const auto* b = file_->find(formats::kAdapterPrefix + module + std::string(kTableUp));
+  if (!b || a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != b->shape[1] || a->shape[0] != config_.rank_of(module))
+    fail("{}: lora_embedding_A and lora_embedding_B of {} do not belong together, or not to rank {} of adapter_config.json", file_->path().string(), module,
+         config_.rank_of(module));
+  low_rank_[module + ".weight"] = {turned(read_floats(*file_, *b), b->shape[0]), turned(read_floats(*file_, *a), a->shape[0]), {},
+                                   a->shape[0], b->shape[0], a->shape[1], static_cast<float>(config_.scale_of(module))};
 }
 
 std::vector<std::string> AdapterDelta::names() const {
@@ -66,7 +86,6 @@ void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& sh
     check(it->second->shape);
     const int64_t cols = shape.back();
     file_->read(*it->second, DType::f32, static_cast<uint64_t>(first * cols), static_cast<uint64_t>(rows * cols), values);
-    return;
   }
   const auto it = low_rank_.find(name);
   if (it == low_rank_.end()) return;
@@ -82,6 +101,11 @@ void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& sh
       for (int64_t j = 0; j < d.in; ++j) sum[static_cast<size_t>(j)] += b * a[j];
     }
     for (int64_t j = 0; j < d.in; ++j) row[j] += d.scale * sum[static_cast<size_t>(j)];
+    if (d.magnitude.empty()) continue;
+    double squares = 0;
+    for (int64_t j = 0; j < d.in; ++j) squares += static_cast<double>(row[j]) * row[j];
+    const double gain = squares > 0 ? d.magnitude[static_cast<size_t>(first + i)] / std::sqrt(squares) : 0;
+    for (int64_t j = 0; j < d.in; ++j) row[j] = static_cast<float>(row[j] * gain);
   }
 }
 
@@ -106,10 +130,12 @@ void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector
 
 std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
   DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
-  for (const std::string& directory : adapters)
-    if (unties(config, formats::read_lora_config(directory))) untie(config);
   // A reward model's adapter on a language model brings its own head.
   if (!adapters.empty() && formats::read_lora_config(adapters.back()).task_type == "SEQ_CLS" && config.num_labels == 0) score_sequences(config, 1);
+  for (const std::string& directory : adapters) {
+    if (unties(config, formats::read_lora_config(directory))) untie(config);
+    grow_vocabulary(config, directory);
+  }
   auto model = std::make_unique<Decoder>(std::move(config));
   if (!adapters.empty()) attach_adapter(*model, formats::read_lora_config(adapters.back()));
   return model;

@@ -8,7 +8,8 @@
 
 namespace attune::models {
 
-// One adapter directory: W + scale·B·A for what it adapts, and other values for what it saves as a whole.
+// One adapter directory: W + scale·B·A for what it adapts (DoRA: with rows of its own lengths), and other values for what it
+// saves as a whole.
 class AdapterDelta {
  public:
   explicit AdapterDelta(const fs::path& directory);
@@ -16,6 +17,7 @@ class AdapterDelta {
   const formats::LoraConfig& config() const { return config_; }
   // Names of the base's tensors that change.
   std::vector<std::string> names() const;
+  bool replaces(const std::string& name) const { return whole_.count(name) > 0; }  // whatever the base has
   bool changes(const std::string& name) const { return low_rank_.count(name) > 0 || whole_.count(name) > 0; }
   // Turns rows [first, first + rows) of tensor `name` with `cols` columns (a vector is one row) into those of the merged
   // model, in fp32. Refuses a tensor of another shape.
@@ -24,10 +26,12 @@ class AdapterDelta {
  private:
   struct LowRank {
     std::vector<float> a, b;  // [r, in], [out, r]
+    std::vector<float> magnitude;  // [out], or empty
     int64_t rank = 0, in = 0, out = 0;
     float scale = 1;
   };
   void read_low_rank(const std::string& module);
+  void read_table(const std::string& module);  // of an embedding
 
   fs::path directory_;
   formats::LoraConfig config_;

@@ -45,10 +45,36 @@ Head::Words Head::all_words(ops::Context& context) const {
   return words;
 }
 
+Tensor Head::adapt(ops::Context& context, const Tensor& hidden_rows, const Words& words, const Tensor& logits) const {
+  if (!adapter_) return {};
+  const Tensor low = context.arena().matrix(hidden_rows.rows, adapter_->a->weight.rows.count, hidden_rows.dtype);
+  ops::gemm(context, {hidden_rows, adapter_->a->weight, low, false, true, false});
+  ops::scale(context, {low, low, adapter_->scale, false});
+  ops::gemm(context, {low, adapter_->b->weight.slice(words.first, words.weight.rows.count), logits, false, true, true});
+  return low;
+}
+
+// The adapter's part of chunk_gradients, behind that of the weight.
+void Head::adapter_gradients(Tape& tape, const Tensor& low, const Tensor& dlogits, const Tensor& hidden_rows, const Tensor& dhidden) const {
+  ops::Context& context = tape.context();
+  const Adapter& a = *adapter_;
+  ArenaScope workspace(context.arena());
+  const Tensor dlow = context.arena().matrix(low.rows, low.cols, low.dtype);
+  ops::gemm(context, {dlogits, a.b->weight, dlow, false, false, false});
+  ops::scale(context, {dlow, dlow, a.scale, false});
+  if (dhidden.defined()) ops::gemm(context, {dlow, a.a->weight, dhidden, false, false, true});
+  for (const auto& [p, dy, x] : {std::tuple(a.a, dlow, hidden_rows), std::tuple(a.b, dlogits, low)}) {
+    if (!p->trainable) continue;
+    const GradientTarget target = tape.gradient_of(*p);
+    ops::gemm(context, {dy, x, target.tensor, true, false, target.accumulate});
+  }
+}
+
 Head::Chunk Head::chunk(ops::Context& context, const Tensor& hidden_rows, const Words& words, bool backward) const {
   Chunk c;
   c.logits = context.arena().matrix(hidden_rows.rows, words.weight.rows.count, DType::f32);
   ops::gemm(context, {hidden_rows, words.weight, c.logits, false, true, false});
+  c.low = adapt(context, hidden_rows, words, c.logits);
   if (words.inverse_norms.defined()) ops::scale_columns(context, {c.logits, words.inverse_norms});
   if (options_.softcap > 0) {
     if (backward) c.capped = context.arena().matrix(hidden_rows.rows, words.weight.rows.count, DType::f32);
@@ -70,6 +96,7 @@ void Head::chunk_gradients(Tape& tape, const Chunk& chunk, const Words& words, c
   ops::Context& context = tape.context();
   dlogits_back(context, chunk, words, dlogits);
   if (dhidden.defined()) ops::gemm(context, {dlogits, words.weight, dhidden, false, false, false});
+  if (adapter_) adapter_gradients(tape, chunk.low, dlogits, hidden_rows, dhidden);
   if (!weight_.trainable) return;
   const GradientTarget target = tape.gradient_of(weight_);
   ops::gemm(context, {dlogits, hidden_rows, target.tensor, true, false, target.accumulate});
@@ -97,13 +124,14 @@ Tensor Head::logits(ops::Context& context, const Tensor& hidden_rows) const {
   ArenaScope scope(context.arena());
   const Words words = all_words(context);
   ops::gemm(context, {hidden_rows, words.weight, out, false, true, false});
+  adapt(context, hidden_rows, words, out);
   if (words.inverse_norms.defined()) ops::scale_columns(context, {out, words.inverse_norms});
   if (options_.softcap > 0) ops::softcap(context, {out, options_.softcap, {}});
   return out;
 }
 
 void Head::loss(Tape& tape, Value hidden, const Targets& targets, const LossCall& call) const {
-  const bool gradient = tape.training() && (hidden->needs_gradient || weight_.trainable);
+  const bool gradient = tape.training() && (hidden->needs_gradient || trains());
   // The gradient of what comes in lies below everything else, so that backward can free the head's own memory behind it:
   // the weight's gradient too, where it is on the stack.
   if (gradient && hidden->needs_gradient && !hidden->gradient_storage.defined()) tape.reserve_gradient(hidden);
@@ -117,20 +145,23 @@ void Head::loss(Tape& tape, Value hidden, const Targets& targets, const LossCall
   else loss_in_slabs(tape, hidden, targets, call, dhidden, how);
   if (!gradient) return;
   const Tensor rows = targets.label_rows;
-  Parameter* complete = weight_.trainable && how != RowSlabs::freed ? &weight_ : nullptr;
-  tape.record([&tape, hidden, dhidden, rows, complete] {
+  const Head* head = how == RowSlabs::freed ? nullptr : this;
+  tape.record([&tape, hidden, dhidden, rows, head] {
     if (dhidden) add_rows_to_gradient(tape, hidden, dhidden->value, rows);
-    if (complete) tape.complete_use(*complete);
+    if (head) head->for_each_trained([&](Parameter& p) { tape.complete_use(p); });
   });
 }
 
 void Head::loss_in_chunks(Tape& tape, Value hidden, const Targets& targets, const LossCall& call, Value dhidden) const {
   ops::Context& context = tape.context();
   const DType dtype = hidden->value.dtype;
-  const bool gradient = tape.training() && (hidden->needs_gradient || weight_.trainable);
-  if (gradient) tape.announce_use(weight_);
-  // Without storage of its own the weight's gradient goes on the stack now, below the chunks.
-  if (gradient && weight_.trainable) tape.reserve_gradient(weight_);
+  const bool gradient = tape.training() && (hidden->needs_gradient || trains());
+  // Without storage of its own a gradient goes on the stack now, below the chunks.
+  if (gradient)
+    for_each_trained([&](Parameter& p) {
+      tape.announce_use(p);
+      tape.reserve_gradient(p);
+    });
   ArenaScope norms(context.arena());
   const Words words = all_words(context);
   const float z_loss = tape.training() ? options_.z_loss : 0.0f;
@@ -205,7 +236,7 @@ void Head::loss_in_slabs(Tape& tape, Value hidden, const Targets& targets, const
 
 Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tensor& lse, const Tensor& correct) const {
   ops::Context& context = tape.context();
-  const bool gradient = hidden->needs_gradient || weight_.trainable;
+  const bool gradient = hidden->needs_gradient || trains();
   Value logp = tape.make(Rows::exactly(1), targets.rows.capacity, DType::f32, gradient);
   const int64_t size = chunk_rows(targets.rows.capacity);
   ArenaScope norms(context.arena());
@@ -219,7 +250,7 @@ Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tens
                                  part(lse, first, rows.count), correct.defined() ? part(correct, first, rows.count) : Tensor{}});
   });
   if (!gradient || !tape.training()) return logp;
-  tape.announce_use(weight_);
+  for_each_trained([&](Parameter& p) { tape.announce_use(p); });
   tape.keep(hidden);
   tape.keep(logp);
   const Targets t = targets;
@@ -229,11 +260,11 @@ Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tens
     const DType dtype = hidden->value.dtype;
     const GradientTarget dx = hidden->needs_gradient ? tape.gradient_of(hidden) : GradientTarget{};
     if (dx.tensor.defined() && !dx.accumulate) ops::fill_zero(c, dx.tensor);
-    if (head.weight_.trainable) {
+    head.for_each_trained([&](Parameter& p) {
       // Reserve before the chunks: a gradient on the stack must outlive them.
-      const GradientTarget dw = tape.gradient_of(head.weight_);
+      const GradientTarget dw = tape.gradient_of(p);
       if (!dw.accumulate) ops::fill_zero(c, dw.tensor);
-    }
+    });
     ArenaScope norms(c.arena());
     const Words words = head.all_words(c);
     for_each_chunk(t.rows, size, [&](int64_t first, Rows rows) {
@@ -250,7 +281,7 @@ Value Head::logprob(Tape& tape, Value hidden, const Targets& targets, const Tens
       if (dh.defined()) ops::scatter_rows(c, {dh, places, dx.tensor, true});
     });
     head.finish_weight_gradient(tape, words);
-    if (head.weight_.trainable) tape.complete_use(head.weight_);
+    head.for_each_trained([&](Parameter& p) { tape.complete_use(p); });
   });
   return logp;
 }

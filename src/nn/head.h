@@ -3,6 +3,9 @@
 // the normalisers, a second for the gradients.
 #pragma once
 
+#include <optional>
+
+#include "nn/linear.h"
 #include "nn/stream.h"
 #include "nn/tape.h"
 
@@ -38,6 +41,10 @@ class Head {
   // projected with that of the head).
   explicit Head(Parameter& weight, const HeadOptions& options = {});
 
+  // Logits grow by scale·(x·Aᵀ)·Bᵀ. Not with normalised rows, and not where the weight is trained.
+  void adapt(const Adapter& adapter) { adapter_ = adapter; }
+  const std::optional<Adapter>& adapter() const { return adapter_; }
+
   // (a) Coefficients are known: log-probabilities of the labels and, when training, every gradient in the same pass.
   //     The gradient is that of −Σ coefficient·logp, where logp is less z_loss·(largest logit)² while training. The
   //     hook sees logits as the loss does: behind normalised rows and the soft cap.
@@ -58,6 +65,7 @@ class Head {
   // One chunk of logits, and what their way back needs.
   struct Chunk {
     Tensor logits;
+    Tensor low;     // scale·x·Aᵀ [R,r] of the adapter
     Tensor capped;  // a copy, where there is a soft cap and a backward
   };
   // Rows of the weight, and where NormHead asks for it 1/‖w‖ of each, f32 [1,S].
@@ -66,6 +74,20 @@ class Head {
     Tensor weight, inverse_norms;
   };
   Words all_words(ops::Context& context) const;  // the norms lie on the arena
+  // f(parameter) for each that learns.
+  template <class F>
+  void for_each_trained(F&& f) const {
+    for (Parameter* p : {&weight_, adapter_ ? adapter_->a : nullptr, adapter_ ? adapter_->b : nullptr})
+      if (p && p->trainable) f(*p);
+  }
+  bool trains() const {
+    bool any = false;
+    for_each_trained([&](Parameter&) { any = true; });
+    return any;
+  }
+  // logits += scale·(x·Aᵀ)·Bᵀ; what it hands out is scale·x·Aᵀ.
+  Tensor adapt(ops::Context& context, const Tensor& hidden_rows, const Words& words, const Tensor& logits) const;
+  void adapter_gradients(Tape& tape, const Tensor& low, const Tensor& dlogits, const Tensor& hidden_rows, const Tensor& dhidden) const;
   Chunk chunk(ops::Context& context, const Tensor& hidden_rows, const Words& words, bool backward) const;
   void dlogits_back(ops::Context& context, const Chunk& chunk, const Words& words, const Tensor& dlogits) const;
   void chunk_gradients(Tape& tape, const Chunk& chunk, const Words& words, const Tensor& dlogits, const Tensor& hidden_rows,
@@ -75,6 +97,7 @@ class Head {
   void loss_in_slabs(Tape& tape, Value hidden, const Targets& targets, const LossCall& call, Value dhidden, RowSlabs how) const;
 
   Parameter& weight_;
+  std::optional<Adapter> adapter_;
   HeadOptions options_;
 };
 

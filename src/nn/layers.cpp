@@ -2,23 +2,58 @@
 
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/gemm.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 
 namespace attune::nn {
 
-Value embedding(Tape& tape, Parameter& table, const EmbeddingCall& call) {
-  Value y = tape.make(call.rows, table.weight.cols, call.dtype, table.trainable);
-  ops::embedding_forward(tape.context(), {call.ids, table.weight, y->value, call.scale});
-  if (!table.trainable) return y;
-  tape.announce_use(table);
-  Parameter* p = &table;
-  tape.record([&tape, call, p, y] {
-    const GradientTarget target = tape.gradient_of(*p);
-    if (!target.accumulate) ops::fill_zero(tape.context(), target.tensor);
-    ops::embedding_backward(tape.context(), {call.ids, y->gradient, target.tensor, {}, call.scale});
-    tape.complete_use(*p);
+namespace {
+
+// dW[v] += scale·Σ dy of the tokens that are v.
+void table_gradient(Tape& tape, Parameter& table, const Tensor& ids, const Tensor& dy, float scale) {
+  const GradientTarget target = tape.gradient_of(table);
+  if (!target.accumulate) ops::fill_zero(tape.context(), target.tensor);
+  ops::embedding_backward(tape.context(), {ids, dy, target.tensor, {}, scale});
+  tape.complete_use(table);
+}
+
+// y += A[ids]·Bᵀ, where A's rows are multiplied by both scales.
+void adapt_embedding(Tape& tape, Value y, const EmbeddingCall& call, const Adapter& adapter) {
+  const float scale = call.scale * adapter.scale;
+  Value hidden = tape.make(call.rows, adapter.a->weight.cols, call.dtype, true);
+  ops::embedding_forward(tape.context(), {call.ids, adapter.a->weight, hidden->value, scale});
+  ops::gemm(tape.context(), {hidden->value, adapter.b->weight, y->value, false, true, true});
+  if (!y->needs_gradient) return;
+  for (Parameter* p : {adapter.a, adapter.b}) tape.announce_use(*p);
+  if (adapter.b->trainable) tape.keep(hidden);
+  tape.record([&tape, y, hidden, call, adapter, scale] {
+    ops::Context& context = tape.context();
+    if (adapter.a->trainable) {
+      ArenaScope workspace(context.arena());
+      const Tensor dh = context.arena().matrix(call.rows, hidden->value.cols, call.dtype);
+      ops::gemm(context, {y->gradient, adapter.b->weight, dh, false, false, false});
+      table_gradient(tape, *adapter.a, call.ids, dh, scale);
+    }
+    if (!adapter.b->trainable) return;
+    const GradientTarget db = tape.gradient_of(*adapter.b);
+    ops::gemm(context, {y->gradient, hidden->value, db.tensor, true, false, db.accumulate});
+    tape.complete_use(*adapter.b);
   });
+}
+
+}  // namespace
+
+Value embedding(Tape& tape, Parameter& table, const EmbeddingCall& call, const Adapter* adapter) {
+  const bool adapts = adapter && (adapter->a->trainable || adapter->b->trainable);
+  Value y = tape.make(call.rows, table.weight.cols, call.dtype, table.trainable || adapts);
+  ops::embedding_forward(tape.context(), {call.ids, table.weight, y->value, call.scale});
+  if (table.trainable) {
+    tape.announce_use(table);
+    Parameter* p = &table;
+    tape.record([&tape, call, p, y] { table_gradient(tape, *p, call.ids, y->gradient, call.scale); });
+  }
+  if (adapter) adapt_embedding(tape, y, call, *adapter);
   return y;
 }
 

@@ -15,7 +15,8 @@ struct EmbeddingCall {
   DType dtype = DType::f32;
   float scale = 1;
 };
-Value embedding(Tape& tape, Parameter& table, const EmbeddingCall& call);
+// With an adapter (A [V, r], one row a word; B [d, r]) y += call.scale·adapter.scale·A[ids]·Bᵀ.
+Value embedding(Tape& tape, Parameter& table, const EmbeddingCall& call, const Adapter* adapter = nullptr);
 
 struct Norm {
   Parameter* weight = nullptr;

@@ -4,6 +4,7 @@
 
 #include "ops/dequantize.h"
 #include "ops/gemm.h"
+#include "ops/magnitude.h"
 
 namespace attune::nn {
 namespace {
@@ -17,7 +18,7 @@ int64_t slab_of(int64_t length, int64_t most) {
 }
 
 // Columns [first, first + slab.cols) of all of them.
-void dequantize_columns(ops::Context& context, const std::vector<Parameter*>& weights, int64_t first, const Tensor& slab) {
+void dequantize_columns(ops::Context& context, std::span<Parameter* const> weights, int64_t first, const Tensor& slab) {
   int64_t row = 0;
   for (const Parameter* p : weights) {
     ops::dequantize(context, {p->quantized, 0, first, slab.slice(row, p->quantized.rows)});
@@ -25,12 +26,21 @@ void dequantize_columns(ops::Context& context, const std::vector<Parameter*>& we
   }
 }
 
+// One matrix (quantised: its shape).
+Tensor joined(std::span<Parameter* const> weights) {
+  Tensor all = weights[0]->weight;
+  int64_t rows = 0;
+  for (const Parameter* p : weights) rows += p->weight.rows.count;
+  all.rows = Rows::exactly(rows);
+  return all;
+}
+
 }  // namespace
 
-void multiply_by_weights(ops::Context& context, const Linear& layer, const Tensor& x, const Tensor& y) {
-  if (!layer.weights[0]->is_quantized()) return ops::gemm(context, {x, layer.weight().dense, y, false, true, false});
+void multiply_by_weights(ops::Context& context, std::span<Parameter* const> weights, const Tensor& x, const Tensor& y) {
+  if (!weights[0]->is_quantized()) return ops::gemm(context, {x, joined(weights), y, false, true, false});
   int64_t column = 0;
-  for (const Parameter* p : layer.weights) {
+  for (const Parameter* p : weights) {
     const QuantizedMatrix& w = p->quantized;
     const int64_t step = slab_of(w.cols, w.rows);
     for (int64_t first = 0; first < w.rows; first += step) {
@@ -43,15 +53,28 @@ void multiply_by_weights(ops::Context& context, const Linear& layer, const Tenso
   }
 }
 
-void multiply_back(ops::Context& context, const Linear& layer, const Tensor& dy, const GradientTarget& dx) {
-  const Tensor all = layer.weight().dense;
-  if (!layer.weights[0]->is_quantized()) return ops::gemm(context, {dy, all, dx.tensor, false, false, dx.accumulate});
+void multiply_back(ops::Context& context, std::span<Parameter* const> weights, const Tensor& dy, const GradientTarget& dx) {
+  const Tensor all = joined(weights);
+  if (!weights[0]->is_quantized()) return ops::gemm(context, {dy, all, dx.tensor, false, false, dx.accumulate});
   const int64_t step = slab_of(all.rows.count, all.cols);
   for (int64_t first = 0; first < all.cols; first += step) {
     const ArenaPart workspace(context.arena(), "workspace");
     const Tensor slab = context.arena().matrix(all.rows, std::min(step, all.cols - first), dy.dtype);
-    dequantize_columns(context, layer.weights, first, slab);
+    dequantize_columns(context, weights, first, slab);
     ops::gemm(context, {dy, slab, dx.tensor.columns(first, slab.cols), false, false, dx.accumulate});
+  }
+}
+
+void adapted_norms(ops::Context& context, const Parameter& weight, const Adapter& a, const Tensor& norms) {
+  if (!weight.is_quantized()) return ops::adapted_row_norms(context, {weight.weight, a.a->weight, a.b->weight, a.scale, norms});
+  const QuantizedMatrix& w = weight.quantized;
+  const int64_t step = slab_of(w.cols, w.rows);
+  for (int64_t first = 0; first < w.rows; first += step) {
+    const ArenaPart workspace(context.arena(), "workspace");
+    const int64_t n = std::min(step, w.rows - first);
+    const Tensor slab = context.arena().matrix(Rows::exactly(n), w.cols, DType::f32);
+    ops::dequantize(context, {w, first, 0, slab});
+    ops::adapted_row_norms(context, {slab, a.a->weight, a.b->weight.slice(first, n), a.scale, norms.columns(first, n)});
   }
 }
 

@@ -10,6 +10,7 @@
 #include "ops/embedding.h"
 #include "ops/gemm.h"
 #include "ops/logit_transforms.h"
+#include "ops/magnitude.h"
 #include "ops/optimizer.h"
 #include "ops/optimizer_blockwise.h"
 #include "ops/optimizer_low_rank.h"
@@ -56,6 +57,9 @@ struct Backend {
   void (*softcap)(const Softcap&);
   void (*softcap_backward)(const SoftcapBackward&);
   void (*embedding_noise)(const EmbeddingNoise&);
+  void (*adapted_row_norms)(const AdaptedRowNorms&);
+  void (*magnitude_forward)(const MagnitudeForward&);
+  void (*magnitude_backward)(const MagnitudeBackward&);
   void (*adam)(const Adam&);
   void (*sgd)(const Sgd&);
   void (*lion)(const Lion&);

@@ -186,13 +186,15 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
       {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
       {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
-      {"generation_max_new_tokens", c.num_generation_samples == 0}};
+      {"generation_max_new_tokens", c.num_generation_samples == 0},
+      {"resize_vocab", c.add_tokens.empty() && c.add_special_tokens.empty()},
+      {"init_special_tokens", c.add_tokens.empty() && c.add_special_tokens.empty()}};
   std::vector<std::string> names;
   for (const Config::Setting& s : c.settings) {
     const auto it = idle.find(s.key);
-    static const std::set<std::string> own{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
-                                           "alpha_pattern", "layers_to_transform", "use_rslora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
-    const bool adapter = (own.count(s.key) > 0 && (!lora || continued)) || (s.key == "loraplus_lr_ratio" && !lora) || (s.key == "create_new_adapter" && !lora);
+    static const std::set<std::string> of_adapters{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
+                                                   "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
+    const bool adapter = (of_adapters.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora);
     const bool other = adapter || idle_preference(c, s.key) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (own.count(s.key) && (other || (it != idle.end() && it->second))) names.push_back(s.key);
   }

@@ -25,17 +25,20 @@ struct Config {
   int64_t freeze_trainable_layers = 2;
   std::vector<std::string> freeze_trainable_modules{"all"}, freeze_extra_modules, unfrozen_parameters;
   bool create_new_adapter = false;
+  std::vector<std::string> add_tokens, add_special_tokens;
+  bool resize_vocab = false;
+  std::string init_special_tokens = "mean";
   int64_t lora_rank = 8;
   std::optional<double> lora_alpha;  // 2·rank
   double lora_dropout = 0;
   std::vector<std::string> lora_target{"all"}, additional_target;
   std::vector<int64_t> layers_to_transform;
   std::string bias = "none";
-  bool use_rslora = false;
+  bool use_rslora = false, use_dora = false;
   bool pissa_init = false, pissa_convert = true;
   int64_t pissa_iter = 16;
   std::string init_lora_weights = "true";
-  double loraplus_lr_ratio = 0;
+  double loraplus_lr_ratio = 0, loraplus_lr_embedding = 1e-6;
   int64_t quantization_bit = 0;  // 0: off
   std::string quantization_type = "nf4", quantization_method = "bnb";
   bool double_quantization = true, load_in_4bit = false, load_in_8bit = false, qlora = false;

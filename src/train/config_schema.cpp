@@ -34,6 +34,10 @@ class Schema {
     section("Model");
     string("model_name_or_path", &Config::model_name_or_path, "Directory of the base model (Hugging Face layout). Required.");
     list("adapter_name_or_path", &Config::adapter_name_or_path, "`lora`: adapter directories as PEFT saves them. Training continues the last one, with its own rank, targets and so on; those before it become part of the base, in memory.");
+    list("add_tokens", &Config::add_tokens, "New tokens for the tokenizer, which the result has too. They take rows that the model has beyond its tokenizer's; `resize_vocab` allows more. With `lora` embed_tokens and lm_head join `additional_target`.");
+    list("add_special_tokens", &Config::add_special_tokens, "The same for special tokens, which text of users never becomes.");
+    flag("resize_vocab", &Config::resize_vocab, "Whether embedding and head may get more rows where new tokens need them.");
+    choices("init_special_tokens", &Config::init_special_tokens, {"mean", "subtokens", "noise_init"}, "How rows of new tokens (of both kinds) begin: `mean` of all rows, mean of the rows of the `subtokens` that the tokenizer makes of the token's text, or `noise_init`: mean and normal noise of 1/√hidden_size (LLaMA-Factory's default).");
     section("Method");
     choices("stage", &Config::stage, {"sft", "pt", "rm", "dpo", "kto"}, "`sft` supervised fine-tuning, `pt` continued pre-training, `rm` reward model, `dpo` preference pairs, `kto` judged answers. Each reads data of its own kind (data.md).");
     choices("finetuning_type", &Config::finetuning_type, {"full", "freeze", "lora"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; `lora`: low-rank adapters. What is not trained keeps the base's values and costs no gradient and no optimizer memory.");
@@ -46,7 +50,7 @@ class Schema {
          [](Config& c, const Given& g) { c.lora_alpha = number(g, 1e-6, 1e9); },
          [](const Config& c) { return c.lora_alpha ? text(*c.lora_alpha) : ""; }, {}});
     real("lora_dropout", &Config::lora_dropout, 0, 0.999, "`lora`: dropout of what the adapters read; modules that read the same (q, k and v; gate and up) share the mask.");
-    add({"lora_target", "", "list or regular expression", "`lora`: the modules that get an adapter: `all` linear modules of the layers, names that their paths end with (`q_proj,v_proj`), or one regular expression that whole paths match (`model\\.layers\\.[0-3]\\..*_proj`). Tensors that a family stores fused (phi3 qkv_proj, Baichuan W_pack) have one adapter over the whole.",
+    add({"lora_target", "", "list or regular expression", "`lora`: the modules that get an adapter: `all` linear modules of the layers, names that their paths end with (`q_proj,v_proj`; also `embed_tokens` and `lm_head`, which `all` leaves out: `all,lm_head`), or one regular expression that whole paths match (`model\\.layers\\.[0-3]\\..*_proj`). Tensors that a family stores fused (phi3 qkv_proj, Baichuan W_pack) have one adapter over the whole.",
          [](Config& c, const Given& g) {
            const bool expression = !g.is_list && g.values.size() == 1 && is_pattern(g.values[0]);
            c.lora_target = expression ? g.values : names(g);
@@ -63,11 +67,13 @@ class Schema {
          },
          [](const Config& c) { return fmt::format("{}", fmt::join(c.layers_to_transform, ",")); }, {}});
     flag("use_rslora", &Config::use_rslora, "`lora`: rsLoRA, lora_alpha / √rank instead of lora_alpha / rank.");
+    flag("use_dora", &Config::use_dora, "`lora`: DoRA, each row of an adapted weight also has a length of its own that is trained. Each adapted module keeps one more output for the backward pass.");
     flag("pissa_init", &Config::pissa_init, "`lora`: PiSSA, A and B begin as the largest singular vectors of each weight, and the weight without that part is the frozen base. Learns faster at first; takes a decomposition of each weight at the start.");
     integer("pissa_iter", &Config::pissa_iter, -1, 1000, "`pissa_init`: iterations by which the singular vectors are found; -1: exactly, which takes long for large models.");
     flag("pissa_convert", &Config::pissa_convert, "`pissa_init`: must stay true (LLaMA-Factory has false). The result and checkpoints are plain LoRA of twice the rank, for the base as it is.");
     choices("init_lora_weights", &Config::init_lora_weights, {"true", "olora"}, "`lora`: how A and B begin. `true`: A random, B zero; `olora`: the first columns of Q and rows of R of each weight, saved like PiSSA as plain LoRA of twice the rank.");
     real("loraplus_lr_ratio", &Config::loraplus_lr_ratio, 0, 1e6, "`lora`: LoRA+, B (and what is a vector) learns at this multiple of the rate (16 is usual); 0: off.");
+    real("loraplus_lr_embedding", &Config::loraplus_lr_embedding, 0, 1, "`lora` with LoRA+: the rate of `lora_embedding_B`, where `lora_target` names embed_tokens; not a multiple but a rate (PEFT gives it to `lora_embedding_A` too).");
     add({"quantization_bit", "", "4 or 8", "`lora`: hold the weights of the layers in 4 bits (QLoRA) or 8 while they are frozen below the adapter; they are turned back piece by piece where they are used. Embedding, head and norms stay as `bf16` and so on say. Memory: [planning.md](planning.md), merging: [training.md](training.md).",
          [](Config& c, const Given& g) {
            const std::string& v = g.scalar();

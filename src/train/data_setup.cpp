@@ -49,18 +49,20 @@ std::optional<data::TokenCache> cache_of(const Config& c) {
 }
 
 // Empty where a file cannot be read; its reader says so better.
-std::string key_of(const data::TokenRequest& request, const Config& c) {
+std::string cache_key(const data::TokenRequest& request, const fs::path& tokenizer) {
   try {
-    return data::key_of(request, c.model_name_or_path);
+    return data::key_of(request, tokenizer);
   } catch (const Error&) {
     return "";
   }
 }
 
-data::TokenizedData tokenised(const Config& c, const data::TokenRequest& request, const text::Tokenizer& tokenizer, const data::ChatSource& chat) {
+data::TokenizedData tokenised(const RunSetup& setup, const data::TokenRequest& request, const data::ChatSource& chat) {
+  const Config& c = setup.config;
+  const fs::path& files = setup.vocabulary.directory;
   const double begin = seconds_now();
   const std::optional<data::TokenCache> cache = cache_of(c);
-  const std::string key = cache ? key_of(request, c) : "";
+  const std::string key = cache ? cache_key(request, files) : "";
   if (!key.empty() && !c.overwrite_cache)
     if (auto kept = cache->load(key)) {
       info("tokenised data from the cache ({}): {} tokens in {:.2f} s", cache->file_of(key).string(), kept->set.total_tokens(),
@@ -69,10 +71,10 @@ data::TokenizedData tokenised(const Config& c, const data::TokenRequest& request
     }
   if (!key.empty() && c.overwrite_cache && cache->has(key)) info("overwrite_cache: the data is tokenised anew, though the cache has it");
   const double reading = seconds_now();
-  data::TokenizedData data = data::tokenize_data_sets(request, tokenizer, chat);
+  data::TokenizedData data = data::tokenize_data_sets(request, *setup.tokenizer, chat);
   const bool worth = seconds_now() - reading > kWorthKeeping || !c.tokenized_path.empty();
   // Made anew, it takes the place of what could not be used. A file that changed while it was read has another key now.
-  if (!key.empty() && (worth || cache->has(key)) && key_of(request, c) == key) cache->store(key, data);
+  if (!key.empty() && (worth || cache->has(key)) && cache_key(request, files) == key) cache->store(key, data);
   return data;
 }
 
@@ -132,7 +134,7 @@ TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
     if (!setup.chat) setup.chat = text::ChatTemplate::create(request.chat_template, *setup.tokenizer, request.tool_format);
     return *setup.chat;
   };
-  data::TokenizedData data = tokenised(c, request, *setup.tokenizer, chat);
+  data::TokenizedData data = tokenised(setup, request, chat);
   if (data.conversations) chat();
   setup.report.add(data.report);
   setup.data_files.insert(setup.data_files.end(), data.files.begin(), data.files.end());

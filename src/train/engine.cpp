@@ -89,7 +89,9 @@ void Engine::choose_gradient_dtypes() {
   for (const auto& p : model_.parameters().all()) {
     const bool head = p.get() == &model_.head_weight();
     const bool in_chunks = chunks && (!objective_.knows_coefficients() || row_slabs(*p) == nn::RowSlabs::no);
-    const bool summed = options_.micro_batches > 1 || (head && (in_chunks || model_.config().tie_word_embeddings));
+    const auto& adapter = model_.head().adapter();
+    const bool adapts_head = adapter && (p.get() == adapter->a || p.get() == adapter->b);
+    const bool summed = options_.micro_batches > 1 || (adapts_head && chunks) || (head && (in_chunks || model_.config().tie_word_embeddings));
     p->gradient_dtype = summed ? DType::f32 : options_.compute;
   }
 }

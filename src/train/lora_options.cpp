@@ -48,6 +48,7 @@ void check_lora(const Config& c) {
 tuning::LoraOptions lora_options(const Config& c) {
   tuning::LoraOptions o;
   o.plus_ratio = c.loraplus_lr_ratio;
+  if (c.learning_rate > 0) o.plus_embedding = c.loraplus_lr_embedding / c.learning_rate;
   o.start.seed = static_cast<uint64_t>(c.seed);
   o.merged = c.adapter_name_or_path;
   if (!o.merged.empty() && !c.create_new_adapter) {
@@ -71,11 +72,16 @@ tuning::LoraOptions lora_options(const Config& c) {
     f.task_type = "SEQ_CLS";
     if (!f.saves("score")) f.modules_to_save.push_back("score");
   }
+  // Tokens that are added are learnt in both tables.
+  if (!c.add_tokens.empty() || !c.add_special_tokens.empty())
+    for (const auto& [module, name] : {std::pair("model.embed_tokens", "embed_tokens"), {"lm_head", "lm_head"}})
+      if (!f.saves(module) && !(scores_sequences(c) && std::string_view(name) == "lm_head")) f.modules_to_save.push_back(name);
   f.layers_to_transform = c.layers_to_transform;
   f.rank_pattern = numbers_of(c.rank_pattern, "rank_pattern", true);
   f.alpha_pattern = numbers_of(c.alpha_pattern, "alpha_pattern", false);
   f.bias = c.bias;
   f.use_rslora = c.use_rslora;
+  f.use_dora = c.use_dora;
   return o;
 }
 

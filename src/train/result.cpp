@@ -38,7 +38,7 @@ std::vector<fs::path> model_files(const fs::path& directory) {
 void save_tuned(const fs::path& directory, const RunSetup& s, const models::Decoder& model) {
   formats::SaveOptions o;
   o.config = s.saved_config.get();
-  o.companions_from = s.directory->path();
+  o.companions_from = s.vocabulary.directory;
   // Whoever loads the result must talk to it the way it was tuned.
   if (s.chat && !s.config.chat_template.empty()) o.chat_template = s.chat->jinja_source();
   if (!s.engine.tuning.adapts()) return formats::save_model(directory, models::tensor_sources(model, s.save_dtype, s.directory.get()), o);

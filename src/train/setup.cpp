@@ -118,6 +118,7 @@ void plan_saving(RunSetup& s) {
   if (s.architecture.num_labels > 0)
     *s.saved_config = models::scoring_config(s.directory->config(), s.architecture.num_labels, s.architecture.eos_token_ids.empty() ? -1 : s.architecture.eos_token_ids[0]);
   Json& config = *s.saved_config;
+  if (s.architecture.stored_vocab_size > 0) config["vocab_size"] = s.architecture.vocab_size;
   const bool said = config.contains("dtype") || config.contains("torch_dtype");
   for (const char* key : {"dtype", "torch_dtype"})  // newer and older transformers; some files have both
     if (config.contains(key) ? s.save_dtype != stored : !said && std::string_view(key) == "torch_dtype") config[key] = name_of(s.save_dtype);
@@ -218,6 +219,7 @@ std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::st
     RunSetup s;
     c.model_name_or_path = model;
     s.config = c;
+    s.vocabulary.directory = model;
     s.tokenizer = text::Tokenizer::load(model);
     auto set = std::make_unique<TokenSet>(read_set(s, c.eval_dataset));
     for (const std::string& line : s.report.summary()) warn("{}", line);
@@ -250,7 +252,8 @@ RunSetup prepare(const Config& config, const Fold& fold) {
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
   s.architecture = architecture_of(*s.directory, config);
   protect_output(config);
-  s.tokenizer = text::Tokenizer::load(s.directory->path());
+  s.vocabulary = make_vocabulary(config, *s.directory, s.architecture, s.tokenizer);
+  if (!s.tokenizer) s.tokenizer = text::Tokenizer::load(s.directory->path());  // refuses, saying what is missing
   prepare_data(s, fold);
   arrange(s, config);
   return s;
@@ -260,6 +263,8 @@ RunSetup prepare_without_data(const Config& config) {
   RunSetup s;
   s.directory = std::make_unique<formats::ModelDirectory>(config.model_name_or_path);
   s.architecture = architecture_of(*s.directory, config);
+  if (!config.add_tokens.empty() || !config.add_special_tokens.empty() || !config.adapter_name_or_path.empty())
+    s.vocabulary = make_vocabulary(config, *s.directory, s.architecture, s.tokenizer);
   arrange(s, config);
   return s;
 }

@@ -9,6 +9,7 @@
 #include "formats/model_directory.h"
 #include "train/config.h"
 #include "train/engine.h"
+#include "train/vocabulary.h"
 
 namespace attune::train {
 
@@ -16,6 +17,7 @@ struct RunSetup {
   Config config;
   std::unique_ptr<formats::ModelDirectory> directory;
   models::DecoderConfig architecture;
+  Vocabulary vocabulary;
   std::unique_ptr<text::Tokenizer> tokenizer;
   std::unique_ptr<text::ChatTemplate> chat;  // null for pre-training
   data::DataReport report;

@@ -176,7 +176,10 @@ void Trainer::load_model(uint64_t activation_bytes) {
   if (checkpoint_) check_same_run(read_checkpoint_state(*checkpoint_));
   // A run that is held near its base or adapts it needs the base's weights, also when it resumes.
   const tuning::TunerOptions& tuning = setup_.engine.tuning;
-  if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts() || reference_missing_) models::load_weights(*model_, *setup_.directory);
+  if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts() || reference_missing_) {
+    models::load_weights(*model_, *setup_.directory);
+    begin_rows(setup_.vocabulary, config_, *model_);
+  }
   if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
   if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
   engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);

@@ -2,9 +2,12 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "models/merge.h"
+#include "nn/weight_product.h"
+#include "ops/backend.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -15,14 +18,22 @@ namespace {
 void check_names(const formats::LoraConfig& config, const models::Decoder& model) {
   const auto modules = models::linear_modules(model);
   for (const std::string& name : config.target_modules) {
-    bool found = name == "lm_head" || name.ends_with("embed_tokens");  // refused with a better message
+    bool found = name == "lm_head" || name == "embed_tokens" || name == "model.embed_tokens";
     for (const std::string& m : modules) found |= m == name || m.ends_with(fmt::format(".{}", name));
     if (found) continue;
-    refuse("lora_target: the model has no module \"{}\"; the layers have {}", name, fmt::join(models::module_kinds(model), ", "));
+    refuse("lora_target: the model has no module \"{}\"; the layers have {}, and beside them are embed_tokens and lm_head", name, fmt::join(models::module_kinds(model), ", "));
   }
   for (int64_t layer : config.layers_to_transform)
     if (layer < 0 || layer >= model.config().num_hidden_layers)
       refuse("layers_to_transform: {} is not a layer of this model; it has 0 to {}", layer, model.config().num_hidden_layers - 1);
+}
+
+// normal(0, 1), as PEFT begins B of an embedding; its A is 0.
+void begin_embedding_up(nn::Parameter& p, uint64_t seed) {
+  const uint64_t key = mix_key(seed, hash64(p.name));
+  std::vector<float> values(static_cast<size_t>(p.count()));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = normal_pair(element_bits(key, 2 * i), element_bits(key, 2 * i + 1))[0];
+  models::store(p, values);
 }
 
 // kaiming_uniform(a = √5), as PEFT: uniform within 1/√in.
@@ -70,14 +81,27 @@ void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
   });
 }
 
+// Magnitudes begin as the lengths of the rows that the adapter leaves: a new one changes nothing.
+void begin_magnitudes(models::Decoder& model) {
+  Arena slabs(Arena::Kind::real, uint64_t{1} << 36);  // of which only what is used is taken
+  ops::Context context(ops::cpu_backend(), slabs);
+  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
+    if (!a.magnitude) return;
+    nn::adapted_norms(context, weight, a, a.magnitude->stepped());
+    refresh(*a.magnitude);
+  });
+}
+
 }  // namespace
 
 // LLaMA-Factory's "all": the last parts of the names of all linear modules but the head, as PEFT's file lists them.
 formats::LoraConfig adapter_config(const LoraOptions& options, const models::Decoder& model) {
   formats::LoraConfig config = options.config;
-  if (config.target_modules != std::vector<std::string>{"all"}) return config;
-  const auto names = models::module_kinds(model);
-  config.target_modules.assign(names.begin(), names.end());
+  auto& targets = config.target_modules;
+  if (std::erase(targets, "all") == 0) return config;
+  for (const std::string& name : models::module_kinds(model))
+    if (std::find(targets.begin(), targets.end(), name) == targets.end()) targets.push_back(name);
+  std::sort(targets.begin(), targets.end());
   return config;
 }
 
@@ -85,10 +109,15 @@ void apply_lora(const LoraOptions& options, models::Decoder& model) {
   const formats::LoraConfig config = adapter_config(options, model);
   if (options.continued.empty()) check_names(config, model);
   models::attach_adapter(model, config);
-  if (options.start.how != LoraStart::zero) models::add_beginnings(model);
+  if (options.start.how != LoraStart::zero) {
+    if (model.embedding_adapter() || model.head().adapter())
+      refuse("pissa_init and init_lora_weights: olora are for modules of the layers; take embed_tokens and lm_head out of lora_target, or begin at zero");
+    models::add_beginnings(model);
+  }
   for (const auto& p : model.parameters().all()) {
     p->trainable = !p->adapter_name.empty();
     if (options.plus_ratio > 0 && (p->name.ends_with(".lora_B.weight") || p->is_vector())) p->lr_scale = static_cast<float>(options.plus_ratio);
+    if (options.plus_ratio > 0 && p->name.ends_with(".lora_embedding_B")) p->lr_scale = static_cast<float>(options.plus_embedding);
   }
 }
 
@@ -98,12 +127,15 @@ void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDire
   else if (!o.continued.empty()) models::load_adapter(model, o.continued);
   else if (o.start.how != LoraStart::zero) begin_from_weights(o, model);
   else
-    for (const auto& p : model.parameters().all())
-      if (p->added && p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);  // fresh memory is zero: B is
-  if (o.start.how == LoraStart::zero) return;
-  for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
-    take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
-  });
+    for (const auto& p : model.parameters().all()) {  // fresh memory is zero: what is not named here is
+      if (p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);
+      if (p->name.ends_with(".lora_embedding_B")) begin_embedding_up(*p, o.start.seed);
+    }
+  if (o.start.how != LoraStart::zero)
+    for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
+      take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
+    });
+  if (checkpoint.empty() && o.continued.empty()) begin_magnitudes(model);
 }
 
 formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model) {

@@ -1,4 +1,5 @@
-// finetuning_type: lora. Low-rank adapters (Hu et al. 2021) on the linear modules of the layers; the base is frozen.
+// finetuning_type: lora. Low-rank adapters (Hu et al. 2021) on the linear modules of the layers, and where they are named on
+// embedding and head; the base is frozen.
 #pragma once
 
 #include <string>
@@ -12,9 +13,10 @@
 namespace attune::tuning {
 
 struct LoraOptions {
-  formats::LoraConfig config;  // target_modules may be {"all"}: every linear module of the layers
+  formats::LoraConfig config;  // "all" among target_modules: every linear module of the layers
   // LoRA+ (Hayou et al. 2024): B learns at this multiple of the rate; 0: off.
   double plus_ratio = 0;
+  double plus_embedding = 1;  // … and B of an embedding's adapter at this multiple
   std::vector<std::string> merged;  // adapters that become part of the base before anything else
   std::string continued;            // adapter whose weights training begins with; `config` is its own
   StartOptions start;
@@ -28,7 +30,7 @@ formats::LoraConfig saved_config(const LoraOptions& options, const models::Decod
 void apply_lora(const LoraOptions& options, models::Decoder& model);
 
 // Before the first update, with the base's weights in place: adapters merged, and A and B as they begin. A is uniform within
-// 1/√in and B is 0, or as `start` says, or both come from the adapter that is continued or, where a run resumes, from its
+// 1/√in and B is 0, or as `start` says (DoRA's magnitudes: as long as the rows are then), or all come from the adapter that is continued or, where a run resumes, from its
 // `checkpoint`. A function of seed and name.
 void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint = {});
 

@@ -166,6 +166,17 @@ void create_private_directory(const fs::path& directory) {
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) fail_errno("create the directory", directory);
 }
 
+TemporaryDirectory::TemporaryDirectory() {
+  std::string name = (fs::temp_directory_path() / "attune-XXXXXX").string();
+  if (!::mkdtemp(name.data())) fail_errno("create a directory", name);
+  path_ = name;
+}
+
+TemporaryDirectory::~TemporaryDirectory() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
 void publish_directory(const fs::path& directory, const std::function<void(const fs::path&)>& fill) {
   const fs::path parent = directory.has_parent_path() ? directory.parent_path() : fs::path(".");
   fs::create_directories(parent);

@@ -31,6 +31,19 @@ fs::path safe_child(const fs::path& directory, const std::string& name, const st
 // Creates `directory` for its owner alone, and what is above it as usual. One that exists stays as it is.
 void create_private_directory(const fs::path& directory);
 
+// A directory of its own below the system's one for temporary files; gone with the object.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory();
+  ~TemporaryDirectory();
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
 // A directory that becomes visible as a whole: `fill` writes into a temporary sibling, which is synced and
 // renamed to `directory`. Anything already at `directory` is replaced.
 void publish_directory(const fs::path& directory, const std::function<void(const fs::path&)>& fill);

@@ -156,6 +156,105 @@ TEST_F(LinearTest, DropoutOfWhatAdaptersReadIsTheSameOnTheWayBack) {
   expect_differences(x->gradient, d.x, [&] { return d.loss(); });
 }
 
+// DoRA of k and v, q without an adapter: y = W·x + (g − 1)·W·d + g·s·B·A·d + b with g = m/‖rows‖ held constant.
+class MagnitudeTest : public LinearTest {
+ protected:
+  struct Numbers {
+    V x, w, bias, a[2], b[2], m[2], mask, dy;
+    V norms;  // of k's and v's rows; constant in the gradient
+    double scale = 1.5;
+    V norms_now() const {
+      V out;
+      for (size_t s = 0; s < 2; ++s)
+        for (size_t o = 0; o < 4; ++o) {
+          double squares = 0;
+          for (size_t i = 0; i < kIn; ++i) {
+            double v = w[(6 + 4 * s + o) * kIn + i];
+            for (size_t q = 0; q < 2; ++q) v += scale * b[s][o * 2 + q] * a[s][q * kIn + i];
+            squares += v * v;
+          }
+          out.push_back(std::sqrt(squares));
+        }
+      return out;
+    }
+    V y() const {
+      V out;
+      for (size_t r = 0; r < kRows; ++r)
+        for (size_t o = 0; o < 14; ++o) {
+          double plain = 0, read = 0, low = 0, g = 1;
+          for (size_t i = 0; i < kIn; ++i) {
+            const double d = x[r * kIn + i] * mask[r * kIn + i];
+            plain += w[o * kIn + i] * x[r * kIn + i];
+            read += w[o * kIn + i] * d;
+            for (size_t q = 0; o >= 6 && q < 2; ++q) low += scale * b[o / 10][((o - 6) % 4) * 2 + q] * a[o / 10][q * kIn + i] * d;
+          }
+          if (o >= 6) g = m[o / 10][(o - 6) % 4] / norms[o - 6];
+          out.push_back(plain + (g - 1) * read + g * low + bias[o]);
+        }
+      return out;
+    }
+    double loss() const {
+      const V values = y();
+      double sum = 0;
+      for (size_t i = 0; i < values.size(); ++i) sum += values[i] * dy[i];
+      return sum;
+    }
+  };
+
+  void expect_gradients(bool borrowed, float p) {
+    declare(false);
+    const auto downs = store.add_group({{"k.A", {2, kIn}}, {"v.A", {2, kIn}}});
+    for (size_t s = 0; s < 2; ++s)
+      layer.adapters.push_back({downs[s], &store.add(s ? "v.B" : "k.B", {4, 2}), 1.5f, s ? 10 : 6, &store.add(s ? "v.m" : "k.m", {4})});
+    for (nn::Parameter* w : layer.weights) w->trainable = false;
+    allocate();
+    std::vector<int64_t> samples(kRows, 3);
+    std::vector<int32_t> positions(kRows);
+    for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
+    nn::AdapterDropout dropout;
+    dropout.p = p, dropout.key = 5;
+    dropout.sample_ids = Tensor::vector(samples.data(), DType::i64, kRows);
+    dropout.positions = Tensor::vector(positions.data(), DType::i32, kRows);
+    std::vector<float> mask(kRows * kIn, 1.0f);
+    ops::Dropout ones = dropout;
+    ones.x = ones.y = Tensor::matrix(mask.data(), DType::f32, kRows, kIn);
+    if (p > 0) ops::dropout(context, ones);
+
+    tape.begin(true);
+    nn::Value x = input(kRows, kIn), y = nn::linear(tape, x, layer, {}, dropout);
+    const Tensor dy = seed_gradient(y);
+    y->gradient_borrowed = borrowed;
+    Numbers n;
+    n.x = doubles(x->value), n.w = doubles(layer.weight().dense), n.bias = doubles(layer.bias()), n.dy = doubles(dy);
+    n.mask.assign(mask.begin(), mask.end());
+    for (size_t s = 0; s < 2; ++s) {
+      const nn::Adapter& a = layer.adapters[s];
+      n.a[s] = doubles(a.a->weight), n.b[s] = doubles(a.b->weight), n.m[s] = doubles(a.magnitude->weight);
+    }
+    n.norms = n.norms_now();
+    const V expected = n.y();
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(y->value.as<float>()[i], expected[i], 1e-4);
+    tape.backward();
+    const auto loss = [&] { return n.loss(); };
+    expect_differences(x->gradient, n.x, loss);
+    expect_differences(Tensor::vector(layer.biases[0]->gradient.data, DType::f32, 14), n.bias, loss);
+    for (size_t s = 0; s < 2; ++s) {
+      const nn::Adapter& a = layer.adapters[s];
+      expect_differences(a.a->gradient, n.a[s], loss);
+      expect_differences(a.b->gradient, n.b[s], loss);
+      expect_differences(a.magnitude->gradient, n.m[s], loss);
+    }
+    for (const auto& q : store.all()) EXPECT_EQ(q->pending_uses, 0) << q->name;
+    if (borrowed) {
+      EXPECT_EQ(doubles(dy), n.dy) << "a gradient that others read was written to";
+    }
+  }
+};
+
+TEST_F(MagnitudeTest, GradientsInPlace) { expect_gradients(false, 0); }
+TEST_F(MagnitudeTest, GradientsBesideABorrowedOne) { expect_gradients(true, 0); }
+TEST_F(MagnitudeTest, DropoutLeavesWhatTheBaseReadsAlone) { expect_gradients(false, 0.4f); }
+
 // The half of a block that ends in the down projection, as models write it: output first, then a scope.
 class MlpMemory : public Toy {
  protected:

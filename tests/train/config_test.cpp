@@ -70,7 +70,7 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"per_device_train_batch_size: 0", "expected 1 to"}, {"per_device_train_batch_size: 99999999999", "expected 1 to"},
       {"cutoff_len: 1", "expected 2 to"},                 {"seed: -1", "expected 0 to"},
       {"seed: 1e400", "must be a number"},                {"packing: maybe", "must be true or false"},
-      {"packing: 1", "must be true or false"},            {"stage: dpo", "known are sft, pt"},
+      {"packing: 1", "must be true or false"},            {"stage: ppo", "known are sft, pt"},
       {"stage: stf", "did you mean \"sft\""},             {"lr_scheduler_type: cosin", "did you mean \"cosine\""},
       {"optim: lionfish", "not supported"},                   {"finetuning_type: oft", "not supported"},
       {"gradient_checkpointing: some", "must be true or false"}, {"save_strategy: daily", "known are"},

@@ -48,6 +48,7 @@ Adapted begin(const std::string& name, DType compute = DType::f32, nn::Recompute
   lora.continued = a.path;
   lora.config = formats::read_lora_config(a.path);
   lora.plus_ratio = a.reference["loraplus_lr_ratio"].get<double>();
+  lora.plus_embedding = a.reference.value("loraplus_lr_embedding", 0.0) / a.reference["hyper"]["lr"].get<double>();
   a.directory = std::make_unique<formats::ModelDirectory>(a.base);
   a.model = declare(*a.directory, lora);
   train::allocate_model(*a.model, a.options, Arena::Kind::real);
@@ -57,7 +58,7 @@ Adapted begin(const std::string& name, DType compute = DType::f32, nn::Recompute
   return a;
 }
 
-std::vector<float> logits_of(models::Decoder& model, const std::vector<int32_t>& ids) {
+std::vector<float> logits_of(models::Decoder& model, const std::vector<int32_t>& ids, DType compute = DType::f32) {
   model.prepare(Arena::Kind::real, 64);
   Sample sample{ids, std::vector<float>(ids.size(), 1.0f)};
   const MicroBatch batch = batch_of({sample});
@@ -70,8 +71,13 @@ std::vector<float> logits_of(models::Decoder& model, const std::vector<int32_t>&
   objectives::BatchView view;
   view.bind(batch, {n, 1, n, n}, 1.0);
   models::ForwardOptions options;
-  nn::Value hidden = model.forward(tape, view.stream(), DType::f32, options);
+  nn::Value hidden = model.forward(tape, view.stream(), compute, options);
   return floats(model.head().logits(context, hidden->value));
+}
+
+// PEFT has A of an embedding the other way round.
+std::vector<float> as_saved(const nn::Parameter& p, const std::vector<float>& values) {
+  return p.name.ends_with(".lora_embedding_A") ? models::turned(values, p.shape[0]) : values;
 }
 
 class Adapter : public ::testing::TestWithParam<const char*> {};
@@ -99,7 +105,7 @@ TEST_P(Adapter, GradientsEqualPeftHoweverMuchIsRecomputed) {
         continue;
       }
       ++compared;
-      EXPECT_LT(relative_error(floats(p->gradient), read_tensor(tensors, "grad." + p->adapter_name)), 1e-4) << p->adapter_name;
+      EXPECT_LT(relative_error(as_saved(*p, floats(p->gradient)), read_tensor(tensors, "grad." + p->adapter_name)), 1e-4) << p->adapter_name;
     }
     size_t expected = 0;
     for (const auto& t : tensors.tensors()) expected += t.name.starts_with("grad.");
@@ -135,7 +141,7 @@ TEST_P(Adapter, GradientsPointTheSameWayInBf16) {
   formats::SafetensorsFile tensors(a.path / "reference.safetensors");
   for (const auto& p : a.model->parameters().all())
     if (!p->adapter_name.empty()) {
-      EXPECT_GT(cosine(floats(p->gradient), read_tensor(tensors, "grad." + p->adapter_name)), 0.99) << p->adapter_name;
+      EXPECT_GT(cosine(as_saved(*p, floats(p->gradient)), read_tensor(tensors, "grad." + p->adapter_name)), 0.99) << p->adapter_name;
     }
 }
 
@@ -144,8 +150,10 @@ TEST_P(Adapter, FilesComeBackWithTheSameBits) {
   Workspace w;
   models::save_adapter(w.path(), *a.model, tuning::adapter_config(a.options.tuning.lora, *a.model), DType::f32);
   formats::SafetensorsFile theirs(a.path / "adapter_model.safetensors"), ours(w / "adapter_model.safetensors");
-  ASSERT_EQ(ours.tensors().size(), theirs.tensors().size());
+  size_t compared = 0;
   for (const auto& t : theirs.tensors()) {
+    if (t.name.ends_with(".base_layer.weight")) continue;  // the base's own, which PEFT writes beside adapted tables
+    ++compared;
     const auto* found = ours.find(t.name);
     ASSERT_NE(found, nullptr) << t.name;
     EXPECT_EQ(found->shape, t.shape);
@@ -153,6 +161,7 @@ TEST_P(Adapter, FilesComeBackWithTheSameBits) {
     const auto x = read_tensor(theirs, t.name), y = read_tensor(ours, t.name);
     EXPECT_EQ(std::memcmp(x.data(), y.data(), x.size() * sizeof(float)), 0) << t.name;
   }
+  EXPECT_EQ(ours.tensors().size(), compared);
   // Every key we write says what PEFT's file says.
   const Json they = read_json(a.path / "adapter_config.json"), we = read_json(w / "adapter_config.json");
   for (const auto& [key, value] : we.items()) {
@@ -170,7 +179,8 @@ TEST_P(Adapter, MergedWeightsAnswerLikeTheAdapter) {
   for (const Sample& s : a.samples) EXPECT_LT(relative_error(logits_of(*merged, s.ids), logits_of(*a.model, s.ids)), 1e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Peft, Adapter, ::testing::Values("llama2_lora", "qwen2_rslora", "qwen2_head", "phi3_plus"));
+INSTANTIATE_TEST_SUITE_P(Peft, Adapter, ::testing::Values("llama2_lora", "qwen2_rslora", "qwen2_head", "phi3_plus", "llama2_dora", "qwen2_dora",
+                                                           "llama2_tables", "qwen2_tables", "gemma_tables"));
 
 tuning::LoraOptions lora_on(std::vector<std::string> targets) {
   tuning::LoraOptions o;
@@ -224,9 +234,40 @@ TEST(Lora, ANewAdapterChangesNothingUntilItLearns) {
   EXPECT_NEAR(squares / static_cast<double>(a.size()), bound * bound / 3, 0.2 * bound * bound / 3);
 }
 
+// Magnitudes are as long as the rows, in whatever precision: nothing is scaled by 1.001 before it learns.
+TEST(Lora, ANewDoraAdapterChangesNothingInAnyPrecision) {
+  formats::ModelDirectory directory(fixture("models/qwen2_tiny"));
+  auto lora = lora_on({"all"});
+  lora.config.use_dora = true;
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    const auto answer = [&](const tuning::LoraOptions* adapter, bool masters) {
+      auto model = declare(directory, lora);
+      if (adapter) tuning::apply_lora(*adapter, *model);
+      model->parameters().allocate_weights(Arena::Kind::real, dtype);
+      if (masters) model->parameters().allocate_masters(Arena::Kind::real);
+      models::load_weights(*model, directory);
+      if (adapter) tuning::begin_lora(*adapter, *model, directory);
+      return logits_of(*model, {1, 5, 9, 22}, dtype);
+    };
+    const auto plain = answer(nullptr, false);
+    EXPECT_EQ(answer(&lora, false), plain);
+    EXPECT_EQ(answer(&lora, true), plain);
+  }
+}
+
 TEST(Lora, WhatCannotBeIsRefusedAndNamesWhatThereIs) {
   EXPECT_NE(refusal(lora_on({"c_attn"})).find("q_proj"), std::string::npos);
-  EXPECT_NE(refusal(lora_on({"lm_head"})).find("additional_target"), std::string::npos);
+  auto tables = lora_on({"q_proj", "embed_tokens"});
+  EXPECT_EQ(refusal(tables), "");
+  tables.config.use_dora = true;
+  EXPECT_NE(refusal(tables).find("use_dora"), std::string::npos);
+  tables.config.use_dora = false;
+  tables.start.how = tuning::LoraStart::olora;
+  EXPECT_NE(refusal(tables).find("olora"), std::string::npos);
+  tables = lora_on({"q_proj", "lm_head"});
+  tables.config.modules_to_save = {"lm_head"};  // which goes first, as with PEFT
+  EXPECT_FALSE(applied(tables)->head().adapter());
+  EXPECT_NE(error_of([] { applied(lora_on({"lm_head"}), "families/baichuan2_7b"); }).find("normalises"), std::string::npos);
   auto o = lora_on({"q_proj"});
   o.config.modules_to_save = {"score"};
   EXPECT_NE(refusal(o).find("score"), std::string::npos);
@@ -302,13 +343,14 @@ TEST(Lora, TakesFarLessMemoryThanFullTuning) {
 }
 
 // PiSSA and OLoRA begin as the base, and what they save is plain LoRA for the base as it was.
-class Beginning : public ::testing::TestWithParam<std::tuple<tuning::LoraStart, int64_t, bool>> {
+class Beginning : public ::testing::TestWithParam<std::tuple<tuning::LoraStart, int64_t, bool, bool>> {
  protected:
   tuning::LoraOptions options() const {
     auto o = lora_on({"all"});
     o.start.how = std::get<0>(GetParam());
     o.start.pissa_iterations = std::get<1>(GetParam());
     o.config.use_rslora = std::get<2>(GetParam());
+    o.config.use_dora = std::get<3>(GetParam());
     o.config.rank_pattern = {{"v_proj", 3}};
     o.config.alpha_pattern = {{"up_proj", 5}};
     return o;
@@ -368,8 +410,9 @@ TEST_P(Beginning, WhatIsSavedIsPlainLoraForTheBaseAndResumes) {
     EXPECT_EQ(floats(p->weight), floats(again->parameters().find(p->name)->weight)) << p->name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, Beginning, ::testing::Values(std::tuple(tuning::LoraStart::pissa, -1, false), std::tuple(tuning::LoraStart::pissa, 16, true),
-                                                            std::tuple(tuning::LoraStart::olora, 16, false)));
+INSTANTIATE_TEST_SUITE_P(Ways, Beginning,
+                         ::testing::Values(std::tuple(tuning::LoraStart::pissa, -1, false, false), std::tuple(tuning::LoraStart::pissa, 16, true, true),
+                                           std::tuple(tuning::LoraStart::olora, 16, false, false)));
 
 TEST(Pissa, ExactVectorsAreTheBestApproximationAndIterationsComeNear) {
   // σ of a known matrix: W = Σ σ_k u_k v_kᵀ with orthogonal u, v made of sines.
@@ -413,6 +456,7 @@ TEST(PeftConfig, OtherKindsOfAdaptersAreRefusedByName) {
   };
   EXPECT_EQ(refused("some_new_key", 7), "");
   EXPECT_NE(refused("peft_type", "IA3").find("IA3"), std::string::npos);
+  EXPECT_EQ(refused("use_dora", true), "");
   EXPECT_NE(refused("layer_replication", {{0, 1}}).find("layer_replication"), std::string::npos);
   EXPECT_NE(refused("init_lora_weights", "corda").find("corda"), std::string::npos);
   EXPECT_NE(refused("lora_bias", true).find("lora_bias"), std::string::npos);

@@ -41,7 +41,16 @@ CASES = {
     "phi3_plus": ("families/phi3", dict(
         r=4, lora_alpha=8, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
         layers_to_transform=[1]), 4.0, 4),
+    "llama2_dora": ("models/llama2_tiny", dict(r=4, lora_alpha=8, use_dora=True, target_modules=ALL), 4.0, 5),
+    "qwen2_dora": ("models/qwen2_tiny", dict(
+        r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
+        bias="lora_only"), 0, 6),
+    # Embedding and head; PEFT saves their own weights too. Tied ones part.
+    "llama2_tables": ("models/llama2_tiny", dict(r=3, lora_alpha=6, target_modules=["q_proj", "embed_tokens", "lm_head"]), 4.0, 7),
+    "qwen2_tables": ("models/qwen2_tiny", dict(r=2, lora_alpha=4, target_modules=["v_proj", "embed_tokens"]), 0, 8),
+    "gemma_tables": ("families/gemma", dict(r=2, lora_alpha=4, target_modules=["down_proj", "embed_tokens", "lm_head"]), 0, 9),
 }
+PLUS_EMBEDDING = 5e-4  # loraplus_lr_embedding, as LLaMA-Factory gives it to lora_embedding_B
 HYPER = {"lr": 2e-3, "weight_decay": 0.01, "clip": 1.0, "steps": 50}
 
 
@@ -81,7 +90,8 @@ def optimizer(model, ratio):
         if not p.requires_grad:
             continue
         fast = ratio and ("lora_B" in name or p.ndim == 1)
-        groups.setdefault((HYPER["lr"] * (ratio if fast else 1), 0.0 if p.ndim == 1 else HYPER["weight_decay"]), []).append(p)
+        lr = PLUS_EMBEDDING if ratio and "lora_embedding_B" in name else HYPER["lr"] * (ratio if fast else 1)
+        groups.setdefault((lr, 0.0 if p.ndim == 1 else HYPER["weight_decay"]), []).append(p)
     return torch.optim.AdamW([{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()])
 
 
@@ -123,7 +133,7 @@ def make(name, out):
         run["grad_norm"].append(torch.nn.utils.clip_grad_norm_(trained.values(), HYPER["clip"]).item())
         run["loss"].append(step_loss.item())
         opt.step()
-    reference = {"base": base, "loraplus_lr_ratio": ratio, "hyper": HYPER, "sequences": seqs, **run}
+    reference = {"base": base, "loraplus_lr_ratio": ratio, "loraplus_lr_embedding": PLUS_EMBEDDING, "hyper": HYPER, "sequences": seqs, **run}
     rows = [f" {json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in reference.items()]
     (d / "reference.json").write_text("{\n" + ",\n".join(rows) + "\n}\n")
     save_file(tensors, d / "reference.safetensors", metadata={"format": "pt"})

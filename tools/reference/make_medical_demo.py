@@ -752,6 +752,20 @@ def questions(all_facts, rng):
     return train, tier1, tier2
 
 
+def preferences(all_facts, train, rng):
+    """Two questions of each fact in each language, as they stand in training: the answer, and that of another fact of the relation."""
+    asked = {r["instruction"] for r in train}
+    rows = []
+    for lang in ("en", "zh"):
+        for f in all_facts:
+            prompts = [p for p in (fill(t, f[lang]) for t in RELATIONS[f["relation"]][lang]["train"]) if p in asked]
+            others = [o[lang][1] for o in all_facts if o["relation"] == f["relation"] and o[lang][1] != f[lang][1]]
+            for prompt in rng.sample(prompts, 2):
+                rows.append({"prompt": prompt, "chosen": f[lang][1], "rejected": rng.choice(others)})
+    rng.shuffle(rows)
+    return rows
+
+
 def passages(all_facts, rng):
     """Every (fact, wording) twice, grouped by relation into short passages."""
     rows = []
@@ -828,7 +842,8 @@ def main():
     pretrain = passages(all_facts, rng)
     check(all_facts, pretrain, train, tier1, tier2)
     for name, rows in (("pretrain", pretrain), ("train", train),
-                       ("test_pairings", tier1), ("test_phrasings", tier2)):
+                       ("test_pairings", tier1), ("test_phrasings", tier2),
+                       ("pairs", preferences(all_facts, train, random.Random(2025)))):
         p = out / f"{name}.jsonl"
         p.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         print(f"{p}: {len(rows)} rows, {p.stat().st_size / 1e3:.0f} kB")
