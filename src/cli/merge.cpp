@@ -49,7 +49,7 @@ constexpr const char *kFiles = "16bit", *kDequantized = "dequantized";
 
 void check_base(const MergeArgs& args, const Quantization& trained) {
   if (trained.on() && args.base.empty())
-    refuse("--base is missing: {} was trained beside a base in {}. --base dequantized adds it to those weights, as 16 bits hold them: the merged model answers as the "
+    refuse("--base is missing: {} was trained beside a base in {}. --base dequantized adds it to those weights: the merged model answers as the "
            "tuned one did (recommended). --base 16bit adds it to the base as its files have it, without the error of quantisation, which the adapter has learnt to live "
            "with. Either way both are measured", args.adapters.back(), text_of(trained));
   if (!trained.on() && !args.base.empty())

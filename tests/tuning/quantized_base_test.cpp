@@ -52,10 +52,10 @@ std::vector<float> dequantized(const QuantizedMatrix& m) {
   return out;
 }
 
-// Puts what quantisation left of the weights into a dense model.
+// Puts what quantisation left of the weights into a dense model, and the adapter as it began beside them.
 void take_numbers(models::Decoder& dense, const models::Decoder& quantized) {
   for (const auto& p : quantized.parameters().all())
-    if (p->is_quantized()) models::store(*dense.parameters().find(p->name), dequantized(p->quantized));
+    if (p->is_quantized() || p->added) models::store(*dense.parameters().find(p->name), p->added ? floats(p->weight) : dequantized(p->quantized));
 }
 
 // An adapter that does something: B away from zero.
@@ -71,8 +71,10 @@ void move_adapter(models::Decoder& model) {
 class QuantizedBase : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(QuantizedBase, LossAndGradientsAreThoseOfItsDequantisedWeights) {
-  for (const Quantization& how : kWays) {
-    Tuned q = begin(GetParam(), how), d = begin(GetParam(), {});
+  for (const auto& [how, dora] : {std::pair(kWays[0], false), {kWays[1], false}, {kWays[2], false}, {kWays[3], false}, {kWays[0], true}}) {
+    tuning::LoraOptions lora;
+    lora.config.use_dora = dora;
+    Tuned q = begin(GetParam(), how, DType::f32, lora), d = begin(GetParam(), {}, DType::f32, lora);
     take_numbers(*d.model, *q.model);
     const Step step = split(eight_samples(static_cast<int>(q.model->config().vocab_size)), {{0, 1, 2, 3}, {4, 5, 6, 7}});
     objectives::CausalLm objective;
