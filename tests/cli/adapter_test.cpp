@@ -76,7 +76,7 @@ TEST_F(AdapterRun, ATensorTrainResumesContinuesAndMergesLikeAnyAdapter) {
     for (const char* file : {"adapter_model.safetensors", "tensor_train.safetensors"})
       EXPECT_EQ(read_file(fs::path(part) / file), read_file(fs::path(whole) / file)) << file;
     // Its own bond and weights, whatever the keys say.
-    r = run(training("on" + weighted, {"adapter_name_or_path=" + whole, "learning_rate=0"}));
+    r = run(training("on" + weighted, {"adapter_name_or_path=" + whole, "learning_rate=0", "bf16=true"}));
     ASSERT_EQ(r.code, 0) << r.err;
     EXPECT_LT(furthest(nll(base, (work / ("on" + weighted)).string()), nll(base, whole)), 1e-5);
     EXPECT_TRUE(fs::exists(work / ("on" + weighted) / "tensor_train.safetensors"));

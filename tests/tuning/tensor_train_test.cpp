@@ -44,7 +44,7 @@ class TensorTrain : public ::testing::TestWithParam<bool> {
     for (const auto& p : model.parameters().all()) {
       if (p->name.find(".tt_") == std::string::npos) continue;
       auto values = floats(p->stepped());
-      for (size_t i = 0; i < values.size(); ++i) values[i] += 0.3f * std::sin(static_cast<float>(i * 7 + p->name.size()));
+      for (size_t i = 0; i < values.size(); ++i) values[i] += 0.1f * std::sin(static_cast<float>(i * 7 + p->name.size()));
       models::store(*p, values);
     }
     compose(model);
@@ -68,8 +68,9 @@ TEST_P(TensorTrain, BeginsAsTheBaseWithTheVarianceOfLora) {
   const auto model = begun(settings(whole, 3, GetParam()));
   double squares = 0, n = 0;
   for (const auto& p : model->parameters().all()) {
-    if (p->name.ends_with(".lora_B.weight"))
-      for (float x : floats(p->weight)) ASSERT_EQ(x, 0) << p->name;
+    if (p->name.ends_with(".lora_B.weight")) {
+      EXPECT_EQ(floats(p->weight), std::vector<float>(static_cast<size_t>(p->count()))) << p->name;
+    }
     if (!p->name.ends_with(".lora_A.weight")) continue;
     for (float x : floats(p->weight)) squares += static_cast<double>(x) * x * 3 * static_cast<double>(p->shape[1]), ++n;
   }
@@ -78,7 +79,7 @@ TEST_P(TensorTrain, BeginsAsTheBaseWithTheVarianceOfLora) {
 }
 
 // The definition, written out. Rank 4 is 2·2; `columns` are split as the header says.
-std::vector<float> by_definition(const nn::Parameter& first, const nn::Parameter& second, int64_t rank, int64_t columns) {
+std::vector<float> by_definition(nn::Parameter& first, nn::Parameter& second, int64_t rank, int64_t columns) {
   int64_t j1 = 1;
   for (int64_t d = 1; d * d <= columns; ++d)
     if (columns % d == 0) j1 = d;
@@ -161,7 +162,7 @@ TEST_P(TensorTrain, GradientsOfCoresAreThoseOfTheLoss) {
         compose(*model);
         return engine->step(whole, 1, 0.0f).loss;
       };
-      const float h = 0.02f;
+      const float h = 0.002f;
       const double measured = (loss_at(h) - loss_at(-h)) / (2 * static_cast<double>(h));
       EXPECT_NEAR(measured, slope, 0.02 * length + 2e-4) << p->name;
     }
@@ -178,8 +179,8 @@ TEST_P(TensorTrain, OnlyCoresLearnAndTheyAreFew) {
     else if (p->name.find(".tt_") != std::string::npos) cores += p->count();
     else others += p->learns() ? p->count() : 0;
   }
-  // Of q_proj [32, 32] and rank 4: 2·4·3 and 3·2·8 numbers for each of A and B.
-  EXPECT_EQ(find(*model, "model.layers.0.self_attn.q_proj.tt_A.0").shape, (std::vector<int64_t>{8, 3}));
+  // Of q_proj [64, 64] and rank 4: 2·8·3 and 3·2·8 numbers for A, and for B.
+  EXPECT_EQ(find(*model, "model.layers.0.self_attn.q_proj.tt_A.0").shape, (std::vector<int64_t>{16, 3}));
   EXPECT_EQ(find(*model, "model.layers.0.self_attn.q_proj.tt_A.1").shape, (std::vector<int64_t>{3, 16}));
   EXPECT_EQ(others, 0);
   EXPECT_EQ(angles, GetParam() ? 14 * 4 : 0);
@@ -248,7 +249,10 @@ TEST_P(TensorTrain, WhatIsSavedIsPlainLoraAndGoesOnBitForBit) {
   models::load_adapted(*plain, directory, {w.path()});
   size_t compared = 0;
   for (const auto& p : plain->parameters().all())
-    if (p->added) EXPECT_EQ(floats(p->weight), floats(model->parameters().find(p->name)->weight)) << p->name, ++compared;
+    if (p->added) {
+      EXPECT_EQ(floats(p->weight), floats(model->parameters().find(p->name)->weight)) << p->name;
+      ++compared;
+    }
   EXPECT_EQ(compared, 28u);
   const auto again = begun(o, w.path());
   for (const auto& p : model->parameters().all()) EXPECT_EQ(floats(p->weight), floats(again->parameters().find(p->name)->weight)) << p->name;
@@ -258,7 +262,7 @@ TEST_P(TensorTrain, WhatIsSavedIsPlainLoraAndGoesOnBitForBit) {
   EXPECT_NE(error_of([&] { begun(o, w.path()); }).find("does not follow"), std::string::npos);
   auto other = o;
   other.tuning.lora.tensor_train.bond = 2;
-  EXPECT_NE(error_of([&] { begun(other, w.path()); }).find("tt_A.0"), std::string::npos);
+  EXPECT_NE(error_of([&] { begun(other, w.path()); }).find("expected ["), std::string::npos);
   fs::remove(w / tuning::kCoresFile);
   EXPECT_NE(error_of([&] { begun(o, w.path()); }).find(tuning::kCoresFile), std::string::npos);
 }
