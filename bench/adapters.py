@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """Ways of adapting beside each other: trained parameters, validation loss, time, memory and what is forgotten.
 
-  bench/adapters.py MODEL DATA OUT --other TEXT [--rates 1] [--only NAME;NAME] [key=value ...]
+  bench/adapters.py MODEL DATA OUT --other TEXT [--seeds 1] [--rates 1] [--only NAME;NAME] [key=value ...]
 
 MODEL is a trained base (Hugging Face directory), DATA a data set of which a tenth is held out, TEXT a file of unrelated text,
 one document a line: the loss on it is what the model forgets (`attune score`). key=value are further settings of all runs.
 Every way runs with three learning rates times --rates and the best is shown by its validation loss; while the best is the smallest or
 the largest of them, the next one (a factor of three) is tried too, two more at most. Runs that are there already are not
-repeated. Needs build/attune and Python's standard library.
+repeated. With --seeds the best rate runs with more of them (42, 43 …, which also hold out other rows), and figures are means; "±" is
+the standard deviation, and "beside rank 8" is the difference to LoRA of rank 8 with the same seed. Needs build/attune and Python's standard library.
 """
 import argparse, json, pathlib, re, statistics, subprocess, sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIRST_SEED = 42
 LORA = {"finetuning_type": "lora", "lora_rank": "8"}
 TRAIN = LORA | {"use_tensor_train": "true", "tt_bond": "7"}
 WAYS = {  # name: (settings, learning rates)
-    "full": ({"finetuning_type": "full"}, (3e-5, 1e-4, 3e-4)),
     "LoRA, rank 8": (LORA, (3e-4, 1e-3, 3e-3)),
+    "full": ({"finetuning_type": "full"}, (3e-5, 1e-4, 3e-4)),
     "LoRA, rank 2": (LORA | {"lora_rank": "2"}, (3e-4, 1e-3, 3e-3)),
     "tensor train, bond 7": (TRAIN, (3e-4, 1e-3, 3e-3)),
     "weighted tensor train, bond 7": (TRAIN | {"tt_weighted": "true"}, (3e-4, 1e-3, 3e-3)),
@@ -36,14 +38,14 @@ def loss_of_text(args, *model):
     return statistics.mean(x for line in lines for x in json.loads(line)["nll"] if x is not None)
 
 
-def run(args, name, settings, rate):
-    out = pathlib.Path(args.out) / re.sub(r"[^a-z0-9.]+", "_", f"{name} {rate:g}".lower())
+def run(args, name, settings, rate, seed=FIRST_SEED):
+    out = pathlib.Path(args.out) / re.sub(r"[^a-z0-9.]+", "_", f"{name} {rate:g} {seed}".lower())
     summary = out / "adapters.json"
     if summary.exists():
         return json.loads(summary.read_text())
     settings = {"model_name_or_path": args.model, "dataset": args.data, "output_dir": str(out), "overwrite_output_dir": "true",
-                "save_strategy": "no", "val_size": "0.1", "eval_on_start": "true", "learning_rate": f"{rate:g}"
-                } | settings | dict(s.split("=", 1) for s in args.settings)
+                "save_strategy": "no", "val_size": "0.1", "eval_on_start": "true", "learning_rate": f"{rate:g}",
+                "seed": str(seed)} | settings | dict(s.split("=", 1) for s in args.settings)
     said = attune("train", *(f"{k}={v}" for k, v in settings.items())).stderr
     evaluations = [e["eval_loss"] for e in map(json.loads, (out / "trainer_log.jsonl").read_text().splitlines()) if "eval_loss" in e]
     results = json.loads((out / "all_results.json").read_text())
@@ -61,13 +63,14 @@ def main():
     parser.add_argument("model"), parser.add_argument("data"), parser.add_argument("out")
     parser.add_argument("--other", required=True)
     parser.add_argument("--only", default="")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rates", type=float, default=1)
     parser.add_argument("settings", nargs="*")
     args = parser.parse_intermixed_args()
     before = loss_of_text(args, "--model", args.model)
-    print("| way | trained parameters | of rank 8 | rate | validation loss before | after | other text before | after | seconds | peak |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    whole = None
+    print("| way | trained parameters | of rank 8 | rate | validation loss before | after | beside rank 8 | other text before | after | seconds | peak |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    reference = None
     for name, (settings, rates) in WAYS.items():
         if args.only and name not in args.only.split(";"):
             continue
@@ -77,12 +80,18 @@ def main():
             rate = float(f"{best * 3 if best == max(tried) else best / 3:.3g}")
             tried[rate] = run(args, name, settings, rate)
             best = min(tried, key=lambda r: tried[r]["loss"])
-        r = tried[best]
-        whole = r["trained"] if name == "LoRA, rank 8" else whole
-        share = f"{100 * r['trained'] / whole:.1f} %" if whole else ""
+        runs = [tried[best]] + [run(args, name, settings, best, FIRST_SEED + i) for i in range(1, args.seeds)]
+        reference = runs if name == "LoRA, rank 8" else reference
+        mean = {key: statistics.mean(r[key] for r in runs) for key in runs[0]}
+        spread = f" ± {statistics.stdev(r['loss'] for r in runs):.4f}" if len(runs) > 1 else ""
+        trained, share, beside = runs[0]["trained"], "", ""
+        if reference:
+            share = f"{100 * trained / reference[0]['trained']:.1f} %"
+            apart = [r["loss"] - q["loss"] for r, q in zip(runs, reference)]
+            beside = f"{statistics.mean(apart):+.4f}" + (f" ± {statistics.stdev(apart):.4f}" if len(apart) > 1 and any(apart) else "")
         edge = " (edge)" if best in (min(tried), max(tried)) else ""
-        print(f"| {name} | {r['trained']:,} | {share} | {best:g}{edge} | {r['base']:.4f} | {r['loss']:.4f} | {before:.4f} | {r['other']:.4f} | "
-              f"{r['seconds']:.0f} | {r['peak'] / 1e6:.0f} MB |", flush=True)
+        print(f"| {name} | {trained:,} | {share} | {best:g}{edge} | {mean['base']:.4f} | {mean['loss']:.4f}{spread} | {beside} | {before:.4f} | "
+              f"{mean['other']:.4f} | {mean['seconds']:.0f} | {max(r['peak'] for r in runs) / 1e6:.0f} MB |", flush=True)
         print(f"{name}: " + ", ".join(f"{rate:g}: {t['loss']:.4f} / {t['other']:.4f}" for rate, t in sorted(tried.items())), file=sys.stderr, flush=True)
 
 
