@@ -82,7 +82,7 @@ DType (*constant(DType dtype))(const Parameter&) {
 std::vector<std::vector<Parameter*>> ParameterStore::trainable_one_by_one() const {
   std::vector<std::vector<Parameter*>> groups;
   for (const auto& p : parameters_)
-    if (p->trainable) groups.push_back({p.get()});
+    if (p->is_stepped()) groups.push_back({p.get()});
   return groups;
 }
 
@@ -116,7 +116,7 @@ uint64_t ParameterStore::allocate_anchors(Arena::Kind kind, DType dtype) {
   const uint64_t bytes = allocate(anchors_, kind, &Parameter::anchor, trainable_one_by_one(), constant(dtype));
   if (kind == Arena::Kind::dry) return bytes;
   for (const auto& p : parameters_)
-    if (p->trainable) convert(p->stepped().data, p->stepped().dtype, p->anchor.data, dtype, static_cast<size_t>(p->count()));
+    if (p->is_stepped()) convert(p->stepped().data, p->stepped().dtype, p->anchor.data, dtype, static_cast<size_t>(p->count()));
   return bytes;
 }
 

@@ -30,6 +30,7 @@ struct Parameter {
   bool trainable = true;   // takes part in this step
   bool rotates = false;    // takes part in some steps and rests in others (tuning/block_rotation.h)
   bool added = false;     // by an adapter: the base model's files do not have it
+  bool derived = false;   // computed from other parameters: has a gradient, which theirs follow from, and no state of its own
   std::string adapter_name;  // in an adapter's file; empty: not part of one
   bool is_table = false;  // one row a word (embedding, head): rules for hidden matrices leave it out
   float lr_scale = 1;  // of the run's learning rate
@@ -37,7 +38,8 @@ struct Parameter {
   int pending_uses = 0;  // uses recorded with gradient in this step whose backward has not run
 
   int64_t count() const { return weight.count(); }
-  bool learns() const { return trainable || rotates; }  // at some time of the run
+  bool learns() const { return (trainable || rotates) && !derived; }  // at some time of the run
+  bool is_stepped() const { return trainable && !derived; }           // by the optimizer, in this step
   bool is_quantized() const { return quantized.on(); }
   uint64_t weight_bytes() const { return is_quantized() ? quantized.bytes() : weight.bytes(); }
   bool is_vector() const { return shape.size() == 1; }

@@ -111,7 +111,7 @@ void Optimizer::find_targets(const nn::ParameterStore& parameters) {
   for (const std::string& t : options_.targets) patterns.emplace_back(t, "optim_target_modules");
   std::vector<bool> used(patterns.size());
   for (const auto& p : parameters.all()) {
-    if (!p->trainable || p->is_vector() || p->is_table) continue;
+    if (!p->is_stepped() || p->is_vector() || p->is_table) continue;
     bool found = patterns.empty();
     for (size_t i = 0; i < patterns.size(); ++i)
       if (patterns[i].found_in(p->name)) used[i] = found = true;
@@ -127,7 +127,7 @@ uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& paramet
   if (has_targets()) find_targets(parameters);
   uint64_t bytes = 0;
   for (const auto& p : parameters.all()) {
-    if (!p->trainable) continue;
+    if (!p->is_stepped()) continue;
     Owned owned{slots(*p), {}, {}, hash64(p->name)};
     for (const Slot& s : owned.slots) {
       uint64_t count = 1;

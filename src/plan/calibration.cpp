@@ -183,7 +183,7 @@ const nn::Parameter* typical(const models::Decoder& model) {
   std::map<std::vector<int64_t>, int64_t> elements;
   const nn::Parameter* most = nullptr;
   for (const auto& p : model.parameters().all())
-    if (p->trainable && (elements[p->shape] += p->count(), !most || elements[p->shape] > elements[most->shape])) most = p.get();
+    if (p->is_stepped() && (elements[p->shape] += p->count(), !most || elements[p->shape] > elements[most->shape])) most = p.get();
   return most;
 }
 

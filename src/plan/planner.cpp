@@ -45,7 +45,7 @@ ops::Ledger sweep_ledger(DryEngine& dry) {
   Arena arena(Arena::Kind::dry, uint64_t{1} << 42), gradients(Arena::Kind::dry, uint64_t{1} << 42);
   ops::Context context(ops::cpu_backend(), arena);
   for (const auto& p : dry.model.parameters().all()) {
-    if (!p->trainable) continue;
+    if (!p->is_stepped()) continue;
     const Tensor gradient = p->gradient;
     if (!gradient.defined()) p->gradient = gradients.matrix(p->weight.rows, p->weight.cols, p->gradient_dtype);
     dry.engine->optimizer().step(context, *p, 1, 0, 1);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "models/adapter.h"
 #include "models/load.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -123,7 +122,7 @@ std::optional<fs::path> newest_checkpoint(const fs::path& output_dir) {
 Json read_checkpoint_state(const fs::path& checkpoint) { return read_json(checkpoint / kState); }
 
 void load_tuned(const fs::path& directory, models::Decoder& model) {
-  if (formats::is_adapter(directory)) return models::load_adapter(model, directory);
+  if (formats::is_adapter(directory)) return tuning::load_adapter(directory, model);
   formats::ModelDirectory files(directory);
   models::load_weights(model, files);
 }

@@ -193,8 +193,9 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
   for (const Config::Setting& s : c.settings) {
     const auto it = idle.find(s.key);
     static const std::set<std::string> of_adapters{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
-                                                   "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights"};
-    const bool adapter = (of_adapters.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora);
+                                                   "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights",
+                                                   "tt_bond", "tt_weighted"};
+    const bool adapter = (of_adapters.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora) || (s.key == "use_tensor_train" && !lora) || (s.key.starts_with("tt_") && !c.use_tensor_train);
     const bool other = adapter || idle_preference(c, s.key) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (own.count(s.key) && (other || (it != idle.end() && it->second))) names.push_back(s.key);
   }

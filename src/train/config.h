@@ -37,6 +37,8 @@ struct Config {
   bool use_rslora = false, use_dora = false;
   bool pissa_init = false, pissa_convert = true;
   int64_t pissa_iter = 16;
+  bool use_tensor_train = false, tt_weighted = false;
+  int64_t tt_bond = 4;
   std::string init_lora_weights = "true";
   double loraplus_lr_ratio = 0, loraplus_lr_embedding = 1e-6;
   int64_t quantization_bit = 0;  // 0: off

@@ -59,6 +59,7 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
     : model_(model), objective_(objective), options_(options), measures_(objective.measure_names()) {
   check(options);
   if (options.rotation) rotation_.emplace(*options.rotation, model, kind == Arena::Kind::dry);
+  if (options.tuning.adapts() && options.tuning.lora.tensor_train.on()) tensor_train_.emplace(model);
   auto& parameters = model.parameters();
   for (const auto& p : parameters.all()) memory_.weights += p->weight_bytes();
   optimizer_ = optim::Optimizer::create(options.optimizer);
@@ -68,7 +69,7 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   std::vector<nn::Parameter*> stored;
   for (const auto& p : parameters.all())
     // A tied table collects from both ends of the network: its gradient must outlive every block.
-    if (!options.optimizer_in_backward || tied(*p)) stored.push_back(p.get());
+    if (!used_at_once(*p)) stored.push_back(p.get());
   memory_.gradients = parameters.allocate_gradients(kind, stored);
   memory_.optimizer = optimizer_->allocate(kind, parameters);
   if (options.optimizer.anchor_decay > 0) memory_.optimizer += parameters.allocate_anchors(kind, options.anchor_dtype);
@@ -82,6 +83,11 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
 
 bool Engine::tied(const nn::Parameter& p) const { return &p == &model_.embedding() && model_.config().tie_word_embeddings; }
 
+// Whether the gradient is of no use any more as soon as it is complete, so that it needs no storage of its own.
+bool Engine::used_at_once(const nn::Parameter& p) const {
+  return (options_.optimizer_in_backward || (p.derived && options_.micro_batches == 1)) && !tied(p);
+}
+
 // One contribution is written and rounded once: the compute dtype will do. Several are summed: fp32.
 void Engine::choose_gradient_dtypes() {
   const int64_t rows = options_.capacity.label_rows;
@@ -94,6 +100,8 @@ void Engine::choose_gradient_dtypes() {
     const bool summed = options_.micro_batches > 1 || (adapts_head && chunks) || (head && (in_chunks || model_.config().tie_word_embeddings));
     p->gradient_dtype = summed ? DType::f32 : options_.compute;
   }
+  if (tensor_train_)
+    for (nn::Parameter* core : tensor_train_->cores()) core->gradient_dtype = DType::f32;  // small, and sums over whole matrices
 }
 
 double Engine::run_micro_batch(const objectives::BatchView& view, bool last) {
@@ -141,6 +149,7 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   }
   view_.measures = nullptr;
   finish_gradients(result);
+  if (tensor_train_ && !result.skipped) tensor_train_->compose(*context_);
   step_work_ = context_->work();
   return result;
 }
@@ -195,7 +204,7 @@ void Engine::update_all(float scale) {
   const auto& all = model_.parameters().all();
   for (size_t i = 0; i < all.size(); ++i) {
     nn::Parameter& p = *all[i];
-    if (!p.trainable || !(p.gradient_written || context_->dry())) continue;
+    if (!p.is_stepped() || !(p.gradient_written || context_->dry())) continue;
     const float own = options_.clipping == Clipping::per_tensor ? tensor_scale(squared_norms_[i] * scale * scale) : 1.0f;
     optimizer_->step(*context_, p, updates(), learning_rate_, scale * own);
   }
@@ -236,7 +245,18 @@ float Engine::scale_inside(double squared_norm) const {
   return std::min(own, limit / (static_cast<float>(std::sqrt(all_before * now / before)) + 1e-6f));
 }
 
+// What is not trained itself hands its gradient on to what it is computed from.
+void Engine::derived_complete(nn::Parameter& parameter) {
+  ArenaScope workspace(*arena_);
+  for (nn::Parameter* core : tensor_train_->cores_of(parameter)) tape_->gradient_of(*core);
+  tensor_train_->backward(*context_, parameter);
+  for (nn::Parameter* core : tensor_train_->cores_of(parameter)) gradient_complete(*core);
+  if (used_at_once(parameter)) parameter.gradient = {};
+  parameter.gradient_written = false;
+}
+
 void Engine::gradient_complete(nn::Parameter& parameter) {
+  if (parameter.derived) return derived_complete(parameter);
   const double squared = note_norm(parameter, parameter.gradient);
   if (!options_.optimizer_in_backward) return;
   if (!measuring_) {
@@ -304,6 +324,7 @@ void Engine::dry_run() {
     const int64_t shown = std::min<int64_t>(2, options_.micro_batches);
     for (int64_t i = 0; i < shown; ++i) run_micro_batch(view_, i + 1 == shown);
     if (!options_.optimizer_in_backward) update_all(1.0f);
+    if (tensor_train_) tensor_train_->compose(*context_);
     step_work_ = context_->work();
   }
   if (options_.eval_capacity.tokens > 0) {

@@ -117,6 +117,8 @@ class Engine : public nn::StepHooks {
 
  private:
   void choose_gradient_dtypes();
+  bool used_at_once(const nn::Parameter& parameter) const;
+  void derived_complete(nn::Parameter& parameter);
   double run_micro_batch(const objectives::BatchView& view, bool last);
   void measure(const MicroBatch& batch, double normaliser);
   void look_ahead(const Step& step, bool training);
@@ -139,6 +141,7 @@ class Engine : public nn::StepHooks {
   std::unique_ptr<nn::Tape> tape_;
   std::unique_ptr<optim::Optimizer> optimizer_;
   std::optional<tuning::BlockRotation> rotation_;
+  std::optional<tuning::TensorTrain> tensor_train_;
   objectives::BatchView view_;
   objectives::Measures measures_;
   std::vector<objectives::SequenceLogp> ahead_, seen_;

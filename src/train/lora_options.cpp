@@ -40,6 +40,9 @@ void check_lora(const Config& c) {
   if (!c.pissa_convert)
     refuse("pissa_convert: false would leave an adapter that belongs to a base which was changed for it and is kept nowhere; it is always "
            "saved as plain LoRA for the base as it is. Leave pissa_convert out, or set it to true");
+  if (c.use_tensor_train && (c.use_dora || c.pissa_init || c.init_lora_weights != "true"))
+    refuse("use_tensor_train: {} beside it; the A and B of a tensor train follow from its cores and cannot begin or be changed otherwise. Leave one of the two out",
+           c.use_dora ? "use_dora" : c.pissa_init ? "pissa_init" : "init_lora_weights: " + c.init_lora_weights);
   if (c.use_badam) refuse("use_badam: block coordinate descent goes with finetuning_type: full, not lora");
   if (c.create_new_adapter && c.adapter_name_or_path.empty())
     refuse("create_new_adapter: there is no adapter_name_or_path to go beside the new one; without it a new adapter is made anyway");
@@ -56,6 +59,10 @@ tuning::LoraOptions lora_options(const Config& c) {
     o.merged.pop_back();
     o.config = formats::read_lora_config(o.continued);
     o.config.base_model = c.model_name_or_path;
+    o.tensor_train = tuning::read_tensor_train(o.continued);
+    if (c.use_tensor_train && !o.tensor_train.on())
+      refuse("use_tensor_train: {} has no {}: it is plain LoRA, which no cores follow from. Continue it without use_tensor_train, or set "
+             "create_new_adapter: true to train a tensor train on top of it", o.continued, tuning::kCoresFile);
     return o;
   }
   o.start.how = c.pissa_init ? tuning::LoraStart::pissa : c.init_lora_weights == "olora" ? tuning::LoraStart::olora : tuning::LoraStart::zero;
@@ -82,6 +89,7 @@ tuning::LoraOptions lora_options(const Config& c) {
   f.bias = c.bias;
   f.use_rslora = c.use_rslora;
   f.use_dora = c.use_dora;
+  if (c.use_tensor_train) o.tensor_train = {c.tt_bond, c.tt_weighted};
   return o;
 }
 

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "models/adapter.h"
 #include "models/load.h"
 #include "ops/backend.h"
 #include "util/error.h"
@@ -26,7 +25,7 @@ std::vector<fs::path> model_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    if (name == "config.json" || name == "adapter_config.json" || name == "adapter_model.safetensors" || (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"))))
+    if (name == "config.json" || name == "adapter_config.json" || name == "adapter_model.safetensors" || name == tuning::kCoresFile || (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"))))
       files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
@@ -42,7 +41,7 @@ void save_tuned(const fs::path& directory, const RunSetup& s, const models::Deco
   // Whoever loads the result must talk to it the way it was tuned.
   if (s.chat && !s.config.chat_template.empty()) o.chat_template = s.chat->jinja_source();
   if (!s.engine.tuning.adapts()) return formats::save_model(directory, models::tensor_sources(model, s.save_dtype, s.directory.get()), o);
-  models::save_adapter(directory, model, tuning::saved_config(s.engine.tuning.lora, model), s.save_dtype);
+  tuning::save_adapter(directory, s.engine.tuning.lora, model, s.save_dtype);
   formats::save_companions(directory, o);
 }
 

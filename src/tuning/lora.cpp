@@ -119,13 +119,15 @@ void apply_lora(const LoraOptions& options, models::Decoder& model) {
     if (options.plus_ratio > 0 && (p->name.ends_with(".lora_B.weight") || p->is_vector())) p->lr_scale = static_cast<float>(options.plus_ratio);
     if (options.plus_ratio > 0 && p->name.ends_with(".lora_embedding_B")) p->lr_scale = static_cast<float>(options.plus_embedding);
   }
+  if (options.tensor_train.on()) declare_cores(options.tensor_train, model);
 }
 
 void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint) {
   if (!o.merged.empty()) models::merge_into(model, base, o.merged);
-  if (!checkpoint.empty()) models::load_adapter(model, checkpoint);
-  else if (!o.continued.empty()) models::load_adapter(model, o.continued);
+  if (!checkpoint.empty()) load_adapter(checkpoint, model);
+  else if (!o.continued.empty()) load_adapter(o.continued, model);
   else if (o.start.how != LoraStart::zero) begin_from_weights(o, model);
+  else if (o.tensor_train.on()) begin_cores(model, o.start.seed);
   else
     for (const auto& p : model.parameters().all()) {  // fresh memory is zero: what is not named here is
       if (p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);
@@ -141,6 +143,16 @@ void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDire
 formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model) {
   const formats::LoraConfig config = adapter_config(options, model);
   return options.start.how == LoraStart::zero ? config : models::with_beginnings(config);
+}
+
+void load_adapter(const fs::path& directory, models::Decoder& model) {
+  models::load_adapter(model, directory);
+  load_cores(directory, model);
+}
+
+void save_adapter(const fs::path& directory, const LoraOptions& options, const models::Decoder& model, DType dtype) {
+  models::save_adapter(directory, model, saved_config(options, model), dtype);
+  if (options.tensor_train.on()) save_cores(directory, options.tensor_train, model);
 }
 
 bool unties(const LoraOptions& options, const models::DecoderConfig& architecture) {

@@ -9,6 +9,7 @@
 #include "formats/peft.h"
 #include "models/decoder.h"
 #include "tuning/lora_begin.h"
+#include "tuning/tensor_train.h"
 
 namespace attune::tuning {
 
@@ -20,6 +21,7 @@ struct LoraOptions {
   std::vector<std::string> merged;  // adapters that become part of the base before anything else
   std::string continued;            // adapter whose weights training begins with; `config` is its own
   StartOptions start;
+  TensorTrainOptions tensor_train;
 };
 
 // What the model's adapter is (`all` resolved), and what adapter_config.json says of it.
@@ -33,6 +35,11 @@ void apply_lora(const LoraOptions& options, models::Decoder& model);
 // 1/√in and B is 0, or as `start` says (DoRA's magnitudes: as long as the rows are then), or all come from the adapter that is continued or, where a run resumes, from its
 // `checkpoint`. A function of seed and name.
 void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint = {});
+
+// Fills an adapter that is attached, and the cores it comes from, out of a directory that save_adapter wrote.
+void load_adapter(const fs::path& directory, models::Decoder& model);
+// Writes adapter_model.safetensors, adapter_config.json and, of a tensor train, tensor_train.safetensors.
+void save_adapter(const fs::path& directory, const LoraOptions& options, const models::Decoder& model, DType dtype);
 
 // Whether the model must hold a tied embedding and head apart.
 bool unties(const LoraOptions& options, const models::DecoderConfig& architecture);

@@ -123,7 +123,7 @@ void apply(const TunerOptions& options, models::Decoder& model) {
 uint64_t frozen_hash(const models::Decoder& model) {
   uint64_t hash = 0;
   for (const auto& p : model.parameters().all())
-    if (!p->learns()) {
+    if (!p->learns() && !p->derived) {
       const void* data = p->is_quantized() ? p->quantized.codes : p->weight.data;
       hash = hash64({static_cast<const char*>(data), p->weight_bytes()}, hash);
     }
@@ -131,9 +131,13 @@ uint64_t frozen_hash(const models::Decoder& model) {
 }
 
 std::string describe(const models::Decoder& model) {
-  const int64_t trained = model.parameters().trainable_count(), all = model.parameters().count();
-  return fmt::format("trainable parameters: {} of {} ({:.4g} %)", thousands(trained), thousands(all),
-                     100.0 * static_cast<double>(trained) / static_cast<double>(all));
+  int64_t derived = 0;
+  for (const auto& p : model.parameters().all())
+    if (p->derived) derived += p->count();
+  const int64_t trained = model.parameters().trainable_count(), all = model.parameters().count() - derived;
+  return fmt::format("trainable parameters: {} of {} ({:.4g} %){}", thousands(trained), thousands(all),
+                     100.0 * static_cast<double>(trained) / static_cast<double>(all),
+                     derived ? fmt::format("; the {} of the adapter's A and B follow from them", thousands(derived)) : "");
 }
 
 }  // namespace attune::tuning

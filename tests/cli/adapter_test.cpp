@@ -60,6 +60,42 @@ TEST_F(AdapterRun, LeavesAnAdapterThatResumesToTheSameBitsAndNoBaseTensor) {
   EXPECT_EQ(r.code, 2) << r.err;
 }
 
+TEST_F(AdapterRun, ATensorTrainResumesContinuesAndMergesLikeAnyAdapter) {
+  for (const std::string weighted : {"false", "true"}) {
+    const std::vector<std::string> train{"use_tensor_train=true", "tt_bond=2", "tt_weighted=" + weighted, "bf16=true"};
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.begin(), train.begin(), train.end());
+      return more;
+    };
+    const std::string whole = (work / ("whole" + weighted)).string(), part = (work / ("part" + weighted)).string();
+    Result r = run(training("whole" + weighted, train));
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_NE(r.err.find("; the 8,192 of the adapter's A and B follow from them"), std::string::npos) << r.err;
+    r = run(training("part" + weighted, with({"resume_from_checkpoint=" + whole + "/checkpoint-3"})));
+    ASSERT_EQ(r.code, 0) << r.err;
+    for (const char* file : {"adapter_model.safetensors", "tensor_train.safetensors"})
+      EXPECT_EQ(read_file(fs::path(part) / file), read_file(fs::path(whole) / file)) << file;
+    // Its own bond and weights, whatever the keys say.
+    r = run(training("on" + weighted, {"adapter_name_or_path=" + whole, "learning_rate=0", "bf16=true"}));
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_LT(furthest(nll(base, (work / ("on" + weighted)).string()), nll(base, whole)), 1e-5);
+    EXPECT_TRUE(fs::exists(work / ("on" + weighted) / "tensor_train.safetensors"));
+    const std::string merged = (work / ("merged" + weighted)).string();
+    ASSERT_EQ(run({"merge", "--model", base, "--adapter", whole, "--out", merged}).code, 0);
+    EXPECT_LT(furthest(nll(base, whole), nll(merged)), 1e-4);
+    EXPECT_GT(furthest(nll(base, whole), nll(base)), 1e-3);
+  }
+  ASSERT_EQ(run(training("plain", {"max_steps=1"})).code, 0);
+  const auto refused = [&](const std::vector<std::string>& more) {
+    const Result r = run(training("no", more));
+    EXPECT_EQ(r.code, 2) << r.err;
+    return r.err;
+  };
+  EXPECT_NE(refused({"use_tensor_train=true", "adapter_name_or_path=" + (work / "plain").string()}).find("plain LoRA"), std::string::npos);
+  for (const char* other : {"use_dora=true", "pissa_init=true", "init_lora_weights=olora"})
+    EXPECT_NE(refused({"use_tensor_train=true", other}).find("use_tensor_train"), std::string::npos) << other;
+}
+
 TEST_F(AdapterRun, MergedAnswersLikeTheAdapterAndIsAModelOfItsOwn) {
   ASSERT_EQ(run(training("a")).code, 0);
   const std::string a = (work / "a").string(), merged = (work / "merged").string();

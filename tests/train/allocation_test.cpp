@@ -81,5 +81,14 @@ TEST(Allocation, AQuantisedBaseTakesNoMoreThanADenseOne) {
   }
 }
 
+TEST(Allocation, ATensorTrainTakesNoMoreThanPlainLora) {
+  tuning::TunerOptions lora;
+  lora.type = "lora";
+  lora.lora.config.target_modules = {"all"};
+  const long plain = allocations_per_step(2, nn::Recompute::light, lora);
+  lora.lora.tensor_train = {3, true};
+  EXPECT_EQ(allocations_per_step(2, nn::Recompute::light, lora), plain);
+}
+
 }  // namespace
 }  // namespace attune
