@@ -78,6 +78,7 @@ int reward(const ScoreArgs& args) {
   if (model.model().config().num_labels == 0)
     refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", args.model);
   if (args.ids || fs::path(args.file).extension() == ".txt") {
+    if (!args.chat_template.empty()) refuse("--template: lines of text and ids are scored as they stand; it goes with conversations and pairs");
     score_lines(args, model);
     return 0;
   }

@@ -50,7 +50,7 @@ std::string change(const Json& entry, const std::string& key, double factor = 1)
 void print_table(const Json& stages) {
   info("{:<8} {:>8} {:>9}  {:<20} {:<20} {:<18} {}", "stage", "updates", "seconds", "validation loss", "perplexity", "accuracy, %", "margin");
   for (const Json& e : stages) {
-    if (e["status"] != "done") continue;
+    if (e["status"] != "done" || !e.contains("after")) continue;
     const bool pairs = e["after"].contains("eval_rewards/accuracies");
     info("{:<8} {:>8} {:>9.1f}  {:<20} {:<20} {:<18} {}", e["name"].get<std::string>(), e["updates"].get<int64_t>(), e["seconds"].get<double>(), change(e, "eval_loss"),
          change(e, "eval_perplexity"), change(e, pairs ? "eval_rewards/accuracies" : "eval_accuracy", 100), change(e, "eval_rewards/margins"));
@@ -96,14 +96,21 @@ void Pipeline::begin() {
                                 {"base", s.model_name_or_path}, {"settings_sha256", settings_hash(s)}, {"status", "waiting"}});
 }
 
+// pipeline.json is a file like any other: somebody may have changed it.
 void Pipeline::check_settings() const {
-  if (!state_.contains("stages") || state_["stages"].size() != stages_.size())
-    refuse("{}: the pipeline had {} stages when it began and has {} now", file_.string(), state_.value("stages", Json::array()).size(), stages_.size());
+  const auto text = [](const Json& entry, const char* key) { return entry.contains(key) && entry[key].is_string(); };
+  const bool list = state_.is_object() && state_.contains("stages") && state_["stages"].is_array();
+  const bool whole = list && std::all_of(state_["stages"].begin(), state_["stages"].end(), [&](const Json& entry) {
+    return entry.is_object() && text(entry, "name") && text(entry, "status") && text(entry, "settings_sha256");
+  });
+  if (!whole) fail("{}: is not what a pipeline wrote here (\"stages\" with name, status and settings of each). Restore it, or start afresh with overwrite_output_dir: true", file_.string());
+  if (state_["stages"].size() != stages_.size())
+    refuse("{}: the pipeline had {} stages when it began and has {} now", file_.string(), state_["stages"].size(), stages_.size());
   for (size_t i = 0; i < stages_.size(); ++i) {
     const Json& entry = state_["stages"][i];
-    if (entry.at("status") != "waiting" && entry.at("settings_sha256") != settings_hash(stages_[i]))
+    if (entry["status"] != "waiting" && entry["settings_sha256"] != settings_hash(stages_[i]))
       refuse("stage {}: its settings are not those it began with ({} has them). Restore them, or start the pipeline afresh in another output_dir",
-             entry.at("name").get<std::string>(), (fs::path(stages_[i].output_dir) / "attune_config.yaml").string());
+             entry["name"].get<std::string>(), (fs::path(stages_[i].output_dir) / "attune_config.yaml").string());
   }
 }
 

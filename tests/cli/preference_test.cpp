@@ -135,6 +135,9 @@ TEST_F(Preferences, ARewardModelIsTrainedSavedLoadedAndAsked) {
   for (const std::string& line : lines) won += parse_json(line, "line")["margin"].get<double>() > 0;
   EXPECT_GE(won, 22);
   EXPECT_TRUE(says(scores.err, "24 pairs"));
+  work_.write("lines.txt", "question 1\n");
+  EXPECT_EQ(run({"score", "--reward", "--model", at("out"), "--file", at("lines.txt")}).code, 0);
+  expect_failure(run({"score", "--reward", "--model", at("out"), "--file", at("lines.txt"), "--template", "default"}), 2, "--template");
   expect_failure(run({"generate", "--model", at("out"), "--prompt", "question 1", "--max-new-tokens", "2"}), 2, "attune score --reward");
   expect_failure(run({"score", "--reward", "--model", at("base"), "--file", at("pairs.jsonl")}), 2, "language model");
   EXPECT_TRUE(says(run({"train", "model_name_or_path=" + at("out"), "dataset=" + at("chat.jsonl"), "template=default", "output_dir=" + at("x")}).err, "scores sequences"));
@@ -193,6 +196,12 @@ TEST_F(Pipelines, EachStageBeginsWithTheResultOfTheOneBefore) {
   const Result again = go("p", {"resume_from_checkpoint=true"});
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_FALSE(says(again.err, "step "));
+  const std::string state = read_file(work_ / "p/pipeline.json");
+  for (const char* damaged : {"[]", "{}", R"({"stages":[1,2,3]})", R"({"stages":[{},{},{}]})", R"({"stages":3})"}) {
+    work_.write("p/pipeline.json", damaged);
+    expect_failure(go("p", {"resume_from_checkpoint=true"}), 1, "is not what a pipeline wrote");
+  }
+  work_.write("p/pipeline.json", state);
   write_pipeline("weight_decay: 0.1\n");
   expect_failure(go("p", {"resume_from_checkpoint=true"}), 2, "stage 1-pt: its settings are not those it began with");
 }
