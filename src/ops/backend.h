@@ -17,12 +17,14 @@
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/swiglu.h"
+#include "tensor/device.h"
 
 namespace attune::ops {
 
 struct Backend {
   const char* name;  // "cpu (avx512)"
-  int64_t (*threads)();
+  Device& (*device)();  // where all tensors of a call lie
+  int64_t (*threads)();  // that sum side by side: parts of a sum over rows
 
   uint64_t (*gemm_workspace)(const Gemm&);
   void (*gemm)(const GemmCall&);
@@ -72,7 +74,7 @@ struct Backend {
   void (*channel_sums)(const ChannelSums&);
   void (*apollo_factors)(const ApolloFactors&);
   void (*scaled_step)(const ScaledStep&);
-  double (*squared_norm)(const SquaredNorm&);
+  void (*squared_norm)(const SquaredNorm&);
 };
 
 // The CPU backend for this processor; ATTUNE_ISA=portable|avx2|avx512|avx512_bf16 in the environment chooses a lower one.

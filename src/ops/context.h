@@ -16,6 +16,7 @@ class Context {
       : backend_(backend), arena_(arena), ledger_(arena.dry() ? std::make_unique<Ledger>() : nullptr) {}
 
   const Backend& backend() const { return backend_; }
+  Device& device() const;
   Arena& arena() { return arena_; }
   bool dry() const { return arena_.dry(); }
   const Work& work() const { return work_; }

@@ -81,12 +81,21 @@ void adafactor(Context& context, Adafactor a) {
   if (!context.dry()) context.backend().adafactor(a);
 }
 
-double squared_norm(Context& context, const Tensor& x) {
-  context.count({"squared_norm", {}, {x.dtype}}, 0, {2.0 * static_cast<double>(x.count()), sweep_bytes({x})});
-  const int64_t blocks = (x.count() + kSquaredNormBlock - 1) / kSquaredNormBlock;
+void squared_norm(Context& context, SquaredNorm a) {
+  context.count({"squared_norm", {}, {a.x.dtype}}, 0, {2.0 * static_cast<double>(a.x.count()), sweep_bytes({a.x})});
+  const int64_t blocks = (a.x.count() + kSquaredNormBlock - 1) / kSquaredNormBlock;
   ArenaScope scope(context.arena());
-  auto* partial = static_cast<double*>(context.arena().allocate(static_cast<uint64_t>(blocks) * sizeof(double)));
-  return context.dry() ? 0.0 : context.backend().squared_norm({x, partial});
+  a.partial = static_cast<double*>(context.arena().allocate(static_cast<uint64_t>(blocks) * sizeof(double)));
+  if (!context.dry()) context.backend().squared_norm(a);
+}
+
+double squared_norm(Context& context, const Tensor& x) {
+  ArenaScope scope(context.arena());
+  auto* sum = static_cast<double*>(context.arena().allocate(sizeof(double)));
+  squared_norm(context, {x, sum});
+  double value = 0;
+  if (!context.dry()) context.device().download(&value, sum, sizeof value);
+  return value;
 }
 
 }  // namespace attune::ops

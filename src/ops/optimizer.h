@@ -80,12 +80,15 @@ struct Adafactor {
 };
 void adafactor(Context& context, Adafactor args);
 
-// Σ x² in double, summed over fixed blocks: the same for every thread count. Returns 0 in dry mode.
+// sum ← Σ x² in double, over fixed blocks: the same for every thread count. `sum` lies where x does.
 struct SquaredNorm {
   Tensor x;
+  double* sum = nullptr;
   double* partial = nullptr;  // workspace, one per block; set by the dispatcher
 };
 inline constexpr int64_t kSquaredNormBlock = 1 << 16;
+void squared_norm(Context& context, SquaredNorm args);
+// The same, looked at: waits for the device. 0 in dry mode.
 double squared_norm(Context& context, const Tensor& x);
 
 }  // namespace attune::ops

@@ -5,11 +5,13 @@
 
 namespace attune::ops::cpu::ATTUNE_ISA {
 
+static Device& device() { return host(); }
 static int64_t threads() { return omp_get_max_threads(); }
 
 const Backend& backend() {
   static constexpr Backend table{
       .name = "cpu (" ATTUNE_STRING(ATTUNE_ISA) ")",
+      .device = device,
       .threads = threads,
       .gemm_workspace = gemm_workspace,
       .gemm = gemm,

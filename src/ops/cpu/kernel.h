@@ -113,6 +113,6 @@ void singular_vectors(const SingularVectors&);
 void channel_sums(const ChannelSums&);
 void apollo_factors(const ApolloFactors&);
 void scaled_step(const ScaledStep&);
-double squared_norm(const SquaredNorm&);
+void squared_norm(const SquaredNorm&);
 
 }  // namespace attune::ops::cpu::ATTUNE_ISA

@@ -60,7 +60,7 @@ void lion(const Lion& a) {
   });
 }
 
-double squared_norm(const SquaredNorm& a) {
+void squared_norm(const SquaredNorm& a) {
   const int64_t n = a.x.count(), blocks = (n + kSquaredNormBlock - 1) / kSquaredNormBlock;
   with_type(a.x.dtype, [&](auto x0) {
     using T = decltype(x0);
@@ -81,7 +81,7 @@ double squared_norm(const SquaredNorm& a) {
   });
   double total = 0;
   for (int64_t b = 0; b < blocks; ++b) total += a.partial[b];
-  return total;
+  *a.sum = total;
 }
 
 }  // namespace attune::ops::cpu::ATTUNE_ISA
