@@ -91,7 +91,7 @@ class Merge {
   // The same into memory, in fp32.
   std::unique_ptr<models::Decoder> model() {
     auto model = std::make_unique<models::Decoder>(model_->config());
-    model->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+    model->parameters().allocate_weights(Place::host(), DType::f32);
     for (const auto& source : sources()) {
       const auto n = static_cast<uint64_t>(model->parameters().find(source.name)->count());
       std::vector<char> values(n * size_of(source.to));
@@ -150,7 +150,7 @@ class Merge {
     };
     if (!p.is_quantized()) return with_earlier(first, rows, out);
     if (packed_name_ != p.name) {
-      packed_arena_ = std::make_unique<Arena>(Arena::Kind::real, QuantizedMatrix::bytes(p.quantized.how, p.shape[0], p.shape[1]));
+      packed_arena_ = std::make_unique<Arena>(Place::host(), QuantizedMatrix::bytes(p.quantized.how, p.shape[0], p.shape[1]));
       packed_ = QuantizedMatrix::over(packed_arena_->allocate(packed_arena_->capacity()), p.quantized.how, p.shape[0], p.shape[1]);
       models::quantize(packed_, p.name, with_earlier);
       packed_name_ = p.name;

@@ -12,16 +12,18 @@
 
 namespace attune::infer {
 
-Generator::Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters, const Quantization& quantization) {
+Generator::Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters, const Quantization& quantization,
+                     const ops::Backend& backend) {
+  Device& device = backend.device();
   formats::ModelDirectory files(directory);
   model_ = models::declare_adapted(files, adapters);
   const bool own = !adapters.empty() && text::Tokenizer::found_in(adapters.back());
   tokenizer_ = text::Tokenizer::load(own ? adapters.back() : directory);
   models::quantize_layers(*model_, quantization);
   const double bytes = models::weight_bytes(*model_, compute);
-  if (bytes > static_cast<double>(available_memory_bytes()))
-    fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(available_memory_bytes()));
-  model_->parameters().allocate_weights(Arena::Kind::real, compute);
+  if (bytes > static_cast<double>(device.free_memory()))
+    fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(device.free_memory()));
+  model_->parameters().allocate_weights(device, compute);
   models::load_adapted(*model_, files, adapters);
   for (const auto& p : model_->parameters().all()) p->trainable = false;
   const fs::path generation = fs::path(directory) / "generation_config.json";

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "infer/session.h"
+#include "ops/backend.h"
 #include "text/tokenizer.h"
 
 namespace attune::infer {
@@ -14,7 +15,8 @@ class Generator {
  public:
   // Loads weights as `compute`, those of the layers as `quantization` where it is on, and the tokenizer. Of several adapters the last works beside the weights, those before it
   // become part of them; its directory's tokenizer and template win over the base's.
-  Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters = {}, const Quantization& quantization = {});
+  Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters = {}, const Quantization& quantization = {},
+            const ops::Backend& backend = ops::cpu_backend());
   ~Generator();
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }

@@ -89,7 +89,7 @@ class Session {
   models::Decoder& model_;
   DType compute_;
   std::string name_;
-  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Arena> arena_, inputs_;
   std::unique_ptr<ops::Context> context_;
   std::unique_ptr<nn::StepHooks> hooks_;
   std::unique_ptr<nn::Tape> tape_;

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "models/quantized_base.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 
 namespace attune::models {
@@ -28,21 +29,14 @@ std::vector<int64_t> saved_shape(const nn::Parameter& p) {
   return is_transposed(p) ? std::vector<int64_t>{p.shape[1], p.shape[0]} : p.shape;
 }
 
-std::vector<float> in_fp32(const Tensor& t) {
-  std::vector<float> out(static_cast<size_t>(t.count()));
-  convert(t.data, t.dtype, out.data(), DType::f32, out.size());
-  return out;
-}
-
 std::string beginning_name(const nn::Parameter& p) { return module_of(p.name) + ".init"; }
 
 // [A; A₀] or [B, −B₀] in fp32.
 std::vector<float> joined(const nn::Parameter& p, const nn::Parameter& beginning) {
   const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
-  std::vector<float> now(n), then(n), out;
-  const Tensor& stepped = p.master.defined() ? p.master : p.weight;
-  convert(stepped.data, stepped.dtype, now.data(), DType::f32, n);
-  convert(beginning.weight.data, beginning.weight.dtype, then.data(), DType::f32, n);
+  const std::vector<float> now = floats_of(*p.device, p.master.defined() ? p.master : p.weight), then = floats_of(*beginning.device, beginning.weight);
+  std::vector<float> out;
+  out.reserve(2 * n);
   if (p.name.ends_with(".lora_A.weight")) {
     out = now;
     out.insert(out.end(), then.begin(), then.end());
@@ -162,7 +156,7 @@ void name_biases(nn::ParameterStore& store, const LoraConfig& config) {
 bool holds(const formats::TensorFile& file, const formats::TensorInfo& copy, const nn::Parameter& p) {
   std::vector<float> theirs(static_cast<size_t>(copy.count()));
   file.read(copy, DType::f32, theirs.data());
-  const std::vector<float> ours = in_fp32(p.weight);
+  const std::vector<float> ours = floats_of(*p.device, p.weight);
   bool same = copy.shape == p.shape;
   for (size_t i = 0; same && i < ours.size(); ++i) same = std::abs(theirs[i] - ours[i]) <= 1.0f / 128 * std::abs(ours[i]) + 1e-6f;
   if (!same) refuse("{}: \"{}\" is not what the base model has; the adapter belongs to another base, or to one whose vocabulary was changed before", file.path().string(), copy.name);
@@ -201,12 +195,10 @@ std::vector<float> turned(const std::vector<float>& values, int64_t rows) {
 
 void store(nn::Parameter& p, const std::vector<float>& values) {
   if (p.is_quantized())
-    return quantize(p.quantized, p.name, [&](int64_t first, int64_t n, float* out) {
+    return quantize(p, [&](int64_t first, int64_t n, float* out) {
       std::copy_n(values.begin() + first * p.quantized.cols, n * p.quantized.cols, out);
     });
-  Tensor& first = p.stepped();
-  convert(values.data(), DType::f32, first.data, first.dtype, values.size());
-  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());
+  p.set(0, values);
 }
 
 std::set<std::string> module_kinds(const Decoder& model) {
@@ -304,7 +296,7 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
     if (is_transposed(*p)) {
       formats::TensorSource source{p->adapter_name, saved_shape(*p), nullptr, DType::f32, dtype};
       source.make = [p = p.get(), dtype](uint64_t first, uint64_t n, void* out) {
-        convert(turned(in_fp32(p->stepped()), p->shape[0]).data() + first, DType::f32, out, dtype, n);
+        convert(turned(floats_of(*p->device, p->stepped()), p->shape[0]).data() + first, DType::f32, out, dtype, n);
       };
       sources.push_back(std::move(source));
       continue;
@@ -318,6 +310,7 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
       continue;
     }
     sources.push_back({p->adapter_name, p->shape, t.data, t.dtype, dtype});
+    sources.back().device = p->device;
   }
   return sources;
 }

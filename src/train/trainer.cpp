@@ -169,7 +169,7 @@ void Trainer::prepare_reference() {
 
 void Trainer::load_model(uint64_t activation_bytes) {
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
-  allocate_model(*model_, setup_.engine, Arena::Kind::real);
+  allocate_model(*model_, setup_.engine, setup_.engine.backend->device());
   info("{}", tuning::describe(*model_));
   if (const Quantization& how = setup_.engine.tuning.quantization; how.on())
     info("base: the layers' weights are held as {}, {:.3g} bits each; the rest in {}", text_of(how), how.bits(), name_of(setup_.engine.compute));
@@ -182,7 +182,7 @@ void Trainer::load_model(uint64_t activation_bytes) {
   }
   if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
   if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
-  engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
+  engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, setup_.engine.backend->device(), activation_bytes);
   if (reference_missing_) references_->fill(*engine_);
 }
 

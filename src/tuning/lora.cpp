@@ -8,6 +8,7 @@
 #include "models/merge.h"
 #include "nn/weight_product.h"
 #include "ops/backend.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -40,18 +41,12 @@ void begin_embedding_up(nn::Parameter& p, uint64_t seed) {
 void begin_down(nn::Parameter& p, uint64_t seed) {
   const uint64_t key = mix_key(seed, hash64(p.name));
   const float bound = 1.0f / std::sqrt(static_cast<float>(p.shape[1]));
-  const Tensor& to = p.stepped();
   std::vector<float> row(static_cast<size_t>(p.shape[1]));
   for (int64_t r = 0; r < p.shape[0]; ++r) {
     for (size_t i = 0; i < row.size(); ++i)
       row[i] = bound * (2 * uniform_float(element_bits(key, static_cast<uint64_t>(r) * row.size() + i)) - 1);
-    const Tensor at = to.slice(r, 1);
-    convert(row.data(), DType::f32, at.data, at.dtype, row.size());
+    p.set(r * p.shape[1], row);
   }
-}
-
-void refresh(nn::Parameter& p) {
-  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, static_cast<size_t>(p.count()));
 }
 
 // The adapters of a model, each with its weight: f(weight, adapter).
@@ -74,21 +69,22 @@ void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
     decompose(o.start, weight, adapter.scale, down, up);
     for (const auto& [p, values] : {std::pair(adapter.a, &a), {adapter.b, &b}}) {
       nn::Parameter& kept = *models::beginning_of(model, *p);
-      convert(values->data(), DType::f32, kept.weight.data, kept.weight.dtype, values->size());
-      convert(kept.weight.data, kept.weight.dtype, p->stepped().data, p->stepped().dtype, values->size());
-      refresh(*p);
+      kept.set(0, *values);
+      convert_on(*p->device, kept.weight, p->stepped());
+      p->refresh();
     }
   });
 }
 
 // Magnitudes begin as the lengths of the rows that the adapter leaves: a new one changes nothing.
 void begin_magnitudes(models::Decoder& model) {
-  Arena slabs(Arena::Kind::real, uint64_t{1} << 36);  // of which only what is used is taken
-  ops::Context context(ops::cpu_backend(), slabs);
+  Device& device = *model.embedding().device;
+  Arena slabs(device, uint64_t{1} << 36);  // of which only what is used is taken
+  ops::Context context(ops::backend_of(device), slabs);
   for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
     if (!a.magnitude) return;
     nn::adapted_norms(context, weight, a, a.magnitude->stepped());
-    refresh(*a.magnitude);
+    a.magnitude->refresh();
   });
 }
 
@@ -130,7 +126,7 @@ void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDire
   else if (o.tensor_train.on()) begin_cores(model, o.start.seed);
   else
     for (const auto& p : model.parameters().all()) {  // fresh memory is zero: what is not named here is
-      if (p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);
+      if (p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed);
       if (p->name.ends_with(".lora_embedding_B")) begin_embedding_up(*p, o.start.seed);
     }
   if (o.start.how != LoraStart::zero)

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "models/quantized_base.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/pattern.h"
@@ -125,7 +126,7 @@ uint64_t frozen_hash(const models::Decoder& model) {
   for (const auto& p : model.parameters().all())
     if (!p->learns() && !p->derived) {
       const void* data = p->is_quantized() ? p->quantized.codes : p->weight.data;
-      hash = hash64({static_cast<const char*>(data), p->weight_bytes()}, hash);
+      read_pieces(*p->device, data, p->weight_bytes(), [&](uint64_t, std::span<const char> piece) { hash = hash64({piece.data(), piece.size()}, hash); });
     }
   return hash;
 }
