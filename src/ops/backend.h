@@ -70,6 +70,7 @@ struct Backend {
   void (*adam_8bit)(const Adam8bit&);
   void (*lion_8bit)(const Lion8bit&);
   void (*random_projection)(const RandomProjection&);
+  // Null: the dispatcher goes through the host.
   uint64_t (*singular_vectors_workspace)(const SingularVectors&);
   void (*singular_vectors)(const SingularVectors&);
   void (*channel_sums)(const ChannelSums&);

@@ -21,6 +21,7 @@ class Host : public Device {
     ::madvise(p, bytes, MADV_HUGEPAGE);
     return p;
   }
+  uint64_t held_memory() const override { return resident_memory_bytes(); }
   bool commit(void*, uint64_t) override { return true; }
   void release(void* base, uint64_t bytes) override { ::munmap(base, bytes); }
   void upload(void* to, const void* from, uint64_t bytes) override { copy(to, from, bytes); }

@@ -14,6 +14,8 @@ class Device {
   // Bytes: all there are, and what is free now.
   virtual uint64_t total_memory() const = 0;
   virtual uint64_t free_memory() const = 0;
+  // What this process holds of it, libraries included.
+  virtual uint64_t held_memory() const = 0;
 
   // Addresses for so many bytes, 256-byte aligned; nullptr where there are none. They may be more than there is memory for.
   virtual void* reserve(uint64_t bytes) = 0;

@@ -491,6 +491,8 @@ std::string Trainer::finish(double epoch) {
                   {"duration_seconds", seconds},
                   {"tokens_per_second", static_cast<double>(process_tokens_) / std::max(1e-9, seconds)},
                   {"peak_memory_bytes", peak_memory_bytes()}};
+  // Its memory is taken once and kept: what it holds at the end is the most.
+  if (Device& device = setup_.engine.backend->device(); !device.is_host()) results["peak_device_memory_bytes"] = device.held_memory();
   log_->finish(done_, epoch, {{"total_flos", flops_}, {"train_loss", results["train_loss"]}, {"train_runtime", seconds}});
   write_file_atomic(output_ / "trainer_state.json", trainer_state_json(state_at(epoch), log_->history()));
   log_->write_curve();

@@ -17,6 +17,12 @@ class Guarded : public Device {
   uint64_t total_memory() const override { return host().total_memory(); }
   uint64_t free_memory() const override { return host().free_memory(); }
 
+  uint64_t held_memory() const override {
+    uint64_t sum = 0;
+    for (const auto& [base, r] : ranges_) sum += r.committed;
+    return sum;
+  }
+
   void* reserve(uint64_t bytes) override {
     void* p = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
@@ -183,8 +189,8 @@ const ops::Backend& guarded_backend() {
       .adam_8bit = Call<&ops::Backend::adam_8bit>::on_device,
       .lion_8bit = Call<&ops::Backend::lion_8bit>::on_device,
       .random_projection = Call<&ops::Backend::random_projection>::on_device,
-      .singular_vectors_workspace = Call<&ops::Backend::singular_vectors_workspace>::of_shapes,
-      .singular_vectors = Call<&ops::Backend::singular_vectors>::on_device,
+      .singular_vectors_workspace = nullptr,
+      .singular_vectors = nullptr,
       .channel_sums = Call<&ops::Backend::channel_sums>::on_device,
       .apollo_factors = Call<&ops::Backend::apollo_factors>::on_device,
       .scaled_step = Call<&ops::Backend::scaled_step>::on_device,
