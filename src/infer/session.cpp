@@ -278,14 +278,15 @@ std::vector<float> Session::sequence_scores(const std::vector<int32_t>& ids) {
   return floats_of(context_->device(), scores);
 }
 
-uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens) {
+uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens,
+                          const ops::Backend& backend) {
   if (model.rotates_by_length()) sequences = 1;
   const int64_t longest = prompt + max_new_tokens;
   // Where frequencies follow the length, the whole text runs again.
   const int64_t alone = model.rotates_by_length() ? longest : prompt;
   const int64_t rows = std::max(alone, std::min(sequences * prompt, kJoiningTokens)) + sequences;
   Arena arena(Place::dry(), kReserve), inputs(Place::dry(), kReserve);
-  ops::Context context(ops::backend_of(*model.embedding().device), arena);
+  ops::Context context(backend, arena);
   nn::StepHooks hooks;
   nn::Tape tape(context, hooks);
   models::KvCache cache = model.make_cache(inputs, longest + rows, compute);
