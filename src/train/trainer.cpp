@@ -180,7 +180,7 @@ void Trainer::load_model(uint64_t activation_bytes) {
     models::load_weights(*model_, *setup_.directory);
     begin_rows(setup_.vocabulary, config_, *model_);
   }
-  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
+  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()), config_.l2_to_base > 0);
   if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
   engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
   if (reference_missing_) references_->fill(*engine_);
