@@ -116,6 +116,12 @@ struct TokenizerTrainArgs {
 };
 int tokenizer_train(const TokenizerTrainArgs& args);
 
+struct RunsCompareArgs {
+  std::vector<std::string> directories;
+  bool json = false, markdown = false;
+};
+int runs_compare(const RunsCompareArgs& args);
+
 struct BenchArgs {
   RunArgs run;
   int steps = 3;

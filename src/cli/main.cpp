@@ -212,6 +212,17 @@ void add_text(CLI::App& app, Action& action) {
   c->callback([&action] { action = [] { return tokenizer_train(n); }; });
 }
 
+void add_runs(CLI::App& app, Action& action) {
+  static RunsCompareArgs args;
+  CLI::App* r = app.add_subcommand("runs", "Look at what runs left behind");
+  r->require_subcommand(1);
+  CLI::App* c = r->add_subcommand("compare", "Finished runs as one table: method, trained share, losses before and after, time, memory");
+  c->add_option("directories", args.directories, "Their output_dir")->required();
+  c->add_flag("--json", args.json, "Print as JSON");
+  c->add_flag("--markdown", args.markdown, "Print as a Markdown table");
+  c->callback([&action] { action = [] { return runs_compare(args); }; });
+}
+
 // Threads that wait for each other should give way soon: on a busy machine, spinning through a whole time slice costs
 // several times the work itself. The runtime reads its settings when it is loaded, hence the second start.
 void restart_with_short_spinning(char** argv) {
@@ -235,6 +246,7 @@ int main(int argc, char** argv) {
   add_models(app, action);
   add_generation(app, action);
   add_text(app, action);
+  add_runs(app, action);
   static bool doctor_json = false;
   CLI::App* d = app.add_subcommand("doctor", "What this machine offers, and what is missing");
   d->add_flag("--json", doctor_json, "Print as JSON");
