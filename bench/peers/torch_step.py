@@ -1,4 +1,4 @@
-"""Steps of full fine-tuning with PyTorch and transformers, for comparison with `attune train`.
+"""Steps of fine-tuning with PyTorch and transformers, all weights or a PEFT adapter, for comparison with `attune train`.
 
     torch_step.py --model DIR --steps steps.jsonl --mode fp32|autocast|bf16 [--compile] …
 
@@ -9,6 +9,9 @@ sample; with several batches gradients accumulate, and the loss is the mean over
   fp32      fp32 throughout
   autocast  fp32 weights and optimizer, bf16 matrix work (what TrainingArguments' bf16: true does)
   bf16      weights, gradients and moments in bf16
+
+--adapter DIR trains that adapter beside the frozen model. With autocast the model then stands in bf16 and the adapter in fp32: nothing
+would come of a frozen fp32 base but twice the memory, so that is how trainers set it up.
 
 Prints one JSON line. peak_memory_bytes is VmHWM; state_bytes are weights, gradients and moments.
 """
@@ -23,6 +26,7 @@ parser.add_argument("--model", required=True)
 parser.add_argument("--steps", required=True)
 parser.add_argument("--rows", type=int, required=True)
 parser.add_argument("--mode", choices=["fp32", "autocast", "bf16"], required=True)
+parser.add_argument("--adapter", help="directory of a PEFT adapter to train; without, all weights are trained")
 parser.add_argument("--compile", action="store_true")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--learning-rate", type=float, default=1e-5)
@@ -66,11 +70,19 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
-    dtype = torch.bfloat16 if args.mode == "bf16" else torch.float32
+    narrow = args.mode == "bf16" or (args.adapter and args.mode == "autocast")
+    dtype = torch.bfloat16 if narrow else torch.float32
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
     model.config.use_cache = False
+    program = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
+    if args.adapter:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, args.adapter, is_trainable=True, autocast_adapter_dtype=args.mode != "bf16")
+        program += f", PEFT {peft.__version__}"
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
     step_model = torch.compile(model) if args.compile else model
     with open(args.steps, encoding="utf-8") as file:
         steps = [json.loads(line) for line in file]
@@ -84,7 +96,7 @@ def main():
                 loss = step_model(**batch, num_items_in_batch=labelled).loss
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
         optimizer.step()
         state = state or state_bytes(model, optimizer)
         optimizer.zero_grad(set_to_none=True)
@@ -95,7 +107,9 @@ def main():
         "state_bytes": state,
         "losses": losses,
         "seconds": seconds,
-        "program": f"PyTorch {torch.__version__}, transformers {transformers.__version__}",
+        "trained": sum(p.numel() for p in trained),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "program": program,
     }))
 
 

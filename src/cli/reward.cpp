@@ -73,7 +73,7 @@ void score_pairs(const data::TokenSet& set, infer::Generator& model) {
 }  // namespace
 
 int reward(const ScoreArgs& args) {
-  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), args.adapters,
+  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use),
                          parse_quantization(args.quantization, "--quantization"));
   if (model.model().config().num_labels == 0)
     refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", args.model);

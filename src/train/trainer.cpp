@@ -180,7 +180,7 @@ void Trainer::load_model(uint64_t activation_bytes) {
     models::load_weights(*model_, *setup_.directory);
     begin_rows(setup_.vocabulary, config_, *model_);
   }
-  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
+  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()), config_.l2_to_base > 0);
   if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
   engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, setup_.engine.backend->device(), activation_bytes);
   if (reference_missing_) references_->fill(*engine_);
@@ -482,6 +482,9 @@ std::string Trainer::finish(double epoch) {
                   {"total_flos", flops_},
                   {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, done_))},
                   {"steps", done_},
+                  {"method", tuning::method_of(setup_.engine.tuning)},
+                  {"trainable_parameters", tuning::count_parameters(*model_).trained},
+                  {"parameters", tuning::count_parameters(*model_).all},
                   {"stopped_early", best_.exhausted()},
                   {"best_step", best_.step()},
                   {"best_share", static_cast<double>(best_.step()) / static_cast<double>(setup_.total_steps)},
