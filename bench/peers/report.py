@@ -69,6 +69,13 @@ def comparisons_of(rounds, ours, peers, sizes, warmup, limit):
     return out
 
 
+def summary(rounds, sides, sizes, warmup, limit):
+    """Medians, for programs that read on."""
+    rates = [rate(r[sides[0].name]["result"], sizes, warmup) for r in rounds if sides[0].name in r]
+    compared = comparisons_of(rounds, sides[0], sides[1:], sizes, warmup, limit)
+    return {"tokens_per_second": statistics.median(rates), "ratios": {c["peer"]: statistics.median(c["ratios"]) for c in compared if c["ratios"]}}
+
+
 def gigabytes(value):
     return "–" if value is None else f"{value / 1e9:.2f}"
 

@@ -58,6 +58,7 @@ def arguments():
     parser.add_argument("--attempts", type=int, help="rounds at most; default: three times --rounds")
     parser.add_argument("--drift", type=float, default=0.05, help="by how much the pace may differ in a comparable round")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=pathlib.Path, default=pace.ROOT / "build" / "bench-peers")
     args = parser.parse_args()
     args.tokens = args.tokens or TOKENS[args.task]
@@ -87,7 +88,9 @@ def check(parser, args):
         parser.error("--own-fp32 goes with --mode bf16")
     if not os.access(sides.ATTUNE, os.X_OK):
         parser.error(f"{sides.ATTUNE} is missing: scripts/build.sh builds it")
-    pace.require()
+    pace.require(args.device)
+    if args.device == "cuda" and args.llama_cpp:
+        parser.error("--llama-cpp goes with --device cpu")
     needed = "torch, transformers" + (", peft" if args.adapter else "")
     if subprocess.run([sides.PYTHON, "-c", f"import {needed}"], stderr=subprocess.DEVNULL, check=False).returncode:
         parser.error(f"PYTHON ({sides.PYTHON}) does not have all of {needed}")
@@ -130,13 +133,13 @@ def all_sides(args, settings):
     adapter = make_adapter(args, settings) if args.adapter else None
 
     def attune(mode):
-        return sides.Attune(f"attune {mode}", mode, [*settings, f"bf16={str(mode == 'bf16').lower()}"], args.threads, adapter)
+        return sides.Attune(f"attune {mode}", mode, [*settings, f"bf16={str(mode == 'bf16').lower()}"], args.threads, adapter, args.device)
 
     rows = args.rows if args.task == PACKED else args.batch
     out = [attune(args.mode)]
     for compiled in [False, True] if args.compile else [False]:
         for mode in ["autocast", "bf16"] if args.mode == "bf16" else ["fp32"]:
-            out.append(sides.Torch(mode, compiled, args.out / "model", args.out / "steps.jsonl", rows, args.threads, adapter))
+            out.append(sides.Torch(mode, compiled, args.out / "model", args.out / "steps.jsonl", rows, args.threads, adapter, args.device))
     if args.own_fp32:
         out.append(attune("fp32"))
     if args.llama_cpp:
@@ -150,10 +153,10 @@ def all_sides(args, settings):
 def run_round(number, ours, peers, args, sizes):
     """attune goes first in every other round and last in the others: what else the machine does meets all."""
     turn = [ours, *peers] if number % 2 else [*reversed(peers), ours]
-    result, before = {}, pace.now(args.threads)
+    result, before = {}, pace.now(args.threads, args.device, sides.PYTHON)
     for side in turn:
         measured = side.run(args.out, number)
-        after = pace.now(args.threads)
+        after = pace.now(args.threads, args.device, sides.PYTHON)
         if "tokens" in measured and measured["tokens"] != [sum(s["lengths"]) for s in sizes]:
             raise SystemExit("error: attune took other samples than its peers: bench/peers/order.py no longer does what data/order.cpp does")
         result[side.name] = {"result": measured, "before": before, "after": after}
@@ -196,6 +199,7 @@ def main():
     good = sum(report.comparable(r, ours.name, p.name, args.drift) for r in rounds for p in peers)
     print(f"{len(rounds)} rounds; {pairs - good} of {pairs} comparisons discarded, for the pace moved by more than {100 * args.drift:.0f} %\n")
     report.show(rounds, [ours, *peers], config, sizes, args.warmup, args.drift, args.adapter)
+    (args.out / "summary.json").write_text(json.dumps(report.summary(rounds, [ours, *peers], sizes, args.warmup, args.drift)), encoding="utf-8")
     if good < args.rounds * len(peers):
         raise SystemExit(f"error: not every peer has {args.rounds} comparable rounds; repeat on a quieter machine, or with more --attempts")
 

@@ -50,6 +50,7 @@ class Attune:
     settings: list   # of the run
     threads: int
     adapter: pathlib.Path | None  # to continue; without, full tuning
+    device: str = "cpu"
     state_bytes: int = 0  # weights, masters, gradients as large as the trained weights, moments; from the plan
     kind = "ourselves"  # of the peers of one kind, the fastest counts
 
@@ -59,7 +60,7 @@ class Attune:
         if self.adapter:
             tuned = ["finetuning_type=lora", "lora_dropout=0", f"adapter_name_or_path={self.adapter}", f"learning_rate={ADAPTER_LEARNING_RATE}"]
         settings = [*self.settings, *tuned, "lr_scheduler_type=constant", "max_grad_norm=1.0",
-                    "weight_decay=0", "seed=42", "logging_steps=1", "save_strategy=no", "overwrite_output_dir=true", f"output_dir={target}"]
+                    "weight_decay=0", "seed=42", f"device={self.device}", "logging_steps=1", "save_strategy=no", "overwrite_output_dir=true", f"output_dir={target}"]
         said = target.with_name(target.name + ".log")
         if not self.state_bytes:
             parts = json.loads(execute([ATTUNE, "plan", *settings, "--json"], out / "plan.log", self.threads)[0])["parts"]
@@ -73,10 +74,11 @@ class Attune:
         log = [json.loads(line) for line in (target / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
         steps = [e for e in log if "throughput" in e]
         tokens = [b["total_tokens"] - a["total_tokens"] for a, b in zip([{"total_tokens": 0}] + steps, steps)]
+        results = json.loads((target / "train_results.json").read_text(encoding="utf-8"))
         return {"losses": [e["loss"] for e in steps],
                 "seconds": [n / e["throughput"] for n, e in zip(tokens, steps)],
                 "tokens": tokens,  # all of them useful: attune pads nothing
-                "peak_memory_bytes": json.loads((target / "train_results.json").read_text(encoding="utf-8"))["peak_memory_bytes"],
+                "peak_memory_bytes": results.get("peak_device_memory_bytes", results["peak_memory_bytes"]),
                 "state_bytes": self.state_bytes,
                 "trained": trained,
                 "parameters": parameters,
@@ -92,6 +94,7 @@ class Torch:
     rows: int
     threads: int
     adapter: pathlib.Path | None
+    device: str = "cpu"
 
     @property
     def name(self):
@@ -107,7 +110,7 @@ class Torch:
 
     def run(self, out, number):
         command = [PYTHON, HERE / "torch_step.py", "--model", self.model, "--steps", self.steps, "--rows", self.rows, "--mode", self.mode,
-                   "--threads", self.threads, "--learning-rate", ADAPTER_LEARNING_RATE if self.adapter else LEARNING_RATE,
+                   "--threads", self.threads, "--device", self.device, "--learning-rate", ADAPTER_LEARNING_RATE if self.adapter else LEARNING_RATE,
                    *(["--adapter", self.adapter] if self.adapter else []), *(["--compile"] if self.compiled else [])]
         output, _ = execute(command, out / f"{self.name.replace(' ', '-')}.{number}.log", self.threads)
         return json.loads(output.splitlines()[-1])

@@ -13,7 +13,7 @@ sample; with several batches gradients accumulate, and the loss is the mean over
 --adapter DIR trains that adapter beside the frozen model. With autocast the model then stands in bf16 and the adapter in fp32: nothing
 would come of a frozen fp32 base but twice the memory, so that is how trainers set it up.
 
-Prints one JSON line. peak_memory_bytes is VmHWM; state_bytes are weights, gradients and moments.
+Prints one JSON line. peak_memory_bytes is VmHWM, or with --device cuda what PyTorch has reserved of the GPU at most; state_bytes are weights, gradients and moments.
 """
 
 import argparse
@@ -28,6 +28,7 @@ parser.add_argument("--rows", type=int, required=True)
 parser.add_argument("--mode", choices=["fp32", "autocast", "bf16"], required=True)
 parser.add_argument("--adapter", help="directory of a PEFT adapter to train; without, all weights are trained")
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--learning-rate", type=float, default=1e-5)
 parser.add_argument("--max-grad-norm", type=float, default=1.0)
@@ -40,6 +41,8 @@ import transformers  # noqa: E402
 
 
 def peak_memory_bytes():
+    if args.device == "cuda":
+        return torch.cuda.max_memory_reserved()
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
@@ -49,7 +52,7 @@ def collate(samples):
     longest = max(len(s["ids"]) for s in samples)
 
     def rectangle(rows, fill):
-        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=args.device)
 
     batch = {"input_ids": rectangle([s["ids"] for s in samples], 0), "labels": rectangle([s["labels"] for s in samples], -100)}
     if any(len(s["ids"]) < longest for s in samples):
@@ -72,7 +75,7 @@ def main():
     torch.set_num_threads(args.threads)
     narrow = args.mode == "bf16" or (args.adapter and args.mode == "autocast")
     dtype = torch.bfloat16 if narrow else torch.float32
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True).to(args.device)
     model.config.use_cache = False
     program = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
     if args.adapter:
@@ -89,10 +92,10 @@ def main():
     losses, seconds, state = [], [], 0
     for samples in steps:
         begin, total = time.monotonic(), 0.0
-        labelled = torch.tensor(sum(label != -100 for s in samples for label in s["labels"][1:]))
+        labelled = torch.tensor(sum(label != -100 for s in samples for label in s["labels"][1:]), device=args.device)
         for first in range(0, len(samples), args.rows):
             batch = collate(samples[first:first + args.rows])
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.mode == "autocast"):
+            with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.mode == "autocast"):
                 loss = step_model(**batch, num_items_in_batch=labelled).loss
             loss.backward()
             total += loss.item()
@@ -100,6 +103,8 @@ def main():
         optimizer.step()
         state = state or state_bytes(model, optimizer)
         optimizer.zero_grad(set_to_none=True)
+        if args.device == "cuda":
+            torch.cuda.synchronize()
         losses.append(total)
         seconds.append(time.monotonic() - begin)
     print(json.dumps({

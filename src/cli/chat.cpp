@@ -101,7 +101,7 @@ constexpr const char* kHelp =
 class Chat {
  public:
   explicit Chat(const ChatArgs& args)
-      : options_(sampling_options(args.sampling, args.model, 1024)), generator_(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use, true), parse_quantization(args.quantization, "--quantization")),
+      : options_(sampling_options(args.sampling, args.model, 1024)), generator_(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use, true), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device)),
         template_(text::ChatTemplate::create(args.chat_template, generator_.tokenizer())), system_(args.system), stops_(args.sampling.stop) {
     options_.stop_ids = generator_.stop_ids(template_->stop_texts());
     for (const std::string& text : template_->stop_texts())
@@ -109,7 +109,7 @@ class Chat {
     const int64_t context = infer::context_length(generator_.model().config());
     const uint64_t token = std::max<uint64_t>(1, generator_.model().cache_bytes(1, parse_dtype(args.compute, "--compute")));
     // Room is taken as the conversation grows; what could never be taken is not offered.
-    const auto most = static_cast<int64_t>(available_memory_bytes() / 5 * 4 / token);
+    const auto most = static_cast<int64_t>(generator_.model().embedding().device->free_memory() / 5 * 4 / token);
     kept_ = generator_.session().keep(std::max<int64_t>(16, std::min(context > 0 ? context : 8192, most)));
   }
 

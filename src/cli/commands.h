@@ -41,7 +41,7 @@ int data_convert(const ConvertArgs& args);
 struct EvalArgs {
   std::vector<std::string> adapters;  // values of --adapter (cli/arguments.h)
   std::string use;
-  std::string model, chat_template, prompt_column, predictions, quantization = "none";
+  std::string model, chat_template, prompt_column, predictions, quantization = "none", device = "auto";
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
   int64_t max_new_tokens = 0, max_samples = 0, batch_size = 0;  // 0: 32, or what the configuration says; all; 8, or the configuration
@@ -67,7 +67,7 @@ struct SamplingArgs {
 struct GenerateArgs {
   std::vector<std::string> adapters;
   std::string use;
-  std::string model, chat_template, system, compute = "float32", quantization = "none";
+  std::string model, chat_template, system, compute = "float32", quantization = "none", device = "auto";
   std::optional<std::string> prompt;
   SamplingArgs sampling;
   bool chat = false, json = false;
@@ -81,7 +81,7 @@ int generate(const GenerateArgs& args);
 struct ChatArgs {
   std::vector<std::string> adapters;
   std::string use;
-  std::string model, chat_template, system, compute = "float32", quantization = "none";
+  std::string model, chat_template, system, compute = "float32", quantization = "none", device = "auto";
   SamplingArgs sampling;
 };
 int chat(const ChatArgs& args);
@@ -89,7 +89,7 @@ int chat(const ChatArgs& args);
 struct ScoreArgs {
   std::vector<std::string> adapters;
   std::string use;
-  std::string model, file, compute = "float32", quantization = "none", chat_template;
+  std::string model, file, compute = "float32", quantization = "none", device = "auto", chat_template;
   bool ids = false, reward = false;
 };
 int score(const ScoreArgs& args);

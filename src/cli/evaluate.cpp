@@ -23,6 +23,7 @@ struct Request {
   models::AdapterRequest adapters;
   DType compute = DType::f32;
   Quantization quantization;
+  const ops::Backend* backend = &ops::cpu_backend();
   eval::AskOptions ask;
   std::vector<fs::path> files;
   fs::path output;  // empty: nothing is written
@@ -79,6 +80,7 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   r.model = args.model;
   r.adapters = adapters_of(args.adapters, args.use);
   r.quantization = parse_quantization(args.quantization, "--quantization");
+  r.backend = &ops::choose_backend(args.device);
   if (args.arguments.empty()) {
     if (r.model.empty()) refuse("name a model with --model and questions with --file, or a configuration");
     if (r.files.empty()) refuse("--file is missing: questions with answers");
@@ -90,6 +92,7 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
     if (r.adapters.empty() && r.model == config->model_name_or_path) r.adapters.chain = eval::evaluated_adapters(*config);
   }
   r.compute = config->compute();
+  if (args.device == "auto") r.backend = &ops::choose_backend(config->device);
   // As training held it: below an adapter, the base model alone.
   if (!r.quantization.on() && r.model == config->model_name_or_path) r.quantization = config->quantization();
   r.output = config->output_dir;
@@ -112,7 +115,7 @@ int evaluate(const EvalArgs& args) {
   data::Records records;
   if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
   else if (asks) records = eval::held_out_records(*config);
-  infer::Generator generator(request.model, request.compute, request.adapters, request.quantization);
+  infer::Generator generator(request.model, request.compute, request.adapters, request.quantization, *request.backend);
   const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
   eval::Evaluation evaluation;
   if (asks) evaluation = eval::evaluate(generator, records, request.ask);

@@ -30,8 +30,10 @@ void add_adapters(CLI::App& c, std::vector<std::string>& adapters, std::string& 
   c.add_option("--use", use, "Which of several adapters: NAME, none, or a weighted sum as in 0.7*law+0.3*tone (default: all of them, each with weight 1)");
 }
 
-void add_quantization(CLI::App& c, std::string& quantization) {
+// How and where the weights are held.
+void add_holding(CLI::App& c, std::string& quantization, std::string& device) {
   c.add_option("--quantization", quantization, "Hold the layers' weights as nf4-double (QLoRA), nf4, fp4-double, fp4 or int8")->default_str("none");
+  c.add_option("--device", device, "auto (a GPU where there is one), cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
 }
 
 void add_training(CLI::App& app, Action& action) {
@@ -100,7 +102,7 @@ void add_models(CLI::App& app, Action& action) {
   c = app.add_subcommand("score", "Negative log-likelihood of each token of each line, as JSON lines");
   c->add_option("--model", s.model, "Model directory")->required();
   add_adapters(*c, s.adapters, s.use);
-  add_quantization(*c, s.quantization);
+  add_holding(*c, s.quantization, s.device);
   c->add_option("--file", s.file, "Text, one item a line")->required();
   c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
   c->add_flag("--reward", s.reward, "Rewards of a model of stage: rm instead: of conversations or pairs (a data file), or of each line (.txt, or --ids)");
@@ -127,7 +129,7 @@ void add_models(CLI::App& app, Action& action) {
   c->add_option("arguments", e.arguments, "[config.yaml] [key=value …] as for train: what it holds out is asked");
   c->add_option("--model", e.model, "Model directory (with a configuration: instead of its result)");
   add_adapters(*c, e.adapters, e.use);
-  add_quantization(*c, e.quantization);
+  add_holding(*c, e.quantization, e.device);
   c->add_option("--file", e.files, "Questions with answers, in any format that sft reads");
   c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
   c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
@@ -158,7 +160,7 @@ void add_generation(CLI::App& app, Action& action) {
   CLI::App* c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat; a file of prompts with --file");
   c->add_option("--model", g.model, "Model directory")->required();
   add_adapters(*c, g.adapters, g.use);
-  add_quantization(*c, g.quantization);
+  add_holding(*c, g.quantization, g.device);
   c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat");
   c->add_option("--file", g.file, "Many prompts: JSONL, JSON, a table, or plain text, one a line");
   c->add_option("--out", g.out, "With --file: write {prompt, predict, label} lines here (default: stdout)");
@@ -177,7 +179,7 @@ void add_generation(CLI::App& app, Action& action) {
   c = app.add_subcommand("chat", "Talk to a model; without a terminal, one user turn a line of stdin");
   c->add_option("--model", h.model, "Model directory")->required();
   add_adapters(*c, h.adapters, h.use);
-  add_quantization(*c, h.quantization);
+  add_holding(*c, h.quantization, h.device);
   c->add_option("--template", h.chat_template, "Chat template instead of the model's own");
   c->add_option("--system", h.system, "System message");
   add_sampling(*c, h.sampling);

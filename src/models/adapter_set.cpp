@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "models/quantized_base.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 
 namespace attune::models {
@@ -145,7 +146,7 @@ uint64_t AdapterSet::bytes(DType dtype) const {
 
 void AdapterSet::load(DType dtype) {
   for (size_t i = 0; i < members_.size(); ++i) {
-    members_[i]->store.allocate_weights(Place::host(), dtype);
+    members_[i]->store.allocate_weights(*model_.embedding().device, dtype);
     for (const auto& p : members_[i]->store.all()) p->trainable = false;
     load_adapter(members_[i]->store, model_, adapters_[i].directory);
   }
@@ -176,7 +177,7 @@ void AdapterSet::check(const std::vector<double>& weights) const {
 // Twice is not at all.
 void AdapterSet::exchange(Member& member) {
   for (const auto& [p, own] : member.whole)
-    std::swap_ranges(static_cast<char*>(p->weight.data), static_cast<char*>(p->weight.data) + p->weight.bytes(), static_cast<char*>(own->weight.data));
+    swap_on(*p->device, p->weight, own->weight);
 }
 
 void AdapterSet::select(const std::vector<double>& weights) {

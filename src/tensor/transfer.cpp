@@ -33,6 +33,23 @@ std::vector<float> floats_of(Device& device, const Tensor& from) {
   return values;
 }
 
+void swap_on(Device& device, const Tensor& a, const Tensor& b) {
+  const auto bytes = static_cast<uint64_t>(a.count()) * size_of(a.dtype);
+  auto *x = static_cast<char*>(a.data), *y = static_cast<char*>(b.data);
+  if (device.is_host()) {
+    std::swap_ranges(x, x + bytes, y);
+    return;
+  }
+  std::vector<char> first(std::min<uint64_t>(bytes, kPiece)), second(first.size());
+  for (uint64_t i = 0; i < bytes; i += first.size()) {
+    const uint64_t n = std::min<uint64_t>(first.size(), bytes - i);
+    device.download(first.data(), x + i, n);
+    device.download(second.data(), y + i, n);
+    device.upload(x + i, second.data(), n);
+    device.upload(y + i, first.data(), n);
+  }
+}
+
 void convert_on(Device& device, const Tensor& from, const Tensor& to) {
   if (device.is_host()) return convert(from.data, from.dtype, to.data, to.dtype, static_cast<size_t>(from.count()));
   if (from.dtype == to.dtype) return device.copy(to.data, from.data, static_cast<uint64_t>(from.count()) * size_of(from.dtype));

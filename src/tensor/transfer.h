@@ -17,6 +17,9 @@ std::vector<float> floats_of(Device& device, const Tensor& from);
 // `to` ← `from`, converted. Two contiguous tensors of one size on one device.
 void convert_on(Device& device, const Tensor& from, const Tensor& to);
 
+// Exchanges what two contiguous tensors of one size and dtype hold.
+void swap_on(Device& device, const Tensor& a, const Tensor& b);
+
 // Calls f(first byte, bytes of the host) for pieces of a device's memory, in order: reading them, or filling them.
 template <class F>
 void read_pieces(Device& device, const void* from, uint64_t bytes, F&& f) {
