@@ -101,7 +101,9 @@ TEST_P(ResumedOnADevice, ARunLeavesTheSameBitsToo) {
   for (const auto& entry : fs::directory_iterator(work_ / "cuda"))
     if (const std::string name = entry.path().filename().string(); name == "checkpoint-4" || name.ends_with(".safetensors") || name == "train_results.json")
       if (name != "reference_logps.safetensors") fs::remove_all(entry.path());
-  train("cuda", GetParam().settings);
+  List more = GetParam().settings;
+  more.push_back("resume_from_checkpoint=true");
+  train("cuda", more);
   expect_same_files();
 }
 
