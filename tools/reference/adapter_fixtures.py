@@ -51,7 +51,7 @@ CASES = {
     "gemma_tables": ("families/gemma", dict(r=2, lora_alpha=4, target_modules=["down_proj", "embed_tokens", "lm_head"]), 0, 9),
     # Every other family, each with one peculiarity of its own: norms behind branches and soft caps, norms of q and k, windows.
     "gemma2_lora": ("families/gemma2", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 10),
-    "gemma3_lora": ("families/gemma3", dict(r=4, lora_alpha=8, target_modules=ALL), 4.0, 11),
+    "gemma3_lora": ("families/gemma3", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 11),
     "mistral_lora": ("families/mistral", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 12),
     "qwen3_lora": ("families/qwen3", dict(r=4, lora_alpha=8, target_modules=ALL), 4.0, 13),
 }
