@@ -29,9 +29,10 @@ double Reward::run(nn::Tape& tape, models::Decoder& model, const BatchView& batc
   double loss = 0;
   for (int64_t i = 0; i + 1 < b.sequence_count(); i += 2) {
     const double won = *scores->value.row<float>(i), lost = *scores->value.row<float>(i + 1);
-    const double x = won - lost - b.side[static_cast<size_t>(i)].margin;
-    const double own = (x >= 0 ? std::log1p(std::exp(-x)) : std::log1p(std::exp(x)) - x) + center_ * (won + lost) * (won + lost);
-    const double slope = -1 / (1 + std::exp(x)), pull = 2 * center_ * (won + lost);
+    const SideValues& side = b.side[static_cast<size_t>(i)];
+    const double x = won - lost - side.margin;
+    const double own = side.weight * ((x >= 0 ? std::log1p(std::exp(-x)) : std::log1p(std::exp(x)) - x) + center_ * (won + lost) * (won + lost));
+    const double slope = -side.weight / (1 + std::exp(x)), pull = 2 * side.weight * center_ * (won + lost);
     *gradient.row<float>(i) = static_cast<float>((slope + pull) / batch.normaliser());
     *gradient.row<float>(i + 1) = static_cast<float>((-slope + pull) / batch.normaliser());
     loss += own / batch.normaliser();
