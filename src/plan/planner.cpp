@@ -261,7 +261,7 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
   const uint64_t reference = reference_bytes(s, config), run = plan.parts.total() + plan.sample_bytes;
   plan.reference_bytes = reference > run ? reference - run : 0;
   const uint64_t resident = resident_memory_bytes();  // program, tokenizer, data
-  plan.program_bytes = resident;
+  plan.program_bytes = resident + (s.stream ? s.stream->memory_bytes(s) : 0);
   plan.available_bytes = available_memory_bytes() + resident;
   if (!calibration) return plan;
   Config timed = config;
