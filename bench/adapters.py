@@ -8,7 +8,8 @@ one document a line: the loss on it is what the model forgets (`attune score`). 
 Every way runs with three learning rates times --rates and the best is shown by its validation loss; while the best is the smallest or
 the largest of them, the next one (a factor of three) is tried too, two more at most. Runs that are there already are not
 repeated. With --seeds the best rate runs with more of them (42, 43 …, which also hold out other rows), and figures are means; "±" is
-the standard deviation, and "beside rank 8" is the difference to LoRA of rank 8 with the same seed. Needs build/attune and Python's standard library.
+the standard deviation, and "beside rank 8" is the difference to LoRA of rank 8 with the same seed. Behind it stands attune's own table of the
+best run of each way (`attune runs compare`). Needs build/attune and Python's standard library.
 """
 import argparse, json, pathlib, re, statistics, subprocess, sys
 
@@ -46,12 +47,11 @@ def run(args, name, settings, rate, seed=FIRST_SEED):
     settings = {"model_name_or_path": args.model, "dataset": args.data, "output_dir": str(out), "overwrite_output_dir": "true",
                 "save_strategy": "no", "val_size": "0.1", "eval_on_start": "true", "learning_rate": f"{rate:g}",
                 "seed": str(seed)} | settings | dict(s.split("=", 1) for s in args.settings)
-    said = attune("train", *(f"{k}={v}" for k, v in settings.items())).stderr
-    evaluations = [e["eval_loss"] for e in map(json.loads, (out / "trainer_log.jsonl").read_text().splitlines()) if "eval_loss" in e]
-    results = json.loads((out / "all_results.json").read_text())
+    attune("train", *(f"{k}={v}" for k, v in settings.items()))
+    figures = json.loads(attune("runs", "compare", "--json", str(out)).stdout)[0]
     model = ["--model", str(out)] if settings["finetuning_type"] == "full" else ["--model", args.model, "--adapter", str(out)]
-    r = {"rate": rate, "trained": int(re.search(r"trainable parameters: ([\d,]+)", said)[1].replace(",", "")), "base": evaluations[0],
-         "loss": evaluations[-1], "seconds": results["train_runtime"], "peak": results["peak_memory_bytes"], "other": loss_of_text(args, *model)}
+    r = {"rate": rate, "trained": figures["trainable_parameters"], "base": figures["validation_loss"]["before"], "loss": figures["validation_loss"]["after"],
+         "seconds": figures["duration_seconds"], "peak": figures["peak_memory_bytes"], "other": loss_of_text(args, *model), "directory": str(out)}
     summary.write_text(json.dumps(r))
     for weights in out.glob("*.safetensors"):
         weights.unlink()
@@ -70,7 +70,7 @@ def main():
     before = loss_of_text(args, "--model", args.model)
     print("| way | trained parameters | of rank 8 | rate | validation loss before | after | beside rank 8 | other text before | after | seconds | peak |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
-    reference = None
+    reference, chosen = None, []
     for name, (settings, rates) in WAYS.items():
         if args.only and name not in args.only.split(";"):
             continue
@@ -81,8 +81,9 @@ def main():
             tried[rate] = run(args, name, settings, rate)
             best = min(tried, key=lambda r: tried[r]["loss"])
         runs = [tried[best]] + [run(args, name, settings, best, FIRST_SEED + i) for i in range(1, args.seeds)]
+        chosen.append(runs[0]["directory"])
         reference = runs if name == "LoRA, rank 8" else reference
-        mean = {key: statistics.mean(r[key] for r in runs) for key in runs[0]}
+        mean = {key: statistics.mean(r[key] for r in runs) for key in runs[0] if key != "directory"}
         spread = f" ± {statistics.stdev(r['loss'] for r in runs):.4f}" if len(runs) > 1 else ""
         trained, share, beside = runs[0]["trained"], "", ""
         if reference:
@@ -93,6 +94,8 @@ def main():
         print(f"| {name} | {trained:,} | {share} | {best:g}{edge} | {mean['base']:.4f} | {mean['loss']:.4f}{spread} | {beside} | {before:.4f} | "
               f"{mean['other']:.4f} | {mean['seconds']:.0f} | {max(r['peak'] for r in runs) / 1e6:.0f} MB |", flush=True)
         print(f"{name}: " + ", ".join(f"{rate:g}: {t['loss']:.4f} / {t['other']:.4f}" for rate, t in sorted(tried.items())), file=sys.stderr, flush=True)
+    if chosen:
+        print("\n" + attune("runs", "compare", "--markdown", *chosen).stdout, end="")
 
 
 if __name__ == "__main__":

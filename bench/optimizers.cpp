@@ -53,10 +53,10 @@ void copy_line(int64_t count) {
 void sweep_line(const std::string& name, const Precision& precision, int64_t rows, int64_t cols) {
   nn::ParameterStore store;
   nn::Parameter& p = store.add("model.layers.0.mlp.up_proj.weight", {rows, cols});
-  store.allocate_weights(Arena::Kind::real, precision.weights);
-  if (precision.masters) store.allocate_masters(Arena::Kind::real);
+  store.allocate_weights(Place::host(), precision.weights);
+  if (precision.masters) store.allocate_masters(Place::host());
   p.gradient_dtype = precision.weights;
-  store.allocate_gradients(Arena::Kind::real, {&p});
+  store.allocate_gradients(Place::host(), {&p});
   fill(p.stepped(), 1, 0.1f);
   fill(p.gradient, 2, 0.01f);
   optim::OptimizerOptions options;
@@ -65,10 +65,10 @@ void sweep_line(const std::string& name, const Precision& precision, int64_t row
   options.weight_decay = 0.1f;
   options.state_dtype = precision.weights == DType::bf16 && !precision.masters ? DType::bf16 : DType::f32;
   const auto optimizer = optim::Optimizer::create(options);
-  optimizer->allocate(Arena::Kind::real, store);
+  optimizer->allocate(Place::host(), store);
   double bytes = static_cast<double>(p.gradient.bytes() + 2 * p.stepped().bytes() + (p.master.defined() ? p.weight.bytes() : 0));
   for (const auto& state : optimizer->states()) bytes += 2 * static_cast<double>(state.tensor.bytes());
-  Arena arena(Arena::Kind::real, uint64_t{8} << 30);
+  Arena arena(Place::host(), uint64_t{8} << 30);
   ops::Context context(ops::cpu_backend(), arena);
   int64_t step = 1;
   optimizer->step(context, p, step, 1e-4f, 1);

@@ -41,7 +41,7 @@ struct Options {
 inline std::string show(const Sample& s) { return fmt::format("{:5.0f} ({:3.0f} %)", s.rate / 1e9, 100 * s.share); }
 
 inline Arena& arena() {
-  static Arena arena(Arena::Kind::real, uint64_t{512} << 20);
+  static Arena arena(Place::host(), uint64_t{512} << 20);
   return arena;
 }
 

@@ -11,11 +11,11 @@ namespace {
 class HeadBench {
  public:
   HeadBench(int64_t rows, int64_t words, int64_t width, DType gradient)
-      : rows_(rows), memory_(Arena::Kind::real, uint64_t{3} << 30), context_(ops::cpu_backend(), memory_), tape_(context_, hooks_),
+      : rows_(rows), memory_(Place::host(), uint64_t{3} << 30), context_(ops::cpu_backend(), memory_), tape_(context_, hooks_),
         hidden_(DType::bf16, rows, width, 1), weight_(store_.add("lm_head.weight", {words, width})) {
-    store_.allocate_weights(Arena::Kind::real, DType::bf16);
+    store_.allocate_weights(Place::host(), DType::bf16);
     weight_.gradient_dtype = gradient;
-    store_.allocate_gradients(Arena::Kind::real, {&weight_});
+    store_.allocate_gradients(Place::host(), {&weight_});
     for (int64_t i = 0; i < weight_.count(); ++i)
       weight_.weight.as<BFloat16>()[i] = to_bf16(0.1f * (uniform_float(element_bits(3, static_cast<uint64_t>(i))) - 0.5f));
     for (int64_t i = 0; i < rows; ++i) {

@@ -25,10 +25,10 @@ void fill(const Tensor& t, uint64_t key, float scale) {
 void line(const Options& options, const Case& c, int64_t rows, int64_t cols) {
   nn::ParameterStore store;
   nn::Parameter& p = store.add("model.layers.0.mlp.up_proj.weight", {rows, cols});
-  store.allocate_weights(Arena::Kind::real, c.weights);
-  if (c.masters) store.allocate_masters(Arena::Kind::real);
+  store.allocate_weights(Place::host(), c.weights);
+  if (c.masters) store.allocate_masters(Place::host());
   p.gradient_dtype = c.gradient;
-  store.allocate_gradients(Arena::Kind::real, {&p});
+  store.allocate_gradients(Place::host(), {&p});
   fill(p.stepped(), 1, 0.1f);
   fill(p.gradient, 2, 0.01f);
   optim::OptimizerOptions o;
@@ -36,7 +36,7 @@ void line(const Options& options, const Case& c, int64_t rows, int64_t cols) {
   o.weight_decay = 0.1f;
   o.state_dtype = c.weights == DType::bf16 && !c.masters ? DType::bf16 : DType::f32;
   const auto optimizer = optim::Optimizer::create(o);
-  optimizer->allocate(Arena::Kind::real, store);
+  optimizer->allocate(Place::host(), store);
   // Each tensor once, or twice where it is written too; Adafactor reads gradient and (for its size) weight again.
   double bytes = static_cast<double>(p.gradient.bytes() + 2 * p.stepped().bytes() + (p.master.defined() ? p.weight.bytes() : 0));
   for (const auto& state : optimizer->states()) bytes += 2 * static_cast<double>(state.tensor.bytes());

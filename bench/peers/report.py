@@ -24,9 +24,9 @@ def rate(result, sizes, warmup):
     return sum(sum(s["lengths"]) for s in sizes[warmup:]) / sum(result["seconds"][warmup:])
 
 
-def flops_per_token(config, sizes, warmup):
+def flops_per_token(config, sizes, warmup, rank):
     timed = sizes[warmup:]
-    return sum(shapes.step_flops(config, s["lengths"], s["labelled"]) for s in timed) / sum(sum(s["lengths"]) for s in timed)
+    return sum(shapes.step_flops(config, s["lengths"], s["labelled"], rank) for s in timed) / sum(sum(s["lengths"]) for s in timed)
 
 
 def spread(values, form="{:.1f}"):
@@ -39,9 +39,9 @@ def largest_loss_difference(a, b):
     return max(abs(x - y) for x, y in zip(a["losses"], b["losses"], strict=True))
 
 
-def rows_of(rounds, sides, config, sizes, warmup, limit):
+def rows_of(rounds, sides, config, sizes, warmup, limit, rank):
     """What a run of each side took. attune's own pace has to hold still for its rate, as a peer's."""
-    work = flops_per_token(config, sizes, warmup)
+    work = flops_per_token(config, sizes, warmup, rank)
     out = []
     for side in sides:
         runs = [r[side.name] for r in rounds if side.name in r]
@@ -53,7 +53,7 @@ def rows_of(rounds, sides, config, sizes, warmup, limit):
         peak = max(r["result"]["peak_memory_bytes"] for r in runs)
         result = runs[0]["result"]
         out.append({"name": side.name, "precision": side.precision, "rates": rates, "shares": shares, "peak": peak,
-                    "above": peak - result["state_bytes"] if "state_bytes" in result else None, "losses": result.get("losses")})
+                    "above": peak - result["state_bytes"] if "state_bytes" in result else None, "losses": result.get("losses"), "trained": result.get("trained"), "parameters": result.get("parameters")})
     return out
 
 
@@ -69,18 +69,27 @@ def comparisons_of(rounds, ours, peers, sizes, warmup, limit):
     return out
 
 
+def summary(rounds, sides, sizes, warmup, limit):
+    """Medians, for programs that read on."""
+    rates = [rate(r[sides[0].name]["result"], sizes, warmup) for r in rounds if sides[0].name in r]
+    compared = comparisons_of(rounds, sides[0], sides[1:], sizes, warmup, limit)
+    return {"tokens_per_second": statistics.median(rates), "ratios": {c["peer"]: statistics.median(c["ratios"]) for c in compared if c["ratios"]}}
+
+
 def gigabytes(value):
     return "–" if value is None else f"{value / 1e9:.2f}"
 
 
-def show(rounds, sides, config, sizes, warmup, limit):
-    rows = rows_of(rounds, sides, config, sizes, warmup, limit)
-    print("| | tokens/s | share of the peak | peak memory, GB | above its states, GB | loss, first → last step |")
-    print("|---|---|---|---|---|---|")
+def show(rounds, sides, config, sizes, warmup, limit, rank=None):
+    """`rank`: of the LoRA that was trained; None: all weights were."""
+    rows = rows_of(rounds, sides, config, sizes, warmup, limit, rank or 0)
+    print("| | tokens/s | share of the peak | peak memory, GB | above its states, GB | loss, first → last step |" + (" trained |" if rank else ""))
+    print("|---|---|---|---|---|---|" + ("---|" if rank else ""))
     for r in rows:
         losses = f"{r['losses'][0]:.5f} → {r['losses'][-1]:.5f}" if r["losses"] else "–"
         share = spread([100 * s for s in r["shares"]])
-        print(f"| {r['name']} | {spread(r['rates'])} | {share} % of {r['precision']} | {gigabytes(r['peak'])} | {gigabytes(r['above'])} | {losses} |")
+        print(f"| {r['name']} | {spread(r['rates'])} | {share} % of {r['precision']} | {gigabytes(r['peak'])} | {gigabytes(r['above'])} | {losses} |" +
+              (f" {r['trained']:,} ({100 * r['trained'] / r['parameters']:.2f} %) |" if rank else ""))
     by_name = {r["name"]: r for r in rows}
     ours = by_name.get(sides[0].name)
     compared = [c for c in comparisons_of(rounds, sides[0], sides[1:], sizes, warmup, limit) if c["peer"] in by_name]

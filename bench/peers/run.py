@@ -9,9 +9,11 @@ packed-sft  attune packs into --batch sequences of --tokens a step; the peers ta
             padded to the longest of each, with accumulation. Only tokens that are no padding count
 
 Modes: fp32 beside fp32; bf16 (attune: bf16 with fp32 masters) beside fp32 weights with autocast and beside pure bf16: the
-faster one counts. --compile adds torch.compile of each. The pace of the machine is measured around every process; where it
-moved, the round is repeated for that peer. PYTHON: the interpreter with torch and transformers; ATTUNE and BENCH_KERNELS:
-the programs, default build/attune and build/bench_kernels.
+faster one counts. --compile adds torch.compile of each. With --adapter R all train LoRA of rank R on every linear module of the
+layers (alpha 2R, no dropout) beside a frozen base, the peers with PEFT; all begin with the same A and B, which attune wrote. In
+mode bf16 the base of both peers stands in bf16: beside adapters in fp32 with autocast (as trainers do), and beside adapters in bf16.
+The pace of the machine is measured around every process; where it moved, the round is repeated for that peer. PYTHON: the
+interpreter with torch and transformers (--adapter: and peft); ATTUNE and BENCH_KERNELS: the programs, default build/attune and build/bench_kernels.
 """
 
 import argparse
@@ -41,6 +43,7 @@ def arguments():
     parser.add_argument("--data", type=pathlib.Path, help='conversations, or JSONL with "text"; pretrain has a default')
     parser.add_argument("--template", help="chat template by name; default: the tokenizer's own")
     parser.add_argument("--mode", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--adapter", type=int, metavar="RANK", help="LoRA of this rank in place of full tuning; the peers use PEFT")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside eager, in the same rounds")
     parser.add_argument("--own-fp32", action="store_true", help="with --mode bf16: attune in fp32 too")
     parser.add_argument("--peer", action="append", metavar="NAME", help='only peers whose name holds this ("eager bf16"); may be repeated')
@@ -55,6 +58,7 @@ def arguments():
     parser.add_argument("--attempts", type=int, help="rounds at most; default: three times --rounds")
     parser.add_argument("--drift", type=float, default=0.05, help="by how much the pace may differ in a comparable round")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=pathlib.Path, default=pace.ROOT / "build" / "bench-peers")
     args = parser.parse_args()
     args.tokens = args.tokens or TOKENS[args.task]
@@ -78,13 +82,18 @@ def check(parser, args):
         parser.error(f"--llama-cpp: {args.llama_cpp} is missing or no program; build llama.cpp's target llama-finetune and name it here")
     if args.llama_cpp and args.task != PRETRAIN:
         parser.error("--llama-cpp: llama-finetune learns plain text, it goes with --task pretrain")
+    if args.adapter is not None and (args.adapter < 1 or args.llama_cpp):
+        parser.error("--adapter takes a rank of at least 1, and does not go with --llama-cpp, which tunes all weights")
     if args.own_fp32 and args.mode != "bf16":
         parser.error("--own-fp32 goes with --mode bf16")
     if not os.access(sides.ATTUNE, os.X_OK):
         parser.error(f"{sides.ATTUNE} is missing: scripts/build.sh builds it")
-    pace.require()
-    if subprocess.run([sides.PYTHON, "-c", "import torch, transformers"], check=False).returncode:
-        parser.error(f"PYTHON ({sides.PYTHON}) has no torch and transformers")
+    pace.require(args.device)
+    if args.device == "cuda" and args.llama_cpp:
+        parser.error("--llama-cpp goes with --device cpu")
+    needed = "torch, transformers" + (", peft" if args.adapter else "")
+    if subprocess.run([sides.PYTHON, "-c", f"import {needed}"], stderr=subprocess.DEVNULL, check=False).returncode:
+        parser.error(f"PYTHON ({sides.PYTHON}) does not have all of {needed}")
     if args.out.exists() and not (args.out / "shape").is_dir():
         parser.error(f"--out {args.out} exists and is no earlier result of this program; it is not overwritten")
 
@@ -110,16 +119,27 @@ def prepare(args):
     return config, settings, sizes
 
 
+def make_adapter(args, settings):
+    """What all sides begin with: attune's own new adapter, saved after a step at rate 0."""
+    target = args.out / "adapter"
+    sides.execute([sides.ATTUNE, "train", *(s for s in settings if not s.startswith("max_steps=")), "max_steps=1", f"bf16={str(args.mode == 'bf16').lower()}", "finetuning_type=lora",
+                   f"lora_rank={args.adapter}", f"lora_alpha={2 * args.adapter}", "lora_target=all", "lora_dropout=0", "learning_rate=0",
+                   "seed=42", "save_strategy=no", f"output_dir={target}"], args.out / "adapter.log", args.threads)
+    return target
+
+
 def all_sides(args, settings):
     """attune first; what it is compared with after it."""
+    adapter = make_adapter(args, settings) if args.adapter else None
+
     def attune(mode):
-        return sides.Attune(f"attune {mode}", mode, [*settings, f"bf16={str(mode == 'bf16').lower()}"], args.threads)
+        return sides.Attune(f"attune {mode}", mode, [*settings, f"bf16={str(mode == 'bf16').lower()}"], args.threads, adapter, args.device)
 
     rows = args.rows if args.task == PACKED else args.batch
     out = [attune(args.mode)]
     for compiled in [False, True] if args.compile else [False]:
         for mode in ["autocast", "bf16"] if args.mode == "bf16" else ["fp32"]:
-            out.append(sides.Torch(mode, compiled, args.out / "model", args.out / "steps.jsonl", rows, args.threads))
+            out.append(sides.Torch(mode, compiled, args.out / "model", args.out / "steps.jsonl", rows, args.threads, adapter, args.device))
     if args.own_fp32:
         out.append(attune("fp32"))
     if args.llama_cpp:
@@ -133,10 +153,10 @@ def all_sides(args, settings):
 def run_round(number, ours, peers, args, sizes):
     """attune goes first in every other round and last in the others: what else the machine does meets all."""
     turn = [ours, *peers] if number % 2 else [*reversed(peers), ours]
-    result, before = {}, pace.now(args.threads)
+    result, before = {}, pace.now(args.threads, args.device, sides.PYTHON)
     for side in turn:
         measured = side.run(args.out, number)
-        after = pace.now(args.threads)
+        after = pace.now(args.threads, args.device, sides.PYTHON)
         if "tokens" in measured and measured["tokens"] != [sum(s["lengths"]) for s in sizes]:
             raise SystemExit("error: attune took other samples than its peers: bench/peers/order.py no longer does what data/order.cpp does")
         result[side.name] = {"result": measured, "before": before, "after": after}
@@ -169,7 +189,8 @@ def main():
     programs = dict.fromkeys(m["result"]["program"] for r in rounds for m in r.values())
     lengths = [n for s in sizes for n in s["lengths"]]
     paces = [m[when] for r in rounds for m in r.values() for when in ("before", "after")]
-    print(f"\ntask {args.task}, mode {args.mode}: {args.steps} steps ({args.warmup} of them warm-up) of {sum(lengths) / args.steps:.0f} tokens "
+    tuned = f"LoRA of rank {args.adapter}" if args.adapter else "full"
+    print(f"\ntask {args.task}, {tuned}, mode {args.mode}: {args.steps} steps ({args.warmup} of them warm-up) of {sum(lengths) / args.steps:.0f} tokens "
           f"({100 * sum(s['labelled'] for s in sizes) / sum(lengths):.0f} % labelled), samples of {min(lengths)} to {max(lengths)}; "
           f"{args.threads} threads; {'; '.join(programs)}")
     for precision, unit in (("bf16", "GFLOP/s"), ("fp32", "GFLOP/s"), ("read", "GB/s")):
@@ -177,7 +198,8 @@ def main():
     pairs = sum(p.name in r for r in rounds for p in peers)
     good = sum(report.comparable(r, ours.name, p.name, args.drift) for r in rounds for p in peers)
     print(f"{len(rounds)} rounds; {pairs - good} of {pairs} comparisons discarded, for the pace moved by more than {100 * args.drift:.0f} %\n")
-    report.show(rounds, [ours, *peers], config, sizes, args.warmup, args.drift)
+    report.show(rounds, [ours, *peers], config, sizes, args.warmup, args.drift, args.adapter)
+    (args.out / "summary.json").write_text(json.dumps(report.summary(rounds, [ours, *peers], sizes, args.warmup, args.drift)), encoding="utf-8")
     if good < args.rounds * len(peers):
         raise SystemExit(f"error: not every peer has {args.rounds} comparable rounds; repeat on a quieter machine, or with more --attempts")
 

@@ -1,6 +1,6 @@
 """What is compared: attune, PyTorch in its modes, llama.cpp. A side runs the steps once, in a process of its own.
 
-A result is {"losses", "seconds" (of each step), "peak_memory_bytes", "state_bytes", "program"}; llama.cpp has no losses that
+A result is {"losses", "seconds" (of each step), "peak_memory_bytes", "state_bytes", "trained", "parameters" (how many), "program"}; llama.cpp has no losses that
 can be compared, and "tokens_per_second" instead of the seconds.
 """
 
@@ -15,7 +15,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 ATTUNE = os.environ.get("ATTUNE", str(HERE.parents[1] / "build" / "attune"))
 PYTHON = os.environ.get("PYTHON", sys.executable)
-LEARNING_RATE = 1e-5
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-5, 1e-4
 
 
 def execute(command, log, threads):
@@ -35,33 +35,53 @@ def version_of(program):
     return done.stdout.strip().splitlines()[0]
 
 
+def counts(log):
+    """How many parameters a run of attune trained, and how many there were."""
+    found = re.search(r"trainable parameters: ([\d,]+) of ([\d,]+)", log.read_text(errors="replace"))
+    if not found:
+        raise SystemExit(f"error: {log} does not say how many parameters were trained")
+    return [int(n.replace(",", "")) for n in found.groups()]
+
+
 @dataclasses.dataclass
 class Attune:
     name: str
     precision: str   # "bf16" or "fp32": the peak that its rate is a share of
     settings: list   # of the run
     threads: int
-    state_bytes: int = 0  # weights, masters, one gradient as large as the weights, moments; from the plan
+    adapter: pathlib.Path | None  # to continue; without, full tuning
+    device: str = "cpu"
+    state_bytes: int = 0  # weights, masters, gradients as large as the trained weights, moments; from the plan
     kind = "ourselves"  # of the peers of one kind, the fastest counts
 
     def run(self, out, number):
         target = out / f"{self.name.replace(' ', '-')}.{number}"
-        settings = [*self.settings, "finetuning_type=full", f"learning_rate={LEARNING_RATE}", "lr_scheduler_type=constant", "max_grad_norm=1.0",
-                    "weight_decay=0", "seed=42", "logging_steps=1", "save_strategy=no", "overwrite_output_dir=true", f"output_dir={target}"]
+        tuned = ["finetuning_type=full", f"learning_rate={LEARNING_RATE}"]
+        if self.adapter:
+            tuned = ["finetuning_type=lora", "lora_dropout=0", f"adapter_name_or_path={self.adapter}", f"learning_rate={ADAPTER_LEARNING_RATE}"]
+        settings = [*self.settings, *tuned, "lr_scheduler_type=constant", "max_grad_norm=1.0",
+                    "weight_decay=0", "seed=42", f"device={self.device}", "logging_steps=1", "save_strategy=no", "overwrite_output_dir=true", f"output_dir={target}"]
+        said = target.with_name(target.name + ".log")
         if not self.state_bytes:
             parts = json.loads(execute([ATTUNE, "plan", *settings, "--json"], out / "plan.log", self.threads)[0])["parts"]
-            self.state_bytes = 2 * parts["weights"] + parts["masters"] + parts["optimizer"]
-        execute([ATTUNE, "train", *settings], target.with_name(target.name + ".log"), self.threads)
+        execute([ATTUNE, "train", *settings], said, self.threads)
+        trained, parameters = counts(said)
+        if not self.state_bytes:
+            gradients = trained * (2 if self.precision == "bf16" else 4)
+            self.state_bytes = parts["weights"] + gradients + parts["masters"] + parts["optimizer"]
         for weights in target.glob("model*.safetensors"):  # only the figures are needed
             weights.unlink()
         log = [json.loads(line) for line in (target / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
         steps = [e for e in log if "throughput" in e]
         tokens = [b["total_tokens"] - a["total_tokens"] for a, b in zip([{"total_tokens": 0}] + steps, steps)]
+        results = json.loads((target / "train_results.json").read_text(encoding="utf-8"))
         return {"losses": [e["loss"] for e in steps],
                 "seconds": [n / e["throughput"] for n, e in zip(tokens, steps)],
                 "tokens": tokens,  # all of them useful: attune pads nothing
-                "peak_memory_bytes": json.loads((target / "train_results.json").read_text(encoding="utf-8"))["peak_memory_bytes"],
+                "peak_memory_bytes": results.get("peak_device_memory_bytes", results["peak_memory_bytes"]),
                 "state_bytes": self.state_bytes,
+                "trained": trained,
+                "parameters": parameters,
                 "program": version_of(ATTUNE)}
 
 
@@ -73,10 +93,12 @@ class Torch:
     steps: pathlib.Path
     rows: int
     threads: int
+    adapter: pathlib.Path | None
+    device: str = "cpu"
 
     @property
     def name(self):
-        return f"PyTorch {'compiled' if self.compiled else 'eager'} {self.mode}"
+        return f"PyTorch {'+ PEFT ' if self.adapter else ''}{'compiled' if self.compiled else 'eager'} {self.mode}"
 
     @property
     def precision(self):
@@ -88,7 +110,8 @@ class Torch:
 
     def run(self, out, number):
         command = [PYTHON, HERE / "torch_step.py", "--model", self.model, "--steps", self.steps, "--rows", self.rows, "--mode", self.mode,
-                   "--threads", self.threads, "--learning-rate", LEARNING_RATE, *(["--compile"] if self.compiled else [])]
+                   "--threads", self.threads, "--device", self.device, "--learning-rate", ADAPTER_LEARNING_RATE if self.adapter else LEARNING_RATE,
+                   *(["--adapter", self.adapter] if self.adapter else []), *(["--compile"] if self.compiled else [])]
         output, _ = execute(command, out / f"{self.name.replace(' ', '-')}.{number}.log", self.threads)
         return json.loads(output.splitlines()[-1])
 

@@ -1,4 +1,4 @@
-"""Steps of full fine-tuning with PyTorch and transformers, for comparison with `attune train`.
+"""Steps of fine-tuning with PyTorch and transformers, all weights or a PEFT adapter, for comparison with `attune train`.
 
     torch_step.py --model DIR --steps steps.jsonl --mode fp32|autocast|bf16 [--compile] …
 
@@ -10,7 +10,10 @@ sample; with several batches gradients accumulate, and the loss is the mean over
   autocast  fp32 weights and optimizer, bf16 matrix work (what TrainingArguments' bf16: true does)
   bf16      weights, gradients and moments in bf16
 
-Prints one JSON line. peak_memory_bytes is VmHWM; state_bytes are weights, gradients and moments.
+--adapter DIR trains that adapter beside the frozen model. With autocast the model then stands in bf16 and the adapter in fp32: nothing
+would come of a frozen fp32 base but twice the memory, so that is how trainers set it up.
+
+Prints one JSON line. peak_memory_bytes is VmHWM, or with --device cuda what PyTorch has reserved of the GPU at most; state_bytes are weights, gradients and moments.
 """
 
 import argparse
@@ -23,7 +26,9 @@ parser.add_argument("--model", required=True)
 parser.add_argument("--steps", required=True)
 parser.add_argument("--rows", type=int, required=True)
 parser.add_argument("--mode", choices=["fp32", "autocast", "bf16"], required=True)
+parser.add_argument("--adapter", help="directory of a PEFT adapter to train; without, all weights are trained")
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--learning-rate", type=float, default=1e-5)
 parser.add_argument("--max-grad-norm", type=float, default=1.0)
@@ -36,6 +41,8 @@ import transformers  # noqa: E402
 
 
 def peak_memory_bytes():
+    if args.device == "cuda":
+        return torch.cuda.max_memory_reserved()
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
@@ -45,7 +52,7 @@ def collate(samples):
     longest = max(len(s["ids"]) for s in samples)
 
     def rectangle(rows, fill):
-        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=args.device)
 
     batch = {"input_ids": rectangle([s["ids"] for s in samples], 0), "labels": rectangle([s["labels"] for s in samples], -100)}
     if any(len(s["ids"]) < longest for s in samples):
@@ -66,28 +73,38 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
-    dtype = torch.bfloat16 if args.mode == "bf16" else torch.float32
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    narrow = args.mode == "bf16" or (args.adapter and args.mode == "autocast")
+    dtype = torch.bfloat16 if narrow else torch.float32
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True).to(args.device)
     model.config.use_cache = False
+    program = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
+    if args.adapter:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, args.adapter, is_trainable=True, autocast_adapter_dtype=args.mode != "bf16")
+        program += f", PEFT {peft.__version__}"
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
     step_model = torch.compile(model) if args.compile else model
     with open(args.steps, encoding="utf-8") as file:
         steps = [json.loads(line) for line in file]
     losses, seconds, state = [], [], 0
     for samples in steps:
         begin, total = time.monotonic(), 0.0
-        labelled = torch.tensor(sum(label != -100 for s in samples for label in s["labels"][1:]))
+        labelled = torch.tensor(sum(label != -100 for s in samples for label in s["labels"][1:]), device=args.device)
         for first in range(0, len(samples), args.rows):
             batch = collate(samples[first:first + args.rows])
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.mode == "autocast"):
+            with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.mode == "autocast"):
                 loss = step_model(**batch, num_items_in_batch=labelled).loss
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
         optimizer.step()
         state = state or state_bytes(model, optimizer)
         optimizer.zero_grad(set_to_none=True)
+        if args.device == "cuda":
+            torch.cuda.synchronize()
         losses.append(total)
         seconds.append(time.monotonic() - begin)
     print(json.dumps({
@@ -95,7 +112,9 @@ def main():
         "state_bytes": state,
         "losses": losses,
         "seconds": seconds,
-        "program": f"PyTorch {torch.__version__}, transformers {transformers.__version__}",
+        "trained": sum(p.numel() for p in trained),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "program": program,
     }))
 
 

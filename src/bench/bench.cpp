@@ -154,9 +154,9 @@ Result run(const RunSetup& s, int steps) {
   r.flops_per_token = flops_per_token(s.architecture, s.config.cutoff_len);
   const DType compute = s.engine.compute;
   models::Decoder model(s.architecture);
-  train::allocate_model(model, s.engine, Arena::Kind::real);
+  train::allocate_model(model, s.engine, s.engine.backend->device());
   models::initialise_weights(model, 42);
-  train::Engine engine(model, *s.objective, s.engine, Arena::Kind::real, plan::activation_bytes(s));
+  train::Engine engine(model, *s.objective, s.engine, s.engine.backend->device(), plan::activation_bytes(s));
   r.model = fmt::format("{}, {:.4g} M parameters, {} x {} tokens, {}, {}", s.architecture.family, static_cast<double>(model.parameters().count()) / 1e6,
                         s.config.per_device_train_batch_size * s.config.gradient_accumulation_steps, s.config.cutoff_len,
                         s.config.pure_bf16 ? "pure bf16" : name_of(compute), s.config.optim);

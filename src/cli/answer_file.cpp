@@ -87,6 +87,7 @@ void AnswerFile::publish(const std::vector<PromptRow>& rows) {
     Json json = {{"prompt", row.shown}};
     if (answer.error.empty()) json["predict"] = answer.text;
     if (row.has_label) json["label"] = row.label;
+    if (row.adapter) json["adapter"] = *row.adapter;
     if (samples_ > 1) json["sample"] = key.second;
     if (!answer.error.empty()) json["error"] = answer.error;
     out += dump_json(json) + "\n";

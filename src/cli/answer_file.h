@@ -33,7 +33,8 @@ class AnswerFile {
   int64_t total() const { return static_cast<int64_t>(rows_) * samples_; }
   bool failed() const { return failed_; }  // whether a row has an error
 
-  // {prompt, predict, label?} of every row, in order; `sample` where there are several, `error` instead of predict.
+  // {prompt, predict, label?} of every row, in order; `adapter` where the row asks for one, `sample` where there are several,
+  // `error` instead of predict.
   void publish(const std::vector<PromptRow>& rows);
 
  private:

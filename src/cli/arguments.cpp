@@ -1,5 +1,7 @@
 #include "cli/arguments.h"
 
+#include <algorithm>
+#include <cctype>
 #include <nlohmann/json.hpp>
 
 #include "util/error.h"
@@ -33,6 +35,54 @@ train::Config read_config(const std::vector<std::string>& arguments, bool needs_
 std::vector<train::Config> read_stages(const std::vector<std::string>& arguments, bool needs_data) {
   const auto [file, overrides] = split(arguments);
   return train::load_stages(file, overrides, needs_data);
+}
+
+namespace {
+
+bool is_name(const std::string& text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-' || c == '.' || c >= 0x80; });
+}
+
+models::NamedAdapter named_adapter(const std::string& value) {
+  const size_t sign = value.find('=');
+  if (sign != std::string::npos && is_name(value.substr(0, sign)) && !fs::is_directory(value)) return {value.substr(0, sign), value.substr(sign + 1)};
+  const fs::path path = fs::path(value).lexically_normal();
+  return {(path.has_filename() ? path : path.parent_path()).filename().string(), value};
+}
+
+}  // namespace
+
+models::AdapterRequest adapters_of(const std::vector<std::string>& values, const std::string& use, bool switching) {
+  models::AdapterRequest request;
+  if (values.empty() && !use.empty()) refuse("--use chooses among adapters, and there is no --adapter");
+  for (const std::string& value : values) {
+    if (value.find(',') == std::string::npos) {
+      request.set.push_back(named_adapter(value));
+      continue;
+    }
+    if (values.size() > 1 || !use.empty())
+      refuse("--adapter {}: a chain (first,second) is one whole and cannot be one of several, or be chosen with --use. Merge it into a model of its own, or name its parts with an "
+             "--adapter each where none was trained on top of another", value);
+    for (size_t at = 0; at <= value.size();) {
+      const size_t end = std::min(value.find(',', at), value.size());
+      request.chain.push_back(value.substr(at, end - at));
+      at = end + 1;
+    }
+    return request;
+  }
+  if (request.set.size() == 1 && use.empty() && !switching && request.set[0].directory == values[0]) {
+    request.set.clear();
+    request.chain = values;
+    return request;
+  }
+  for (size_t i = 0; i < request.set.size(); ++i) {
+    const std::string& name = request.set[i].name;
+    if (!is_name(name) || name == "none") refuse("--adapter {}: give it a name to be chosen by: NAME={}", values[i], request.set[i].directory);
+    for (size_t j = 0; j < i; ++j)
+      if (request.set[j].name == name) refuse("--adapter: {} and {} are both called {}; name them: NAME=DIRECTORY", values[j], values[i], name);
+  }
+  request.use = use;
+  return request;
 }
 
 std::vector<std::string> read_lines(const std::string& file) {

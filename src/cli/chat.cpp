@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/sampling.h"
 #include "data/convert.h"
@@ -92,6 +93,7 @@ constexpr const char* kHelp =
     "/history          what was said\n"
     "/undo             take back the last question and its answer\n"
     "/retry            answer the last question again\n"
+    "/adapter          which adapters there are; /adapter NAME, none, or a sum as in 0.7*law+0.3*tone chooses\n"
     "/save FILE        append the conversation to FILE as a ShareGPT row, ready for training\n"
     "/exit             end (as Ctrl-D). Ctrl-C stops an answer\n"
     "//…               a message that begins with /";
@@ -99,7 +101,7 @@ constexpr const char* kHelp =
 class Chat {
  public:
   explicit Chat(const ChatArgs& args)
-      : options_(sampling_options(args.sampling, args.model, 1024)), generator_(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization")),
+      : options_(sampling_options(args.sampling, args.model, 1024)), generator_(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use, true), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device)),
         template_(text::ChatTemplate::create(args.chat_template, generator_.tokenizer())), system_(args.system), stops_(args.sampling.stop) {
     options_.stop_ids = generator_.stop_ids(template_->stop_texts());
     for (const std::string& text : template_->stop_texts())
@@ -107,7 +109,7 @@ class Chat {
     const int64_t context = infer::context_length(generator_.model().config());
     const uint64_t token = std::max<uint64_t>(1, generator_.model().cache_bytes(1, parse_dtype(args.compute, "--compute")));
     // Room is taken as the conversation grows; what could never be taken is not offered.
-    const auto most = static_cast<int64_t>(available_memory_bytes() / 5 * 4 / token);
+    const auto most = static_cast<int64_t>(generator_.model().embedding().device->free_memory() / 5 * 4 / token);
     kept_ = generator_.session().keep(std::max<int64_t>(16, std::min(context > 0 ? context : 8192, most)));
   }
 
@@ -152,6 +154,7 @@ class Chat {
     else if (name == "/history") history();
     else if (name == "/undo") undo();
     else if (name == "/retry") retry();
+    else if (name == "/adapter") adapter(rest);
     else if (name == "/save") save(rest);
     else refuse("{}: no such command; /help lists them (a message that begins with / is written with //)", name);
     return true;
@@ -190,6 +193,19 @@ class Chat {
     const std::string question = take_last_question();
     ++attempt_;
     answer(question);
+  }
+
+  // The conversation goes on, and is read again by the model that answers now.
+  void adapter(const std::string& choice) {
+    models::AdapterSet* set = generator_.adapters();
+    if (!set) refuse("/adapter: there is nothing to choose among; name adapters with --adapter NAME=DIRECTORY (a chain, first,second, is one whole)");
+    if (!choice.empty()) {
+      set->select(models::parse_weights(choice, set->adapters()));
+      kept_.ids.clear();
+    }
+    std::string all;
+    for (const models::NamedAdapter& a : set->adapters()) all += fmt::format("{}{} ({})", all.empty() ? "" : ", ", a.name, a.directory);
+    notice("adapter: {}; there are {}", models::weights_text(set->weights(), set->adapters()), all);
   }
 
   void save(const std::string& file) const {

@@ -39,8 +39,9 @@ struct ConvertArgs {
 int data_convert(const ConvertArgs& args);
 
 struct EvalArgs {
-  std::vector<std::string> adapters;
-  std::string model, chat_template, prompt_column, predictions, quantization = "none";
+  std::vector<std::string> adapters;  // values of --adapter (cli/arguments.h)
+  std::string use;
+  std::string model, chat_template, prompt_column, predictions, quantization = "none", device = "auto";
   std::vector<std::string> arguments;  // [config.yaml] [key=value …]
   std::vector<std::string> files, baseline_from;
   int64_t max_new_tokens = 0, max_samples = 0, batch_size = 0;  // 0: 32, or what the configuration says; all; 8, or the configuration
@@ -65,7 +66,8 @@ struct SamplingArgs {
 
 struct GenerateArgs {
   std::vector<std::string> adapters;
-  std::string model, chat_template, system, compute = "float32", quantization = "none";
+  std::string use;
+  std::string model, chat_template, system, compute = "float32", quantization = "none", device = "auto";
   std::optional<std::string> prompt;
   SamplingArgs sampling;
   bool chat = false, json = false;
@@ -78,14 +80,16 @@ int generate(const GenerateArgs& args);
 
 struct ChatArgs {
   std::vector<std::string> adapters;
-  std::string model, chat_template, system, compute = "float32", quantization = "none";
+  std::string use;
+  std::string model, chat_template, system, compute = "float32", quantization = "none", device = "auto";
   SamplingArgs sampling;
 };
 int chat(const ChatArgs& args);
 
 struct ScoreArgs {
   std::vector<std::string> adapters;
-  std::string model, file, compute = "float32", quantization = "none", chat_template;
+  std::string use;
+  std::string model, file, compute = "float32", quantization = "none", device = "auto", chat_template;
   bool ids = false, reward = false;
 };
 int score(const ScoreArgs& args);
@@ -93,6 +97,7 @@ int reward(const ScoreArgs& args);  // score --reward
 
 struct MergeArgs {
   std::vector<std::string> adapters;
+  std::string use;
   std::string model, out, dtype = "auto", file, base, quantization;  // base: empty, 16bit, dequantized
   bool check = true;
 };
@@ -110,6 +115,12 @@ struct TokenizerTrainArgs {
   int64_t vocab_size = 6400, min_frequency = 2;
 };
 int tokenizer_train(const TokenizerTrainArgs& args);
+
+struct RunsCompareArgs {
+  std::vector<std::string> directories;
+  bool json = false, markdown = false;
+};
+int runs_compare(const RunsCompareArgs& args);
 
 struct BenchArgs {
   RunArgs run;

@@ -17,6 +17,8 @@ namespace attune::cli {
 int doctor(bool json) {
   const bool bf16 = ops::onednn::bf16_hardware();
   const plan::MachinePace fp32 = plan::measure_pace(DType::f32), half = plan::measure_pace(DType::bf16);
+  std::string no_gpu;
+  const ops::Backend* cuda = ops::cuda_backend(&no_gpu);
   std::vector<std::string> advice;
   if (!bf16) advice.push_back("this processor does not multiply bf16: bf16 halves activations but tiles are converted to fp32, so it is not faster than fp32");
   if (omp_get_max_threads() < omp_get_num_procs())
@@ -31,7 +33,7 @@ int doctor(bool json) {
                                   {"bf16_hardware", bf16},
                                   {"memory_bytes", total_memory_bytes()},
                                   {"available_memory_bytes", available_memory_bytes()},
-                                  {"gpus", Json::array()},
+                                  {"gpus", cuda ? Json::array({{{"name", cuda->device().name()}, {"memory_bytes", cuda->device().total_memory()}, {"available_memory_bytes", cuda->device().free_memory()}}}) : Json::array()},
                                   {"mpi", false},
                                   {"calibration", {{"fp32_tflops", fp32.matrix_flops / 1e12}, {"bf16_tflops", half.matrix_flops / 1e12}, {"axpy_gbs", fp32.axpy_bytes / 1e9}}},
                                   {"advice", advice}}));
@@ -41,7 +43,9 @@ int doctor(bool json) {
   fmt::print("instructions  {}; kernels: {}\n", fmt::join(instruction_sets(), " "), ops::cpu_backend().name);
   fmt::print("matrix work   fp32 {:.0f} GFLOP/s, bf16 {:.0f} GFLOP/s ({})\n", fp32.matrix_flops / 1e9, half.matrix_flops / 1e9, bf16 ? "in hardware" : "converted to fp32");
   fmt::print("memory        {} of {} available, {:.0f} GB/s\n", format_bytes(available_memory_bytes()), format_bytes(total_memory_bytes()), fp32.axpy_bytes / 1e9);
-  fmt::print("GPU           not used: this version computes on the CPU\nMPI           not used: this version is one process\n");
+  if (cuda) fmt::print("GPU           {}: {} of {} available\n", cuda->device().name(), format_bytes(cuda->device().free_memory()), format_bytes(cuda->device().total_memory()));
+  else fmt::print("GPU           none: {}\n", no_gpu);
+  fmt::print("MPI           not used: this version is one process\n");
   for (const std::string& line : advice) fmt::print("note: {}\n", line);
   return 0;
 }

@@ -20,9 +20,10 @@ namespace {
 // What one call evaluates, whichever way it was asked for.
 struct Request {
   std::string model;
-  std::vector<std::string> adapters;
+  models::AdapterRequest adapters;
   DType compute = DType::f32;
   Quantization quantization;
+  const ops::Backend* backend = &ops::cpu_backend();
   eval::AskOptions ask;
   std::vector<fs::path> files;
   fs::path output;  // empty: nothing is written
@@ -77,8 +78,9 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   r.ask = {args.chat_template, args.prompt_column, args.max_new_tokens > 0 ? args.max_new_tokens : 32, args.batch_size > 0 ? args.batch_size : 8};
   r.files.assign(args.files.begin(), args.files.end());
   r.model = args.model;
-  r.adapters = args.adapters;
+  r.adapters = adapters_of(args.adapters, args.use);
   r.quantization = parse_quantization(args.quantization, "--quantization");
+  r.backend = &ops::choose_backend(args.device);
   if (args.arguments.empty()) {
     if (r.model.empty()) refuse("name a model with --model and questions with --file, or a configuration");
     if (r.files.empty()) refuse("--file is missing: questions with answers");
@@ -87,9 +89,10 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   config = read_config(args.arguments);
   if (r.model.empty()) {
     r.model = eval::evaluated_model(*config);
-    if (r.adapters.empty() && r.model == config->model_name_or_path) r.adapters = eval::evaluated_adapters(*config);
+    if (r.adapters.empty() && r.model == config->model_name_or_path) r.adapters.chain = eval::evaluated_adapters(*config);
   }
   r.compute = config->compute();
+  if (args.device == "auto") r.backend = &ops::choose_backend(config->device);
   // As training held it: below an adapter, the base model alone.
   if (!r.quantization.on() && r.model == config->model_name_or_path) r.quantization = config->quantization();
   r.output = config->output_dir;
@@ -97,7 +100,7 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
   if (args.batch_size == 0) r.ask.batch_size = config->per_device_eval_batch_size;
   if (args.max_new_tokens == 0) r.ask.max_new_tokens = config->max_new_tokens;
   info("model: {}{}", r.model, r.model == config->output_dir ? " (the result in output_dir)" : "");
-  if (!r.adapters.empty()) info("adapter: {}", fmt::join(r.adapters, ", "));
+  if (!r.adapters.empty()) info("adapter: {}{}", fmt::join(r.adapters.directories(), ", "), r.adapters.use.empty() ? "" : fmt::format(" (--use {})", r.adapters.use));
   if (r.quantization.on()) info("the layers' weights are held as {}", text_of(r.quantization));
   return r;
 }
@@ -112,7 +115,7 @@ int evaluate(const EvalArgs& args) {
   data::Records records;
   if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
   else if (asks) records = eval::held_out_records(*config);
-  infer::Generator generator(request.model, request.compute, request.adapters, request.quantization);
+  infer::Generator generator(request.model, request.compute, request.adapters, request.quantization, *request.backend);
   const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
   eval::Evaluation evaluation;
   if (asks) evaluation = eval::evaluate(generator, records, request.ask);
@@ -123,7 +126,8 @@ int evaluate(const EvalArgs& args) {
     json["majority_baseline"] = eval::majority_baseline({args.baseline_from.begin(), args.baseline_from.end()}, request.files);
   }
   json["model"] = request.model;
-  if (!request.adapters.empty()) json["adapters"] = request.adapters;
+  if (!request.adapters.empty()) json["adapters"] = request.adapters.directories();
+  if (!request.adapters.use.empty()) json["use"] = request.adapters.use;
   json["duration_seconds"] = seconds_now() - begin;
   if (!args.predictions.empty()) write_file_atomic(args.predictions, evaluation.predictions_jsonl());
   if (!request.output.empty()) write_results(request.output, evaluation, json);

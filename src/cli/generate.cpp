@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/answer_file.h"
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/prompt_file.h"
 #include "cli/sampling.h"
@@ -32,7 +33,7 @@ std::vector<int32_t> prompt_of(const GenerateArgs& args, const text::Tokenizer& 
 }
 
 int generate_one(const GenerateArgs& args, infer::GenerateOptions options) {
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization"));
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   std::unique_ptr<text::ChatTemplate> chat;
   if (args.chat || !args.chat_template.empty()) chat = text::ChatTemplate::create(args.chat_template, tokenizer);
@@ -61,7 +62,7 @@ int generate_one(const GenerateArgs& args, infer::GenerateOptions options) {
 
 // What answers are a function of: a job may only be resumed with the same.
 Json settings_of(const GenerateArgs& args, const infer::GenerateOptions& o, const std::string& content) {
-  return {{"model", args.model}, {"adapters", args.adapters}, {"file", args.file}, {"content", fmt::format("{:016x}", hash64(content))}, {"compute", args.compute}, {"quantization", args.quantization},
+  return {{"model", args.model}, {"adapters", args.adapters}, {"use", args.use}, {"file", args.file}, {"content", fmt::format("{:016x}", hash64(content))}, {"compute", args.compute}, {"quantization", args.quantization},
           {"chat", args.chat}, {"template", args.chat_template}, {"system", args.system}, {"stop", args.sampling.stop}, {"samples", args.samples},
           {"max_new_tokens", o.max_new_tokens}, {"temperature", o.temperature}, {"top_k", o.top_k}, {"top_p", o.top_p}, {"min_p", o.min_p},
           {"repetition_penalty", o.repetition_penalty}, {"seed", o.seed}};
@@ -73,10 +74,26 @@ class FileJob {
   FileJob(const GenerateArgs& args, infer::Generator& generator, const std::vector<PromptRow>& rows, AnswerFile& answers)
       : args_(args), generator_(generator), rows_(rows), answers_(answers), progress_("generate", answers.total()) {}
 
+  // Rows that ask for the same adapter together, in the order in which the file first names it.
   void run(const infer::GenerateOptions& options) {
+    std::vector<std::string> choices;
+    for (const PromptRow& row : rows_)
+      if (std::find(choices.begin(), choices.end(), row.adapter.value_or(args_.use)) == choices.end()) choices.push_back(row.adapter.value_or(args_.use));
+    for (const std::string& choice : choices) {
+      if (models::AdapterSet* adapters = generator_.adapters()) adapters->select(models::parse_weights(choice, adapters->adapters()));
+      answer(choice, options);
+    }
+  }
+
+  int64_t tokens() const { return tokens_; }  // generated
+
+ private:
+  void answer(const std::string& choice, const infer::GenerateOptions& options) {
+    prompts_.clear();
+    places_.clear();
     for (size_t i = 0; i < rows_.size(); ++i) {
       for (int64_t k = 0; k < args_.samples; ++k) {
-        if (answers_.has(i, k)) continue;
+        if (answers_.has(i, k) || rows_[i].adapter.value_or(args_.use) != choice) continue;
         if (!rows_[i].error.empty()) {
           answers_.add(i, k, {}, rows_[i].error);
           continue;
@@ -97,9 +114,6 @@ class FileJob {
     generator_.generate_batch(prompts_, options, listener);
   }
 
-  int64_t tokens() const { return tokens_; }  // generated
-
- private:
   void take(size_t p, const infer::Generation& answer) {
     texts_.erase(p);
     answers_.add(places_[p].first, places_[p].second, infer::before_stop(generator_.tokenizer().decode(answer.ids, true), args_.sampling.stop), "");
@@ -125,6 +139,13 @@ class FileJob {
   double said_ = 0;
 };
 
+// Of a row: the names, and whether they have a sum.
+void check_choice(infer::Generator& generator, const std::string& choice) {
+  models::AdapterSet* adapters = generator.adapters();
+  if (!adapters) refuse("\"adapter\" is {}, and there is nothing to choose among: name adapters with --adapter NAME=DIRECTORY", choice);
+  adapters->check(models::parse_weights(choice, adapters->adapters()));
+}
+
 void report_errors(const std::vector<PromptRow>& rows) {
   constexpr int64_t kShown = 10;
   int64_t errors = 0;
@@ -144,7 +165,7 @@ int generate_file(const GenerateArgs& args, infer::GenerateOptions options) {
     info("{} is complete already", args.out);
     return answers.failed() ? 1 : 0;
   }
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), args.adapters, parse_quantization(args.quantization, "--quantization"));
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use, true), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   const bool ask = args.chat || !args.chat_template.empty();
   std::unique_ptr<text::ChatTemplate> chat;
@@ -152,7 +173,8 @@ int generate_file(const GenerateArgs& args, infer::GenerateOptions options) {
   options.max_length = infer::context_length(generator.model().config());
   options.batch_size = args.batch_size;
   options.stop_ids = generator.stop_ids(chat ? chat->stop_texts() : std::vector<std::string>{});
-  const std::vector<PromptRow> rows = read_prompts(args.file, content, tokenizer, {chat.get(), ask, args.system, options.max_length});
+  const auto check_adapter = [&](const std::string& choice) { check_choice(generator, choice); };
+  const std::vector<PromptRow> rows = read_prompts(args.file, content, tokenizer, {chat.get(), ask, args.system, options.max_length, check_adapter});
   if (rows.empty()) refuse("--file: {} holds no prompt", args.file);
   if (std::all_of(rows.begin(), rows.end(), [](const PromptRow& r) { return !r.error.empty(); }))
     refuse("--file: none of the {} rows can be answered; the first: {}", rows.size(), rows[0].error);

@@ -24,13 +24,16 @@ CLI::App* add_run(CLI::App& app, const char* name, const char* help, RunArgs& ar
   return command;
 }
 
-void add_adapters(CLI::App& c, std::vector<std::string>& adapters) {
-  c.add_option("--adapter", adapters, "Adapter directory as PEFT saves it; of several (a,b) the earlier ones become part of the weights, in this order")
-      ->delimiter(',')->allow_extra_args(false);
+void add_adapters(CLI::App& c, std::vector<std::string>& adapters, std::string& use) {
+  c.add_option("--adapter", adapters, "[NAME=]DIRECTORY of an adapter as PEFT saves it; several times for several that add up. first,second: a chain, the second trained on top of the first")
+      ->allow_extra_args(false);
+  c.add_option("--use", use, "Which of several adapters: NAME, none, or a weighted sum as in 0.7*law+0.3*tone (default: all of them, each with weight 1)");
 }
 
-void add_quantization(CLI::App& c, std::string& quantization) {
+// How and where the weights are held.
+void add_holding(CLI::App& c, std::string& quantization, std::string& device) {
   c.add_option("--quantization", quantization, "Hold the layers' weights as nf4-double (QLoRA), nf4, fp4-double, fp4 or int8")->default_str("none");
+  c.add_option("--device", device, "auto (a GPU where there is one), cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
 }
 
 void add_training(CLI::App& app, Action& action) {
@@ -98,8 +101,8 @@ void add_models(CLI::App& app, Action& action) {
   static ScoreArgs s;
   c = app.add_subcommand("score", "Negative log-likelihood of each token of each line, as JSON lines");
   c->add_option("--model", s.model, "Model directory")->required();
-  add_adapters(*c, s.adapters);
-  add_quantization(*c, s.quantization);
+  add_adapters(*c, s.adapters, s.use);
+  add_holding(*c, s.quantization, s.device);
   c->add_option("--file", s.file, "Text, one item a line")->required();
   c->add_flag("--ids", s.ids, "Lines are JSON arrays of token ids");
   c->add_flag("--reward", s.reward, "Rewards of a model of stage: rm instead: of conversations or pairs (a data file), or of each line (.txt, or --ids)");
@@ -110,7 +113,7 @@ void add_models(CLI::App& app, Action& action) {
   static MergeArgs m;
   c = app.add_subcommand("merge", "Make adapters part of their base: a model directory that needs no adapter");
   c->add_option("--model", m.model, "Directory of the base model")->required();
-  add_adapters(*c, m.adapters);
+  add_adapters(*c, m.adapters, m.use);
   c->get_option("--adapter")->required();
   c->add_option("--base", m.base, "For an adapter that was trained on a quantised base: add it to the 16bit base, or to the dequantized one")
       ->check(CLI::IsMember({"16bit", "dequantized"}));
@@ -125,8 +128,8 @@ void add_models(CLI::App& app, Action& action) {
   c = app.add_subcommand("eval", "Scores of generated answers on held-out questions: attune eval config.yaml, or --model and --file");
   c->add_option("arguments", e.arguments, "[config.yaml] [key=value …] as for train: what it holds out is asked");
   c->add_option("--model", e.model, "Model directory (with a configuration: instead of its result)");
-  add_adapters(*c, e.adapters);
-  add_quantization(*c, e.quantization);
+  add_adapters(*c, e.adapters, e.use);
+  add_holding(*c, e.quantization, e.device);
   c->add_option("--file", e.files, "Questions with answers, in any format that sft reads");
   c->add_option("--template", e.chat_template, "Chat template instead of the model's own");
   c->add_option("--prompt-column", e.prompt_column, "Complete this text column instead of asking through the template");
@@ -156,8 +159,8 @@ void add_generation(CLI::App& app, Action& action) {
   static GenerateArgs g;
   CLI::App* c = app.add_subcommand("generate", "Continue a prompt, or answer it with --chat; a file of prompts with --file");
   c->add_option("--model", g.model, "Model directory")->required();
-  add_adapters(*c, g.adapters);
-  add_quantization(*c, g.quantization);
+  add_adapters(*c, g.adapters, g.use);
+  add_holding(*c, g.quantization, g.device);
   c->add_option("--prompt", g.prompt, "Text to continue, or the question with --chat");
   c->add_option("--file", g.file, "Many prompts: JSONL, JSON, a table, or plain text, one a line");
   c->add_option("--out", g.out, "With --file: write {prompt, predict, label} lines here (default: stdout)");
@@ -175,8 +178,8 @@ void add_generation(CLI::App& app, Action& action) {
   static ChatArgs h;
   c = app.add_subcommand("chat", "Talk to a model; without a terminal, one user turn a line of stdin");
   c->add_option("--model", h.model, "Model directory")->required();
-  add_adapters(*c, h.adapters);
-  add_quantization(*c, h.quantization);
+  add_adapters(*c, h.adapters, h.use);
+  add_holding(*c, h.quantization, h.device);
   c->add_option("--template", h.chat_template, "Chat template instead of the model's own");
   c->add_option("--system", h.system, "System message");
   add_sampling(*c, h.sampling);
@@ -211,6 +214,17 @@ void add_text(CLI::App& app, Action& action) {
   c->callback([&action] { action = [] { return tokenizer_train(n); }; });
 }
 
+void add_runs(CLI::App& app, Action& action) {
+  static RunsCompareArgs args;
+  CLI::App* r = app.add_subcommand("runs", "Look at what runs left behind");
+  r->require_subcommand(1);
+  CLI::App* c = r->add_subcommand("compare", "Finished runs as one table: method, trained share, losses before and after, time, memory");
+  c->add_option("directories", args.directories, "Their output_dir")->required();
+  c->add_flag("--json", args.json, "Print as JSON");
+  c->add_flag("--markdown", args.markdown, "Print as a Markdown table");
+  c->callback([&action] { action = [] { return runs_compare(args); }; });
+}
+
 // Threads that wait for each other should give way soon: on a busy machine, spinning through a whole time slice costs
 // several times the work itself. The runtime reads its settings when it is loaded, hence the second start.
 void restart_with_short_spinning(char** argv) {
@@ -234,6 +248,7 @@ int main(int argc, char** argv) {
   add_models(app, action);
   add_generation(app, action);
   add_text(app, action);
+  add_runs(app, action);
   static bool doctor_json = false;
   CLI::App* d = app.add_subcommand("doctor", "What this machine offers, and what is missing");
   d->add_flag("--json", doctor_json, "Print as JSON");

@@ -96,6 +96,13 @@ Asked read(const Json& row) {
   return from_pair(row);
 }
 
+// "adapter": whose answer is asked for.
+std::optional<std::string> adapter_of(const Json& row, const PromptFileOptions& options) {
+  if (!row.is_object() || text_of(row, "adapter").empty()) return std::nullopt;
+  options.check_adapter(text_of(row, "adapter"));
+  return text_of(row, "adapter");
+}
+
 void tokenize(Asked asked, const text::Tokenizer& tokenizer, const PromptFileOptions& options, PromptRow& out) {
   auto& messages = asked.conversation.messages;
   out.label = asked.label;
@@ -131,8 +138,14 @@ std::vector<PromptRow> read_prompts(const std::string& file, const std::string& 
     try {
       if (data::invalid_utf8(piece.text) != std::string_view::npos) throw BadRow{"invalid UTF-8"};
       Asked asked;
-      if (rows.kind == data::FileRows::Kind::text) asked.text = std::string(piece.text);
-      else asked = read(data::parse_row(rows, piece, row.where));
+      if (rows.kind == data::FileRows::Kind::text) {
+        asked.text = std::string(piece.text);
+      } else {
+        Json fields = data::parse_row(rows, piece, row.where);
+        row.adapter = adapter_of(fields, options);
+        if (fields.is_object()) fields.erase("adapter");
+        asked = read(fields);
+      }
       if (!asked.text.empty() && asked.text.back() == '\r') asked.text.pop_back();
       tokenize(std::move(asked), tokenizer, options, row);
     } catch (const BadRow& bad) {

@@ -73,8 +73,8 @@ void score_pairs(const data::TokenSet& set, infer::Generator& model) {
 }  // namespace
 
 int reward(const ScoreArgs& args) {
-  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), args.adapters,
-                         parse_quantization(args.quantization, "--quantization"));
+  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use),
+                         parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
   if (model.model().config().num_labels == 0)
     refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", args.model);
   if (args.ids || fs::path(args.file).extension() == ".txt") {

@@ -31,7 +31,7 @@ struct Planned {
 // `always`: what else would fit is of interest even where the run does.
 Planned make_plan(train::RunSetup& setup, double budget, bool always) {
   Planned p{plan::make_plan(setup, nullptr), {}};
-  plan::Calibration calibration(budget, std::min(plan::calibration_memory(p.plan), setup.train_set ? kOperands : kFewOperands));
+  plan::Calibration calibration(budget, std::min(plan::calibration_memory(p.plan), setup.train_set ? kOperands : kFewOperands), *setup.engine.backend);
   p.plan = plan::make_plan(setup, &calibration);
   if (p.plan.fits() && !always) return p;
   calibration.add_budget(kSuggestions);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/json.h"
 
@@ -86,6 +87,19 @@ uint64_t TensorSource::bytes() const {
   return n;
 }
 
+namespace {
+
+// Elements [first, first + n) of what lies in memory.
+const void* on_host(const TensorSource& t, uint64_t first, uint64_t n, std::vector<char>& buffer) {
+  const char* from = static_cast<const char*>(t.data) + first * size_of(t.from);
+  if (t.device->is_host()) return from;
+  buffer.resize(n * size_of(t.from));
+  t.device->download(buffer.data(), from, buffer.size());
+  return buffer.data();
+}
+
+}  // namespace
+
 void write_safetensors(const fs::path& file, std::vector<TensorSource> tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorSource& a, const TensorSource& b) {
@@ -110,10 +124,10 @@ void write_safetensors(const fs::path& file, std::vector<TensorSource> tensors,
   const uint64_t size = text.size();
   writer.write(&size, 8);
   writer.write(text.data(), text.size());
-  std::vector<char> buffer;
+  std::vector<char> buffer, wide;
   for (const TensorSource& t : tensors) {
     if (t.data && t.from == t.to) {
-      writer.write(t.data, t.bytes());
+      read_pieces(*t.device, t.data, t.bytes(), [&](uint64_t, std::span<const char> piece) { writer.write(piece.data(), piece.size()); });
       continue;
     }
     const uint64_t count = t.bytes() / size_of(t.to), step = kBuffer / size_of(t.to);
@@ -122,7 +136,7 @@ void write_safetensors(const fs::path& file, std::vector<TensorSource> tensors,
       const uint64_t n = std::min(step, count - i);
       if (t.make) t.make(i, n, buffer.data());
       else if (t.file) t.file->read(*t.info, t.to, i, n, buffer.data());
-      else convert(static_cast<const char*>(t.data) + i * size_of(t.from), t.from, buffer.data(), t.to, n);
+      else convert(on_host(t, i, n, wide), t.from, buffer.data(), t.to, n);
       writer.write(buffer.data(), n * size_of(t.to));
     }
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "formats/tensor_file.h"
+#include "tensor/device.h"
 
 namespace attune::formats {
 
@@ -36,6 +37,7 @@ struct TensorSource {
   const TensorFile* file = nullptr;
   const TensorInfo* info = nullptr;
   std::function<void(uint64_t first, uint64_t n, void* out)> make = {};  // elements [first, first + n), as `to`
+  Device* device = &host();  // where `data` lies
   uint64_t bytes() const;
 };
 

@@ -12,17 +12,38 @@
 
 namespace attune::infer {
 
-Generator::Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters, const Quantization& quantization) {
+namespace {
+
+// Where the tokenizer is: new tokens and a template come with an adapter.
+std::string tokenizer_directory(const std::string& base, const models::AdapterRequest& adapters) {
+  const std::string own = !adapters.chain.empty() ? adapters.chain.back() : !adapters.set.empty() ? adapters.set[0].directory : "";
+  return !own.empty() && text::Tokenizer::found_in(own) ? own : base;
+}
+
+}  // namespace
+
+Generator::Generator(const std::string& directory, DType compute, const models::AdapterRequest& adapters, const Quantization& quantization,
+                     const ops::Backend& backend) {
+  Device& device = backend.device();
   formats::ModelDirectory files(directory);
-  model_ = models::declare_adapted(files, adapters);
-  const bool own = !adapters.empty() && text::Tokenizer::found_in(adapters.back());
-  tokenizer_ = text::Tokenizer::load(own ? adapters.back() : directory);
-  models::quantize_layers(*model_, quantization);
-  const double bytes = models::weight_bytes(*model_, compute);
-  if (bytes > static_cast<double>(available_memory_bytes()))
-    fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(available_memory_bytes()));
-  model_->parameters().allocate_weights(Arena::Kind::real, compute);
-  models::load_adapted(*model_, files, adapters);
+  if (adapters.set.empty()) {
+    model_ = models::declare_adapted(files, adapters.chain);
+    models::quantize_layers(*model_, quantization);
+  } else {
+    model_ = std::make_unique<models::Decoder>(models::adapted_config(files, adapters.directories()));
+    adapters_ = std::make_unique<models::AdapterSet>(*model_, adapters.set, quantization);
+  }
+  const auto weights = adapters_ ? models::parse_weights(adapters.use, adapters.set) : std::vector<double>{};
+  tokenizer_ = text::Tokenizer::load(tokenizer_directory(directory, adapters));
+  const double bytes = models::weight_bytes(*model_, compute) + (adapters_ ? static_cast<double>(adapters_->bytes(compute)) : 0);
+  if (bytes > static_cast<double>(device.free_memory()))
+    fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(device.free_memory()));
+  model_->parameters().allocate_weights(device, compute);
+  models::load_adapted(*model_, files, adapters.chain);
+  if (adapters_) {
+    adapters_->load(compute);
+    adapters_->select(weights);
+  }
   for (const auto& p : model_->parameters().all()) p->trainable = false;
   const fs::path generation = fs::path(directory) / "generation_config.json";
   if (fs::exists(generation)) {

@@ -6,20 +6,25 @@
 #include <vector>
 
 #include "infer/session.h"
+#include "models/adapter_set.h"
+#include "ops/backend.h"
 #include "text/tokenizer.h"
 
 namespace attune::infer {
 
 class Generator {
  public:
-  // Loads weights as `compute`, those of the layers as `quantization` where it is on, and the tokenizer. Of several adapters the last works beside the weights, those before it
-  // become part of them; its directory's tokenizer and template win over the base's.
-  Generator(const std::string& directory, DType compute, const std::vector<std::string>& adapters = {}, const Quantization& quantization = {});
+  // Loads weights as `compute`, those of the layers as `quantization` where it is on, and the tokenizer. The tokenizer and template of the last adapter of a
+  // chain, of the first of a set, win over the base's.
+  Generator(const std::string& directory, DType compute, const models::AdapterRequest& adapters = {}, const Quantization& quantization = {},
+            const ops::Backend& backend = ops::cpu_backend());
   ~Generator();
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   models::Decoder& model() { return *model_; }
   Session& session() { return *session_; }
+  // Adapters that can be chosen; nullptr where there are none. A KeptText of before no longer holds what the model would say.
+  models::AdapterSet* adapters() { return adapters_.get(); }
 
   // Tokens that end an answer: eos of tokenizer, config.json and generation_config.json, and `more` texts where each
   // is one token.
@@ -36,6 +41,7 @@ class Generator {
  private:
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<models::Decoder> model_;
+  std::unique_ptr<models::AdapterSet> adapters_;
   std::vector<int64_t> generation_eos_;
   std::unique_ptr<Session> session_;
 };

@@ -5,6 +5,7 @@
 
 #include "ops/backend.h"
 #include "ops/elementwise.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/machine.h"
 
@@ -15,10 +16,6 @@ namespace {
 constexpr uint64_t kReserve = uint64_t{1} << 38;
 // Prompts that join a batch in one pass: bounds the activations. A longer prompt runs alone.
 constexpr int64_t kJoiningTokens = 2048;
-
-Tensor over(const std::vector<int32_t>& v) {
-  return Tensor::vector(const_cast<int32_t*>(v.data()), DType::i32, static_cast<int64_t>(v.size()));
-}
 
 int64_t length_of(const std::vector<int32_t>& v) { return static_cast<int64_t>(v.size()); }
 
@@ -42,8 +39,10 @@ struct Session::Slot {
 };
 
 Session::Session(models::Decoder& model, DType compute, std::string name) : model_(model), compute_(compute), name_(std::move(name)) {
-  arena_ = std::make_unique<Arena>(Arena::Kind::real, kReserve);
-  context_ = std::make_unique<ops::Context>(ops::cpu_backend(), *arena_);
+  Device& device = *model.embedding().device;
+  arena_ = std::make_unique<Arena>(device, kReserve);
+  inputs_ = std::make_unique<Arena>(device, kReserve);
+  context_ = std::make_unique<ops::Context>(ops::backend_of(device), *arena_);
   hooks_ = std::make_unique<nn::StepHooks>();
   tape_ = std::make_unique<nn::Tape>(*context_, *hooks_);
 }
@@ -64,14 +63,15 @@ void Session::check_ids(const std::vector<int32_t>& ids) const {
 }
 
 void Session::check_memory(uint64_t bytes, const std::string& what) const {
-  if (bytes > available_memory_bytes())
+  const uint64_t free = context_->device().free_memory();
+  if (bytes > free)
     refuse("keys and values of {} take up to {}, {} are available; ask for fewer new tokens or for fewer sequences at a time (batch size)",
-           what, format_bytes(bytes), format_bytes(available_memory_bytes()));
+           what, format_bytes(bytes), format_bytes(free));
 }
 
 void Session::ensure_positions(int64_t positions) {
   // Tables grow with the text: the most that is allowed is seldom reached.
-  if (positions > model_.positions()) model_.prepare(Arena::Kind::real, std::max<int64_t>({positions, 512, 2 * model_.positions()}));
+  if (positions > model_.positions()) model_.prepare(context_->device(), std::max<int64_t>({positions, 512, 2 * model_.positions()}));
 }
 
 // Runs what is not in the cache yet of every sequence; logits [S,V] behind their last tokens.
@@ -94,10 +94,11 @@ Tensor Session::forward(std::span<Slot> slots, models::KvCache& cache) {
   tokens_run_ += static_cast<int64_t>(tokens.size());
   ensure_positions(1 + *std::max_element(positions.begin(), positions.end()));
   stream.rows = Rows::exactly(static_cast<int64_t>(tokens.size()));
-  stream.tokens = over(tokens);
-  stream.positions = over(positions);
-  stream.cu_seqlens = over(cu);
-  stream.cu_keys = over(keys);
+  const ArenaScope inputs(*inputs_);
+  stream.tokens = on_device(*inputs_, tokens);
+  stream.positions = on_device(*inputs_, positions);
+  stream.cu_seqlens = on_device(*inputs_, cu);
+  stream.cu_keys = on_device(*inputs_, keys);
   stream.cached = cached;
   models::ForwardOptions options;
   options.cache = &cache;
@@ -133,7 +134,7 @@ std::vector<Generation> Session::generate_batch(std::span<const Prompt> prompts,
   const uint64_t bytes = model_.cache_bytes(slots * capacity, compute_);
   // One text takes pages as it grows, and seldom grows to the most that is allowed.
   if (slots > 1) check_memory(bytes, fmt::format("{} sequences of {} tokens", slots, capacity));
-  Arena memory(Arena::Kind::real, bytes);
+  Arena memory(context_->device(), bytes);
   models::KvCache cache = model_.make_cache(memory, slots * capacity, compute_);
 
   std::vector<int64_t> places;  // in the cache, that are free
@@ -158,12 +159,12 @@ std::vector<Generation> Session::generate_batch(std::span<const Prompt> prompts,
     }
     if (active.empty()) continue;
     ArenaScope scope(*arena_);
-    const Tensor logits = forward(active, cache);
-    const auto vocab = static_cast<size_t>(logits.cols);
+    std::vector<float> logits = floats_of(context_->device(), forward(active, cache));
+    const size_t vocab = logits.size() / active.size();
     std::vector<Slot> going;
     for (size_t i = 0; i < active.size(); ++i) {
       Slot& s = active[i];
-      if (!choose(s, {logits.row<float>(static_cast<int64_t>(i)), vocab}, options, listener)) {
+      if (!choose(s, std::span(logits).subspan(i * vocab, vocab), options, listener)) {
         going.push_back(std::move(s));
         continue;
       }
@@ -184,7 +185,7 @@ KeptText Session::keep(int64_t capacity) const {
   KeptText kept;
   kept.capacity = capacity;
   const uint64_t bytes = model_.cache_bytes(capacity, compute_);
-  kept.memory = std::make_unique<Arena>(Arena::Kind::real, bytes);
+  kept.memory = std::make_unique<Arena>(context_->device(), bytes);
   kept.cache = model_.make_cache(*kept.memory, capacity, compute_);
   return kept;
 }
@@ -204,8 +205,8 @@ Generation Session::generate(KeptText& kept, const Prompt& request, const Genera
   kept.ids.clear();  // an error below must not leave a cache that claims more than it holds
   for (bool ended = false; !ended;) {
     ArenaScope scope(*arena_);
-    const Tensor logits = forward({&s, 1}, kept.cache);
-    ended = choose(s, {logits.as<float>(), static_cast<size_t>(logits.cols)}, bounded, listener);
+    std::vector<float> logits = floats_of(context_->device(), forward({&s, 1}, kept.cache));
+    ended = choose(s, logits, bounded, listener);
   }
   kept.ids.assign(s.ids.begin(), s.ids.begin() + s.length);
   return std::move(s.answer);
@@ -215,25 +216,26 @@ Generation Session::generate(KeptText& kept, const Prompt& request, const Genera
 struct Session::Alone {
   std::vector<int32_t> positions, cu;
   nn::Stream stream;
-  explicit Alone(const std::vector<int32_t>& ids) : positions(ids.size()), cu{0, static_cast<int32_t>(ids.size())} {
+  Alone(Arena& inputs, const std::vector<int32_t>& ids) : positions(ids.size()), cu{0, static_cast<int32_t>(ids.size())} {
     for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
     stream.rows = Rows::exactly(length_of(ids));
-    stream.tokens = over(ids);
-    stream.positions = over(positions);
-    stream.cu_seqlens = over(cu);
+    stream.tokens = on_device(inputs, ids);
+    stream.positions = on_device(inputs, positions);
+    stream.cu_seqlens = on_device(inputs, cu);
     stream.max_seqlen = length_of(ids);
+    stream.pairs = static_cast<double>(length_of(ids) * length_of(ids));
   }
 };
 
 std::vector<float> Session::logits(const std::vector<int32_t>& ids) {
   check_prompt(ids);
   ensure_positions(length_of(ids));
-  const Alone text(ids);
-  ArenaScope scope(*arena_);
+  ArenaScope scope(*arena_), inputs(*inputs_);
+  const Alone text(*inputs_, ids);
   tape_->begin(false);
   const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, {});
   const Tensor logits = model_.head().logits(*context_, hidden->value);
-  return {logits.as<float>(), logits.as<float>() + logits.count()};
+  return floats_of(context_->device(), logits);
 }
 
 std::vector<float> Session::score(const std::vector<int32_t>& ids) {
@@ -243,17 +245,18 @@ std::vector<float> Session::score(const std::vector<int32_t>& ids) {
   ensure_positions(n);
   std::vector<int32_t> rows(ids.size() - 1), labels(ids.begin() + 1, ids.end());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
-  const Alone text(ids);
-  std::vector<float> nll(rows.size());
+  ArenaScope scope(*arena_), inputs(*inputs_);
+  const Alone text(*inputs_, ids);
   nn::Targets targets;
   targets.rows = Rows::exactly(n - 1);
-  targets.label_rows = over(rows);
-  targets.labels = over(labels);
-  ArenaScope scope(*arena_);
+  targets.label_rows = on_device(*inputs_, rows);
+  targets.labels = on_device(*inputs_, labels);
+  const Tensor logp = inputs_->vector(n - 1, DType::f32);
   tape_->begin(false);
   const models::ForwardOptions options;
   const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, options);
-  model_.head().loss(*tape_, hidden, targets, {Tensor::vector(nll.data(), DType::f32, n - 1), {}, 0, nullptr});
+  model_.head().loss(*tape_, hidden, targets, {logp, {}, 0, nullptr});
+  std::vector<float> nll = floats_of(context_->device(), logp);
   for (size_t i = 0; i < nll.size(); ++i) {
     nll[i] = -nll[i];
     if (!std::isfinite(nll[i]))
@@ -266,23 +269,24 @@ std::vector<float> Session::sequence_scores(const std::vector<int32_t>& ids) {
   if (model_.config().num_labels == 0) refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", name_);
   check_ids(ids);
   ensure_positions(length_of(ids));
-  const Alone text(ids);
-  ArenaScope scope(*arena_);
+  ArenaScope scope(*arena_), inputs(*inputs_);
+  const Alone text(*inputs_, ids);
   tape_->begin(false);
   const models::ForwardOptions options;
   const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, options);
   const Tensor scores = model_.head().logits(*context_, hidden->value.slice(length_of(ids) - 1, 1));
-  return {scores.as<float>(), scores.as<float>() + scores.count()};
+  return floats_of(context_->device(), scores);
 }
 
-uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens) {
+uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens,
+                          const ops::Backend& backend) {
   if (model.rotates_by_length()) sequences = 1;
   const int64_t longest = prompt + max_new_tokens;
   // Where frequencies follow the length, the whole text runs again.
   const int64_t alone = model.rotates_by_length() ? longest : prompt;
   const int64_t rows = std::max(alone, std::min(sequences * prompt, kJoiningTokens)) + sequences;
-  Arena arena(Arena::Kind::dry, kReserve), inputs(Arena::Kind::dry, kReserve);
-  ops::Context context(ops::cpu_backend(), arena);
+  Arena arena(Place::dry(), kReserve), inputs(Place::dry(), kReserve);
+  ops::Context context(backend, arena);
   nn::StepHooks hooks;
   nn::Tape tape(context, hooks);
   models::KvCache cache = model.make_cache(inputs, longest + rows, compute);
@@ -290,7 +294,7 @@ uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequenc
   stream.rows = Rows::exactly(rows);
   stream.tokens = stream.positions = inputs.vector(rows, DType::i32);
   const std::vector<int32_t> all_rows{0, static_cast<int32_t>(rows)};
-  stream.cu_seqlens = stream.cu_keys = over(all_rows);
+  stream.cu_seqlens = stream.cu_keys = on_device(inputs, all_rows);
   stream.max_seqlen = alone;
   stream.past = longest;
   const nn::CachedSequence all{0, 0, rows};

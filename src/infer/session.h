@@ -13,6 +13,7 @@
 
 #include "infer/sampler.h"
 #include "models/decoder.h"
+#include "ops/backend.h"
 
 namespace attune::infer {
 
@@ -89,7 +90,7 @@ class Session {
   models::Decoder& model_;
   DType compute_;
   std::string name_;
-  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Arena> arena_, inputs_;
   std::unique_ptr<ops::Context> context_;
   std::unique_ptr<nn::StepHooks> hooks_;
   std::unique_ptr<nn::Tape> tape_;
@@ -97,7 +98,8 @@ class Session {
 };
 
 // What generate_batch takes at most, in bytes: cache and workspace of `sequences` at a time, of prompts up to `prompt` tokens.
-uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens);
+uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens,
+                          const ops::Backend& backend = ops::cpu_backend());
 
 // The longest text the model was made for: max_position_embeddings, times the factor of a rotary scaling that extends it;
 // 0 where it is not known.

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "models/quantized_base.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 
 namespace attune::models {
@@ -28,21 +29,14 @@ std::vector<int64_t> saved_shape(const nn::Parameter& p) {
   return is_transposed(p) ? std::vector<int64_t>{p.shape[1], p.shape[0]} : p.shape;
 }
 
-std::vector<float> in_fp32(const Tensor& t) {
-  std::vector<float> out(static_cast<size_t>(t.count()));
-  convert(t.data, t.dtype, out.data(), DType::f32, out.size());
-  return out;
-}
-
 std::string beginning_name(const nn::Parameter& p) { return module_of(p.name) + ".init"; }
 
 // [A; A₀] or [B, −B₀] in fp32.
 std::vector<float> joined(const nn::Parameter& p, const nn::Parameter& beginning) {
   const auto rows = static_cast<size_t>(p.shape[0]), cols = static_cast<size_t>(p.shape[1]), n = rows * cols;
-  std::vector<float> now(n), then(n), out;
-  const Tensor& stepped = p.master.defined() ? p.master : p.weight;
-  convert(stepped.data, stepped.dtype, now.data(), DType::f32, n);
-  convert(beginning.weight.data, beginning.weight.dtype, then.data(), DType::f32, n);
+  const std::vector<float> now = floats_of(*p.device, p.master.defined() ? p.master : p.weight), then = floats_of(*beginning.device, beginning.weight);
+  std::vector<float> out;
+  out.reserve(2 * n);
   if (p.name.ends_with(".lora_A.weight")) {
     out = now;
     out.insert(out.end(), then.begin(), then.end());
@@ -88,7 +82,7 @@ nn::Parameter& add(nn::ParameterStore& store, const std::string& name, std::vect
   return p;
 }
 
-void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& config) {
+std::vector<nn::Adapter> slots_of(nn::ParameterStore& store, const nn::Linear& layer, const LoraConfig& config) {
   std::vector<nn::ParameterStore::Spec> downs;
   std::vector<nn::Adapter> adapters;
   int64_t begin = 0;
@@ -104,18 +98,17 @@ void attach(nn::ParameterStore& store, nn::Linear& layer, const LoraConfig& conf
     }
     begin += out;
   }
-  if (adapters.empty()) return;
+  if (adapters.empty()) return adapters;
   const std::vector<nn::Parameter*> a = store.add_group(downs);
   for (size_t i = 0; i < adapters.size(); ++i) {
     adapters[i].a = a[i];
     a[i]->added = true, a[i]->adapter_name = a[i]->name;
-    layer.adapters.push_back(adapters[i]);
   }
+  return adapters;
 }
 
-void attach_tables(Decoder& model, const LoraConfig& config) {
+void declare_tables(const Decoder& model, nn::ParameterStore& store, const LoraConfig& config, AdapterSlots& slots) {
   const int64_t vocab = model.config().vocab_size, d = model.config().hidden_size;
-  nn::ParameterStore& store = model.parameters();
   for (const char* module : {kEmbedding, kHead}) {
     if (!config.targets(module)) continue;
     if (config.use_dora) refuse("use_dora is for modules of the layers; {} in lora_target can have plain LoRA only. Leave one of the two out", module);
@@ -126,35 +119,42 @@ void attach_tables(Decoder& model, const LoraConfig& config) {
     const auto scale = static_cast<float>(config.scale_of(module));
     if (module == kEmbedding) {
       nn::Parameter& a = add(store, std::string(module) + ".lora_embedding_A", {vocab, rank});
-      model.embedding_adapter() = nn::Adapter{&a, &add(store, std::string(module) + ".lora_embedding_B", {d, rank}), scale};
+      slots.embedding = nn::Adapter{&a, &add(store, std::string(module) + ".lora_embedding_B", {d, rank}), scale};
       a.is_table = true;
     } else {
       nn::Parameter& a = add(store, std::string(module) + ".lora_A.weight", {rank, d});
       nn::Parameter& b = add(store, std::string(module) + ".lora_B.weight", {vocab, rank});
-      model.head().adapt(nn::Adapter{&a, &b, scale});
+      slots.head = nn::Adapter{&a, &b, scale};
       b.is_table = true;
     }
   }
 }
 
-void name_whole_modules(nn::ParameterStore& store, const LoraConfig& config) {
+bool is_whole(const AdapterSlots& slots, const nn::Parameter& p) {
+  return std::any_of(slots.whole.begin(), slots.whole.end(), [&](const auto& w) { return w.first == &p; });
+}
+
+void find_whole_modules(const nn::ParameterStore& store, const LoraConfig& config, AdapterSlots& slots) {
   for (const std::string& key : config.modules_to_save) {
     LoraConfig one;
     one.modules_to_save = {key};
     bool found = false;
     for (const auto& p : store.all())
-      if (!p->added && one.saves(module_of(p->name))) p->adapter_name = formats::kAdapterPrefix + p->name, found = true;
+      if (!p->added && one.saves(module_of(p->name))) {
+        found = true;
+        if (!is_whole(slots, *p)) slots.whole.emplace_back(p.get(), formats::kAdapterPrefix + p->name);
+      }
     if (!found) refuse("modules_to_save (additional_target): the model has no module \"{}\"; among others it has embed_tokens, norm and, untied, lm_head", key);
   }
 }
 
-void name_biases(nn::ParameterStore& store, const LoraConfig& config) {
+void find_biases(const nn::ParameterStore& store, const LoraConfig& config, AdapterSlots& slots) {
   if (config.bias == "none") return;
   for (const auto& p : store.all()) {
-    if (p->added || !p->adapter_name.empty() || !p->name.ends_with(".bias")) continue;
+    if (p->added || is_whole(slots, *p) || !p->name.ends_with(".bias")) continue;
     const std::string module = module_of(p->name);
-    if (config.targets(module)) p->adapter_name = formats::base_layer_name(p->name);
-    else if (config.bias == "all") p->adapter_name = formats::kAdapterPrefix + p->name;
+    if (config.targets(module)) slots.whole.emplace_back(p.get(), formats::base_layer_name(p->name));
+    else if (config.bias == "all") slots.whole.emplace_back(p.get(), formats::kAdapterPrefix + p->name);
   }
 }
 
@@ -162,7 +162,7 @@ void name_biases(nn::ParameterStore& store, const LoraConfig& config) {
 bool holds(const formats::TensorFile& file, const formats::TensorInfo& copy, const nn::Parameter& p) {
   std::vector<float> theirs(static_cast<size_t>(copy.count()));
   file.read(copy, DType::f32, theirs.data());
-  const std::vector<float> ours = in_fp32(p.weight);
+  const std::vector<float> ours = floats_of(*p.device, p.weight);
   bool same = copy.shape == p.shape;
   for (size_t i = 0; same && i < ours.size(); ++i) same = std::abs(theirs[i] - ours[i]) <= 1.0f / 128 * std::abs(ours[i]) + 1e-6f;
   if (!same) refuse("{}: \"{}\" is not what the base model has; the adapter belongs to another base, or to one whose vocabulary was changed before", file.path().string(), copy.name);
@@ -201,12 +201,10 @@ std::vector<float> turned(const std::vector<float>& values, int64_t rows) {
 
 void store(nn::Parameter& p, const std::vector<float>& values) {
   if (p.is_quantized())
-    return quantize(p.quantized, p.name, [&](int64_t first, int64_t n, float* out) {
+    return quantize(p, [&](int64_t first, int64_t n, float* out) {
       std::copy_n(values.begin() + first * p.quantized.cols, n * p.quantized.cols, out);
     });
-  Tensor& first = p.stepped();
-  convert(values.data(), DType::f32, first.data, first.dtype, values.size());
-  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, values.size());
+  p.set(0, values);
 }
 
 std::set<std::string> module_kinds(const Decoder& model) {
@@ -223,16 +221,28 @@ std::vector<std::string> linear_modules(const Decoder& model) {
   return modules;
 }
 
-void attach_adapter(Decoder& model, const LoraConfig& config) {
-  const size_t before = model.parameters().all().size();
-  attach_tables(model, config);
-  for_each_linear(model, [&](nn::Linear& l) { attach(model.parameters(), l, config); });
+AdapterSlots declare_slots(Decoder& model, nn::ParameterStore& store, const LoraConfig& config) {
+  AdapterSlots slots;
+  const size_t before = store.all().size();
+  declare_tables(model, store, config, slots);
+  for_each_linear(model, [&](nn::Linear& l) {
+    if (auto adapters = slots_of(store, l, config); !adapters.empty()) slots.linears.emplace_back(&l, std::move(adapters));
+  });
   const bool wanted = !config.target_modules.empty() || !config.target_pattern.empty();
-  if (wanted && model.parameters().all().size() == before)
+  if (wanted && store.all().size() == before)
     refuse("lora_target (target_modules): {} finds no module; the layers have {}",
            config.target_pattern.empty() ? fmt::format("{}", fmt::join(config.target_modules, ", ")) : config.target_pattern, fmt::join(module_kinds(model), ", "));
-  name_whole_modules(model.parameters(), config);
-  name_biases(model.parameters(), config);
+  find_whole_modules(model.parameters(), config, slots);
+  find_biases(model.parameters(), config, slots);
+  return slots;
+}
+
+void attach_adapter(Decoder& model, const LoraConfig& config) {
+  AdapterSlots slots = declare_slots(model, model.parameters(), config);
+  for (auto& [layer, adapters] : slots.linears) layer->adapters = std::move(adapters);
+  model.embedding_adapter() = slots.embedding;
+  model.head().adapt(slots.head);
+  for (const auto& [p, name] : slots.whole) p->adapter_name = name;
 }
 
 void add_beginnings(Decoder& model) {
@@ -270,11 +280,13 @@ void untie(DecoderConfig& architecture) {
   architecture.head_from_embedding = true;
 }
 
-void load_adapter(Decoder& model, const fs::path& directory) {
+void load_adapter(Decoder& model, const fs::path& directory) { load_adapter(model.parameters(), model, directory); }
+
+void load_adapter(const nn::ParameterStore& parameters, Decoder& model, const fs::path& directory) {
   const auto file = formats::open_adapter(directory);
   std::set<std::string> unused;
   for (const auto& t : file->tensors()) unused.insert(t.name);
-  for (const auto& p : model.parameters().all()) {
+  for (const auto& p : parameters.all()) {
     if (p->adapter_name.empty()) continue;
     const formats::TensorInfo* info = file->find(p->adapter_name);
     if (!info) fail("{}: tensor \"{}\" is missing, which adapter_config.json asks for", file->path().string(), p->adapter_name);
@@ -304,7 +316,7 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
     if (is_transposed(*p)) {
       formats::TensorSource source{p->adapter_name, saved_shape(*p), nullptr, DType::f32, dtype};
       source.make = [p = p.get(), dtype](uint64_t first, uint64_t n, void* out) {
-        convert(turned(in_fp32(p->stepped()), p->shape[0]).data() + first, DType::f32, out, dtype, n);
+        convert(turned(floats_of(*p->device, p->stepped()), p->shape[0]).data() + first, DType::f32, out, dtype, n);
       };
       sources.push_back(std::move(source));
       continue;
@@ -318,6 +330,7 @@ std::vector<formats::TensorSource> adapter_sources(const Decoder& model, DType d
       continue;
     }
     sources.push_back({p->adapter_name, p->shape, t.data, t.dtype, dtype});
+    sources.back().device = p->device;
   }
   return sources;
 }

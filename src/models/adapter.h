@@ -1,7 +1,9 @@
 // Adapters on a decoder: which modules get one, their tensors ↔ PEFT's files.
 #pragma once
 
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "formats/model_directory.h"
 #include "formats/peft.h"
@@ -9,10 +11,19 @@
 
 namespace attune::models {
 
+// What an adapter puts beside a model.
+struct AdapterSlots {
+  std::vector<std::pair<nn::Linear*, std::vector<nn::Adapter>>> linears;
+  std::optional<nn::Adapter> embedding, head;
+  // Parameters of the model whose values the adapter has as a whole (modules_to_save, biases), and their names in its file.
+  std::vector<std::pair<nn::Parameter*, std::string>> whole;
+};
 // Declares A and B, with DoRA the magnitudes too (`Parameter::added`, named as in PEFT's file), of every module that `config`
-// targets and puts them into the linear layers, and gives what else belongs to the adapter (modules_to_save, biases) its name there (adapter_name). What is
-// trained is not decided here. Before storage is allocated. Refuses a configuration that chooses nothing, and modules that
-// cannot have an adapter.
+// targets in `store`. Before its storage is allocated. Refuses a configuration that chooses nothing, and modules that cannot
+// have an adapter.
+AdapterSlots declare_slots(Decoder& model, nn::ParameterStore& store, const formats::LoraConfig& config);
+// The same in the model's own store, put into its layers; what else belongs to the adapter gets its name there (adapter_name).
+// What is trained is not decided here.
 void attach_adapter(Decoder& model, const formats::LoraConfig& config);
 
 // Beside every A and B a frozen copy ("….lora_A.init") of what they begin as, where that part is taken out of the base
@@ -41,7 +52,8 @@ void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter);
 void store(nn::Parameter& parameter, const std::vector<float>& values);
 
 // Reads everything that has an adapter_name (and beginnings), masters first where there are any; nothing may be missing or
-// left over.
+// left over. Of `store`, or of the model's own.
+void load_adapter(const nn::ParameterStore& store, Decoder& model, const fs::path& directory);
 void load_adapter(Decoder& model, const fs::path& directory);
 
 // What goes into adapter_model.safetensors.

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "ops/rope.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/rng.h"
 
@@ -12,6 +13,8 @@ namespace attune::models {
 namespace {
 
 // Places of randomness outside of the blocks, which take 0, 1, 2 …
+constexpr int64_t kTableRows = 1024;  // of rotary tables that are made at a time
+
 constexpr uint64_t kEmbeddingSite = ~uint64_t{0}, kNoiseSite = ~uint64_t{1};
 
 }  // namespace
@@ -91,25 +94,30 @@ const Decoder::Rotary* Decoder::rotary_of(int64_t layer) const {
   return &rotary_[rotary_.size() > 1 && config_.slides(layer) ? 1 : 0];
 }
 
-uint64_t Decoder::prepare(Arena::Kind kind, int64_t positions) {
+uint64_t Decoder::prepare(Place place, int64_t positions) {
   uint64_t bytes = 0;
   for (const Rotary& r : rotary_) bytes += static_cast<uint64_t>(positions * r.config.rotary_dim(config_.head_dim)) * sizeof(float) + 64;
-  tables_ = std::make_unique<Arena>(kind, bytes);
+  tables_ = std::make_unique<Arena>(place, bytes);
   positions_ = positions;
   for (Rotary& r : rotary_) {
     if (r.config.by_length()) continue;
     const int64_t d = r.config.rotary_dim(config_.head_dim);
     r.table = tables_->matrix(Rows::exactly(positions), d, DType::f32);
-    if (kind == Arena::Kind::dry) continue;
+    if (place.is_dry()) continue;
     const auto scale = static_cast<float>(r.config.attention_factor);
+    std::vector<float> rows(static_cast<size_t>(std::min(kTableRows, positions) * d));
+    for (int64_t first = 0; first < positions; first += kTableRows) {
+      const int64_t n = std::min(kTableRows, positions - first);
 #pragma omp parallel for
-    for (int64_t p = 0; p < positions; ++p) {
-      float* row = r.table.row<float>(p);
-      for (int64_t i = 0; i < d / 2; ++i) {
-        const float angle = static_cast<float>(p) * r.frequencies[static_cast<size_t>(i)];
-        row[i] = scale * std::cos(angle);
-        row[i + d / 2] = scale * std::sin(angle);
+      for (int64_t p = 0; p < n; ++p) {
+        float* row = rows.data() + p * d;
+        for (int64_t i = 0; i < d / 2; ++i) {
+          const float angle = static_cast<float>(first + p) * r.frequencies[static_cast<size_t>(i)];
+          row[i] = scale * std::cos(angle);
+          row[i + d / 2] = scale * std::sin(angle);
+        }
       }
+      put(place.device(), r.table, first * d, std::span(rows).first(static_cast<size_t>(n * d)));
     }
   }
   return tables_->used();
@@ -171,6 +179,7 @@ nn::AttentionCall Decoder::attention_call(const nn::Tape& tape, const BlockCall&
   call.shape.softcap = config_.attention_softcap;
   call.shape.window = config_.slides(b.index) ? config_.sliding_window : 0;
   call.shape.alibi = alibi_.empty() ? nullptr : alibi_.data();
+  call.shape.pairs = stream.pairs;
   call.shape.max_q = stream.max_seqlen;
   call.shape.max_k = stream.max_seqlen + stream.past;
   if (tape.training()) call.shape.dropout = b.options->attention_dropout;

@@ -51,7 +51,7 @@ class Decoder {
   const nn::Linear& layer_linear(int64_t layer, const std::string& name) const { return const_cast<Decoder*>(this)->layer_linear(layer, name); }
 
   // Tables for positions [0, positions); call before the first forward. Returns the bytes taken.
-  uint64_t prepare(Arena::Kind kind, int64_t positions);
+  uint64_t prepare(Place place, int64_t positions);
   int64_t positions() const { return positions_; }  // that tables are there for
 
   // Hidden states after the final norm, [N, hidden_size]. `compute` is the dtype of activations. `stream` and

@@ -7,6 +7,7 @@
 
 #include "models/families/family.h"
 #include "models/quantized_base.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -29,13 +30,16 @@ namespace {
 
 void fill(nn::Parameter& p, const formats::TensorFile& file, const formats::TensorInfo& info) {
   if (p.is_quantized())
-    return quantize(p.quantized, p.name, [&](int64_t first, int64_t n, float* out) {
+    return quantize(p, [&](int64_t first, int64_t n, float* out) {
       const int64_t cols = p.quantized.cols;
       file.read(info, DType::f32, static_cast<uint64_t>(first * cols), static_cast<uint64_t>(n * cols), out);
     });
-  Tensor& first = p.stepped();
-  file.read(info, first.dtype, first.data);
-  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, static_cast<size_t>(p.count()));
+  const Tensor& to = p.stepped();
+  const uint64_t size = size_of(to.dtype);
+  write_pieces(*p.device, to.data, info.count() * size, [&](uint64_t at, std::span<char> piece) {
+    file.read(info, to.dtype, at / size, piece.size() / size, piece.data());
+  });
+  p.refresh();
 }
 
 }  // namespace
@@ -111,8 +115,7 @@ void initial_values(const DecoderConfig& config, const std::string& name, uint64
 void begin_score(const Decoder& model, nn::Parameter& score) {
   std::vector<float> values(static_cast<size_t>(score.count()));
   initial_values(model.config(), score.name, 0, 0, score.count(), values.data());
-  convert(values.data(), DType::f32, score.stepped().data, score.stepped().dtype, values.size());
-  if (score.master.defined()) convert(score.master.data, DType::f32, score.weight.data, score.weight.dtype, values.size());
+  score.set(0, values);
 }
 
 }  // namespace
@@ -120,13 +123,17 @@ void begin_score(const Decoder& model, nn::Parameter& score) {
 void initialise_weights(Decoder& model, uint64_t seed) {
   for (const auto& p : model.parameters().all()) {
     if (p->is_quantized()) {
-      quantize(p->quantized, p->name, [&](int64_t first, int64_t n, float* out) {
+      quantize(*p, [&](int64_t first, int64_t n, float* out) {
         initial_values(model.config(), p->name, seed, first * p->quantized.cols, n * p->quantized.cols, out);
       });
       continue;
     }
     with_element(p->weight.dtype, [&](auto* element) {
-      initial_values(model.config(), p->name, seed, 0, p->count(), static_cast<decltype(element)>(p->weight.data));
+      const uint64_t bytes = static_cast<uint64_t>(p->count()) * sizeof *element;
+      write_pieces(*p->device, p->weight.data, bytes, [&](uint64_t at, std::span<char> piece) {
+        initial_values(model.config(), p->name, seed, static_cast<int64_t>(at / sizeof *element), static_cast<int64_t>(piece.size() / sizeof *element),
+                       reinterpret_cast<decltype(element)>(piece.data()));
+      });
     });
   }
 }
@@ -151,6 +158,7 @@ std::vector<formats::TensorSource> tensor_sources(const Decoder& model, DType sa
     if (p->added) continue;
     const Tensor& t = p->stepped();
     formats::TensorSource source{p->name, p->shape, t.data, t.dtype, save_dtype};
+    source.device = p->device;
     if (base && !p->learns() && t.dtype != DType::f32 && t.dtype != save_dtype)
       if (const auto it = base->tensors().find(p->name); it != base->tensors().end() && it->second.info->shape == p->shape)
         source.file = it->second.file, source.info = it->second.info;

@@ -21,10 +21,16 @@ std::vector<float> read_floats(const formats::TensorFile& file, const formats::T
   return out;
 }
 
+// How many numbers the head of a reward model's or classifier's adapter gives.
+int64_t labels_of(const fs::path& directory) {
+  const auto* head = formats::open_adapter(directory)->find(fmt::format("{}score.weight", formats::kAdapterPrefix));
+  return head && head->shape.size() == 2 && head->shape[0] > 0 && head->shape[0] <= 1 << 20 ? head->shape[0] : 1;
+}
+
 }  // namespace
 
-AdapterDelta::AdapterDelta(const fs::path& directory)
-    : directory_(directory), config_(formats::read_lora_config(directory)), file_(formats::open_adapter(directory)) {
+AdapterDelta::AdapterDelta(const fs::path& directory, double weight)
+    : directory_(directory), weight_(weight), config_(formats::read_lora_config(directory)), file_(formats::open_adapter(directory)) {
   for (const formats::TensorInfo& t : file_->tensors()) {
     std::string name = t.name;
     if (!name.starts_with(formats::kAdapterPrefix)) fail("{}: tensor \"{}\" does not begin with \"{}\"", file_->path().string(), name, formats::kAdapterPrefix);
@@ -55,7 +61,7 @@ void AdapterDelta::read_low_rank(const std::string& module) {
   if (config_.use_dora != (m != nullptr) || (m && m->shape != std::vector<int64_t>{b->shape[0]}))
     fail("{}: use_dora in adapter_config.json asks for {}lora_magnitude_vector of {} [{}]", file_->path().string(), config_.use_dora ? "" : "no ", module, b->shape[0]);
   low_rank_[module + ".weight"] = {read_floats(*file_, *a), read_floats(*file_, *b), m ? read_floats(*file_, *m) : std::vector<float>{},
-                                   a->shape[0], a->shape[1], b->shape[0], static_cast<float>(config_.scale_of(module))};
+                                   a->shape[0], a->shape[1], b->shape[0], static_cast<float>(weight_ * config_.scale_of(module))};
 }
 
 // Rows of the table are turned: V·Aᵀ·Bᵀ, as if it were a linear module with B and A.
@@ -66,7 +72,7 @@ void AdapterDelta::read_table(const std::string& module) {
     fail("{}: lora_embedding_A and lora_embedding_B of {} do not belong together, or not to rank {} of adapter_config.json", file_->path().string(), module,
          config_.rank_of(module));
   low_rank_[module + ".weight"] = {turned(read_floats(*file_, *b), b->shape[0]), turned(read_floats(*file_, *a), a->shape[0]), {},
-                                   a->shape[0], b->shape[0], a->shape[1], static_cast<float>(config_.scale_of(module))};
+                                   a->shape[0], b->shape[0], a->shape[1], static_cast<float>(weight_ * config_.scale_of(module))};
 }
 
 std::vector<std::string> AdapterDelta::names() const {
@@ -74,6 +80,12 @@ std::vector<std::string> AdapterDelta::names() const {
   for (const auto& [name, delta] : low_rank_) all.insert(name);
   for (const auto& [name, info] : whole_) all.insert(name);
   return {all.begin(), all.end()};
+}
+
+std::vector<std::string> AdapterDelta::replaced() const {
+  std::vector<std::string> all;
+  for (const auto& [name, info] : whole_) all.push_back(name);
+  return all;
 }
 
 void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& shape, int64_t first, int64_t rows, float* values) const {
@@ -128,15 +140,20 @@ void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector
   }
 }
 
-std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+DecoderConfig adapted_config(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
   DecoderConfig config = parse_config(base.config(), (base.path() / "config.json").string());
-  // A reward model's adapter on a language model brings its own head.
-  if (!adapters.empty() && formats::read_lora_config(adapters.back()).task_type == "SEQ_CLS" && config.num_labels == 0) score_sequences(config, 1);
   for (const std::string& directory : adapters) {
-    if (unties(config, formats::read_lora_config(directory))) untie(config);
+    const formats::LoraConfig adapter = formats::read_lora_config(directory);
+    // A reward model's adapter on a language model brings its own head.
+    if (adapter.task_type == "SEQ_CLS" && config.num_labels == 0) score_sequences(config, labels_of(directory));
+    if (unties(config, adapter)) untie(config);
     grow_vocabulary(config, directory);
   }
-  auto model = std::make_unique<Decoder>(std::move(config));
+  return config;
+}
+
+std::unique_ptr<Decoder> declare_adapted(const formats::ModelDirectory& base, const std::vector<std::string>& adapters) {
+  auto model = std::make_unique<Decoder>(adapted_config(base, adapters));
   if (!adapters.empty()) attach_adapter(*model, formats::read_lora_config(adapters.back()));
   return model;
 }

@@ -8,15 +8,16 @@
 
 namespace attune::models {
 
-// One adapter directory: W + scale·B·A for what it adapts (DoRA: with rows of its own lengths), and other values for what it
+// One adapter directory: W + weight·scale·B·A for what it adapts (DoRA: with rows of its own lengths, and a weight of 1), and other values for what it
 // saves as a whole.
 class AdapterDelta {
  public:
-  explicit AdapterDelta(const fs::path& directory);
+  explicit AdapterDelta(const fs::path& directory, double weight = 1);
 
   const formats::LoraConfig& config() const { return config_; }
   // Names of the base's tensors that change.
   std::vector<std::string> names() const;
+  std::vector<std::string> replaced() const;  // those of them that it saves as a whole
   bool replaces(const std::string& name) const { return whole_.count(name) > 0; }  // whatever the base has
   bool changes(const std::string& name) const { return low_rank_.count(name) > 0 || whole_.count(name) > 0; }
   // Turns rows [first, first + rows) of tensor `name` with `cols` columns (a vector is one row) into those of the merged
@@ -34,11 +35,16 @@ class AdapterDelta {
   void read_table(const std::string& module);  // of an embedding
 
   fs::path directory_;
+  double weight_;
   formats::LoraConfig config_;
   std::unique_ptr<formats::TensorFile> file_;
   std::map<std::string, LowRank> low_rank_;
   std::map<std::string, const formats::TensorInfo*> whole_;
 };
+
+// The architecture of a base with what these adapters ask for: a larger vocabulary, a head of its own beside a tied embedding, a
+// head that scores sequences.
+DecoderConfig adapted_config(const formats::ModelDirectory& base, const std::vector<std::string>& adapters);
 
 // Makes adapters part of the weights in memory, one after the other: in fp32 from the base's files, rounded once.
 void merge_into(Decoder& model, formats::ModelDirectory& base, const std::vector<std::string>& adapters);

@@ -29,6 +29,14 @@ void quantize(const QuantizedMatrix& into, const std::string& name, const ReadRo
   quantizer.finish();
 }
 
+void quantize(nn::Parameter& weight, const ReadRows& read) {
+  const QuantizedMatrix& q = weight.quantized;
+  if (weight.device->is_host()) return quantize(q, weight.name, read);
+  std::vector<char> copy(q.bytes());
+  quantize(QuantizedMatrix::over(copy.data(), q.how, q.rows, q.cols), weight.name, read);
+  weight.device->upload(q.codes, copy.data(), copy.size());
+}
+
 double weight_bytes(const Decoder& model, DType dtype) {
   double bytes = 0;
   for (const auto& p : model.parameters().all()) {

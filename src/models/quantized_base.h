@@ -14,6 +14,8 @@ void quantize_layers(Decoder& model, const Quantization& how);
 // Fills a quantised weight: read(first, n, out) gives rows [first, first + n) in fp32, from the first to the last and a few MB
 // at a time. Fails where a number is not finite.
 using ReadRows = std::function<void(int64_t first, int64_t n, float* out)>;
+void quantize(nn::Parameter& weight, const ReadRows& read);
+// The same into memory of the host.
 void quantize(const QuantizedMatrix& into, const std::string& name, const ReadRows& read);
 
 // Bytes of all weights before there is storage; a floating-point number, which sizes out of an absurd config.json fit into.

@@ -42,7 +42,7 @@ class Head {
   explicit Head(Parameter& weight, const HeadOptions& options = {});
 
   // Logits grow by scale·(x·Aᵀ)·Bᵀ. Not with normalised rows, and not where the weight is trained.
-  void adapt(const Adapter& adapter) { adapter_ = adapter; }
+  void adapt(const std::optional<Adapter>& adapter) { adapter_ = adapter; }
   const std::optional<Adapter>& adapter() const { return adapter_; }
 
   // (a) Coefficients are known: log-probabilities of the labels and, when training, every gradient in the same pass.

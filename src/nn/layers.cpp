@@ -212,7 +212,9 @@ void attend_cached(ops::Context& context, const Qkv& t, const AttentionCall& cal
     const Tensor k = call.cache->k.slice(begin, past + count), v = call.cache->v.slice(begin, past + count);
     ops::scale(context, {t.k.slice(row, count), k.slice(past, count), 1.0f, false});
     ops::scale(context, {t.v.slice(row, count), v.slice(past, count), 1.0f, false});
-    ops::attention_forward(context, {call.shape, t.q, k, v, stream.cu_seqlens.columns(at, 2), stream.cu_keys.columns(2 * at, 2), out, lse, {}});
+    ops::AttentionShape shape = call.shape;
+    shape.pairs = static_cast<double>(count * (past + count));
+    ops::attention_forward(context, {shape, t.q, k, v, stream.cu_seqlens.columns(at, 2), stream.cu_keys.columns(2 * at, 2), out, lse, {}});
     row += count;
   }
 }

@@ -89,6 +89,22 @@ void for_each_adapter(const Linear& layer, const Tensor& hidden, F&& f) {
   }
 }
 
+// The A's that lie together as one matrix, with their columns of `hidden`.
+template <class F>
+void for_each_down(const Linear& layer, const Tensor& hidden, F&& f) {
+  int64_t column = 0;
+  for (size_t i = 0; i < layer.adapters.size();) {
+    Tensor a = layer.adapters[i].a->weight;
+    int64_t r = a.rows.count;
+    for (++i; i < layer.adapters.size() && layer.adapters[i].a->weight.data == static_cast<char*>(a.data) + a.bytes(); ++i) {
+      r += layer.adapters[i].a->weight.rows.count;
+      a.rows = Rows::exactly(r);
+    }
+    f(a, hidden.columns(column, r));
+    column += r;
+  }
+}
+
 void scale_hidden(ops::Context& context, const Linear& layer, const Tensor& hidden) {
   for_each_adapter(layer, hidden, [&](const Adapter& a, const Tensor& part) { ops::scale(context, {part, part, a.scale, false}); });
 }
@@ -106,13 +122,16 @@ Tensor dropped(ops::Context& context, const Tensor& x, AdapterDropout dropout) {
 // the same way back.
 void adapter_input_gradient(ops::Context& context, const Linear& layer, const Tensor& dh, const Tensor& rest, const GradientTarget& dx,
                             const AdapterDropout& dropout) {
-  if (dropout.p == 0) {
-    ops::gemm(context, {dh, layer.down(), dx.tensor, false, false, dx.accumulate});
-    return;
-  }
+  const auto product = [&](const Tensor& into, bool accumulate) {
+    for_each_down(layer, dh, [&](const Tensor& a, const Tensor& part) {
+      ops::gemm(context, {part, a, into, false, false, accumulate});
+      accumulate = true;
+    });
+  };
+  if (dropout.p == 0) return product(dx.tensor, dx.accumulate);
   ArenaScope workspace(context.arena());
   const Tensor part = context.arena().matrix(dx.tensor.rows, dx.tensor.cols, dx.tensor.dtype);
-  ops::gemm(context, {dh, layer.down(), part, false, false, false});
+  product(part, false);
   if (layer.has_magnitudes())
     for (const Adapter& a : layer.adapters) multiply_back(context, weight_of(layer, a), part_of(rest, a), {part, true});
   AdapterDropout back = dropout;
@@ -186,7 +205,7 @@ void adapters_forward(Tape& tape, Value x, const LinearOutput& o, const Linear& 
   {
     ArenaScope workspace(context.arena());
     const Tensor read = dropped(context, x->value, dropout);
-    ops::gemm(context, {read, layer.down(), o.hidden->value, false, true, false});
+    for_each_down(layer, o.hidden->value, [&](const Tensor& a, const Tensor& part) { ops::gemm(context, {read, a, part, false, true, false}); });
     begin_sum(context, layer, read, o, dropout.p);
   }
   scale_hidden(context, layer, o.hidden->value);
@@ -219,8 +238,6 @@ int64_t Linear::out() const {
 
 WeightView Linear::weight() const { return {joined(weights, true)}; }
 Tensor Linear::bias() const { return joined(biases, false); }
-
-Tensor Linear::down() const { return joined(downs(*this), true); }
 
 int64_t Linear::rank() const {
   int64_t n = 0;

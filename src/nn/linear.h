@@ -8,8 +8,9 @@
 
 namespace attune::nn {
 
-// A low-rank slot: y[:, out_begin : out_begin + out_size] += scale · (x·Aᵀ)·Bᵀ,  A [r, in], B [out_size, r]. The A's of one
-// layer are adjacent (one group of the ParameterStore), so that x is read once for all of them.
+// A low-rank slot: y[:, out_begin : out_begin + out_size] += scale · (x·Aᵀ)·Bᵀ,  A [r, in], B [out_size, r]. Those of one
+// layer that were declared together have adjacent A's (one group of the ParameterStore), so that x is read once for all of them;
+// several adapters may lie on the same outputs and add up.
 // With a magnitude (DoRA, ops/magnitude.h) the slice of x·Wᵀ and what the adapter adds are multiplied by it, column by column,
 // and divided by the lengths of the rows of W + scale·B·A; the bias comes behind that.
 struct Adapter {
@@ -31,10 +32,9 @@ struct Linear {
   int64_t out() const;
   int64_t rank() const;  // Σ r of the adapters
   bool has_magnitudes() const { return !adapters.empty() && adapters[0].magnitude; }
-  // All weights as one matrix [Σ out_i, in] (quantised ones: its shape); all biases as one row; the A's of all adapters as one matrix [Σ r, in].
+  // All weights as one matrix [Σ out_i, in] (quantised ones: its shape); all biases as one row.
   WeightView weight() const;
   Tensor bias() const;
-  Tensor down() const;
 };
 
 // Where results go that must outlive the Scope which x stands in.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "tensor/transfer.h"
 #include "util/error.h"
 
 namespace attune::nn {
@@ -12,6 +13,15 @@ int64_t rows_of(const Parameter& p) { return p.shape.size() == 1 ? 1 : p.shape[0
 int64_t cols_of(const Parameter& p) { return p.shape.back(); }
 
 }  // namespace
+
+void Parameter::set(int64_t first, std::span<const float> values) {
+  put(*device, weight, first, values);
+  if (master.defined()) put(*device, master, first, values);
+}
+
+void Parameter::refresh() {
+  if (master.defined()) convert_on(*device, master, weight);
+}
 
 std::vector<Parameter*> ParameterStore::add_group(const std::vector<Spec>& specs) {
   std::vector<Parameter*> group;
@@ -46,7 +56,7 @@ int64_t ParameterStore::trainable_count() const {
   return n;
 }
 
-uint64_t ParameterStore::allocate(std::unique_ptr<Arena>& arena, Arena::Kind kind, Tensor Parameter::*slot,
+uint64_t ParameterStore::allocate(std::unique_ptr<Arena>& arena, Place place, Tensor Parameter::*slot,
                                   const std::vector<std::vector<Parameter*>>& groups,
                                   DType (*dtype_of)(const Parameter&)) {
   uint64_t total = 0;
@@ -55,12 +65,14 @@ uint64_t ParameterStore::allocate(std::unique_ptr<Arena>& arena, Arena::Kind kin
     for (const Parameter* p : group) bytes += static_cast<uint64_t>(rows_of(*p) * cols_of(*p)) * size_of(dtype_of(*p));
     total += aligned(bytes);
   }
-  arena = std::make_unique<Arena>(kind, total);
+  arena = std::make_unique<Arena>(place, total);
+  arena->clear("weights, masters or gradients");
   for (const auto& group : groups) {
     uint64_t bytes = 0;
     for (const Parameter* p : group) bytes += static_cast<uint64_t>(rows_of(*p) * cols_of(*p)) * size_of(dtype_of(*p));
     auto* at = static_cast<char*>(arena->allocate(bytes));
     for (Parameter* p : group) {
+      if (!place.is_dry()) p->device = &place.device();
       p->*slot = Tensor::matrix(at, dtype_of(*p), rows_of(*p), cols_of(*p));
       at += (p->*slot).bytes();
     }
@@ -86,41 +98,43 @@ std::vector<std::vector<Parameter*>> ParameterStore::trainable_one_by_one() cons
   return groups;
 }
 
-uint64_t ParameterStore::allocate_weights(Arena::Kind kind, DType dtype) {
+uint64_t ParameterStore::allocate_weights(Place place, DType dtype) {
   std::vector<std::vector<Parameter*>> dense;
   for (const auto& group : groups_)
     if (!group[0]->is_quantized()) dense.push_back(group);
-  return allocate(weights_, kind, &Parameter::weight, dense, constant(dtype)) + allocate_quantized(kind, dtype);
+  return allocate(weights_, place, &Parameter::weight, dense, constant(dtype)) + allocate_quantized(place, dtype);
 }
 
-uint64_t ParameterStore::allocate_quantized(Arena::Kind kind, DType dtype) {
+uint64_t ParameterStore::allocate_quantized(Place place, DType dtype) {
   std::vector<Parameter*> all;
   uint64_t total = 0;
   for (const auto& p : parameters_)
     if (p->is_quantized()) all.push_back(p.get()), total += QuantizedMatrix::bytes(p->quantized.how, rows_of(*p), cols_of(*p));
-  quantized_ = std::make_unique<Arena>(kind, total);
+  quantized_ = std::make_unique<Arena>(place, total);
+  quantized_->clear("quantised weights");
   for (Parameter* p : all) {
     const auto how = p->quantized.how;
     const int64_t rows = rows_of(*p), cols = cols_of(*p);
     p->quantized = QuantizedMatrix::over(quantized_->allocate(QuantizedMatrix::bytes(how, rows, cols)), how, rows, cols);
     p->weight = Tensor::matrix(nullptr, dtype, rows, cols);
+    if (!place.is_dry()) p->device = &place.device();
   }
   return total;
 }
 
-uint64_t ParameterStore::allocate_masters(Arena::Kind kind) {
-  return allocate(masters_, kind, &Parameter::master, trainable_one_by_one(), constant(DType::f32));
+uint64_t ParameterStore::allocate_masters(Place place) {
+  return allocate(masters_, place, &Parameter::master, trainable_one_by_one(), constant(DType::f32));
 }
 
-uint64_t ParameterStore::allocate_anchors(Arena::Kind kind, DType dtype) {
-  const uint64_t bytes = allocate(anchors_, kind, &Parameter::anchor, trainable_one_by_one(), constant(dtype));
-  if (kind == Arena::Kind::dry) return bytes;
+uint64_t ParameterStore::allocate_anchors(Place place, DType dtype) {
+  const uint64_t bytes = allocate(anchors_, place, &Parameter::anchor, trainable_one_by_one(), constant(dtype));
+  if (place.is_dry()) return bytes;
   for (const auto& p : parameters_)
-    if (p->is_stepped()) convert(p->stepped().data, p->stepped().dtype, p->anchor.data, dtype, static_cast<size_t>(p->count()));
+    if (p->is_stepped()) convert_on(*p->device, p->stepped(), p->anchor);
   return bytes;
 }
 
-uint64_t ParameterStore::allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted) {
+uint64_t ParameterStore::allocate_gradients(Place place, const std::vector<Parameter*>& wanted) {
   std::vector<std::vector<Parameter*>> groups;
   for (const auto& group : groups_) {
     std::vector<Parameter*> chosen;
@@ -128,7 +142,7 @@ uint64_t ParameterStore::allocate_gradients(Arena::Kind kind, const std::vector<
       if (p->trainable && std::find(wanted.begin(), wanted.end(), p) != wanted.end()) chosen.push_back(p);
     if (!chosen.empty()) groups.push_back(chosen);
   }
-  return allocate(gradients_, kind, &Parameter::gradient, groups, [](const Parameter& p) { return p.gradient_dtype; });
+  return allocate(gradients_, place, &Parameter::gradient, groups, [](const Parameter& p) { return p.gradient_dtype; });
 }
 
 void ParameterStore::begin_step() {

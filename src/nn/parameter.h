@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct Parameter {
   Tensor master;               // fp32 copy that the optimizer steps, where the weight is narrower
   Tensor anchor;               // the base model's weight, where the parameter is held near it
   Tensor gradient;             // undefined until somebody gives it storage
+  Device* device = &host();    // where all of these lie
   DType gradient_dtype = DType::f32;
   bool trainable = true;   // takes part in this step
   bool rotates = false;    // takes part in some steps and rests in others (tuning/block_rotation.h)
@@ -46,6 +48,10 @@ struct Parameter {
   WeightView view() const { return {weight}; }
   // What the optimizer steps.
   Tensor& stepped() { return master.defined() ? master : weight; }
+  // Weight and master ← values of the host, from element `first` on.
+  void set(int64_t first, std::span<const float> values);
+  // The weight ← its master.
+  void refresh();
 };
 
 // Owns all parameters of a model. Parameters that are added as one group lie next to each other, so a fused
@@ -66,22 +72,22 @@ class ParameterStore {
   int64_t trainable_count() const;
 
   // Storage. Dry storage has addresses but no memory. Each returns the bytes taken.
-  uint64_t allocate_weights(Arena::Kind kind, DType dtype);
+  uint64_t allocate_weights(Place place, DType dtype);
   // fp32 copies of the trainable parameters; their content is for the caller to fill.
-  uint64_t allocate_masters(Arena::Kind kind);
-  // Copies of the trainable parameters as they are now, in `dtype`; filled where `kind` is real.
-  uint64_t allocate_anchors(Arena::Kind kind, DType dtype);
+  uint64_t allocate_masters(Place place);
+  // Copies of the trainable parameters as they are now, in `dtype`; filled where `place` is real.
+  uint64_t allocate_anchors(Place place, DType dtype);
   // Gradients of the trainable parameters `wanted` selects, each in its gradient_dtype; groups stay adjacent.
-  uint64_t allocate_gradients(Arena::Kind kind, const std::vector<Parameter*>& wanted);
+  uint64_t allocate_gradients(Place place, const std::vector<Parameter*>& wanted);
 
   // Forgets gradients and open uses before a step.
   void begin_step();
 
  private:
   std::vector<std::vector<Parameter*>> trainable_one_by_one() const;
-  uint64_t allocate(std::unique_ptr<Arena>& arena, Arena::Kind kind, Tensor Parameter::*slot,
+  uint64_t allocate(std::unique_ptr<Arena>& arena, Place place, Tensor Parameter::*slot,
                     const std::vector<std::vector<Parameter*>>& groups, DType (*dtype_of)(const Parameter&));
-  uint64_t allocate_quantized(Arena::Kind kind, DType dtype);
+  uint64_t allocate_quantized(Place place, DType dtype);
 
   std::vector<std::unique_ptr<Parameter>> parameters_;
   std::map<std::string, Parameter*> by_name_;

@@ -19,6 +19,7 @@ struct Stream {
   Tensor positions;   // i32 [1,N], restart with each sequence
   Tensor cu_seqlens;  // i32 [1,S+1]
   Tensor sample_ids;  // i64 [1,N]: with positions, the key of each token for counter-based randomness
+  double pairs = 0;           // Σ length² of the sequences: how much work attention is (nothing cached)
   int64_t max_seqlen = 0;  // longest sequence that capacity allows
   // Decoding: the keys reach back into a cache, `past` rows at most. `cached` says where each sequence lies in it; empty:
   // there is one, from row 0.

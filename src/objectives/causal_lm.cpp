@@ -27,9 +27,8 @@ double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& ba
   model.head().loss(tape, hidden, batch.targets(), {batch.logp(), batch.correct(), tape.training() ? label_smoothing_ : 0.0f, nullptr});
   double loss = 0;
   if (!tape.context().dry()) {
-    const auto* logp = batch.logp().as<float>();
-    const auto* coefficient = batch.targets().coefficient.as<float>();
-    for (int64_t i = 0; i < batch.targets().rows.count; ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
+    const auto logp = batch.logp_on_host(), coefficient = batch.coefficients();
+    for (size_t i = 0; i < logp.size(); ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
     if (batch.outcomes) note_outcomes(batch);
   }
   // What is not finite must not reach weights that are updated inside backward.

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "nn/score_head.h"
+#include "ops/context.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 
 namespace attune::objectives {
@@ -26,14 +28,18 @@ double Reward::run(nn::Tape& tape, models::Decoder& model, const BatchView& batc
   }
   const MicroBatch& b = batch.batch();
   if (b.sequence_count() % 2 != 0) fail("internal error: a micro-batch of pairs has {} sequences", b.sequence_count());
+  Device& device = tape.context().device();
+  const std::vector<float> score = floats_of(device, scores->value);
+  std::vector<float> slopes(score.size());
   double loss = 0;
   for (int64_t i = 0; i + 1 < b.sequence_count(); i += 2) {
-    const double won = *scores->value.row<float>(i), lost = *scores->value.row<float>(i + 1);
+    const auto s = static_cast<size_t>(i);
+    const double won = score[s], lost = score[s + 1];
     const double x = won - lost - b.side[static_cast<size_t>(i)].margin;
     const double own = (x >= 0 ? std::log1p(std::exp(-x)) : std::log1p(std::exp(x)) - x) + center_ * (won + lost) * (won + lost);
     const double slope = -1 / (1 + std::exp(x)), pull = 2 * center_ * (won + lost);
-    *gradient.row<float>(i) = static_cast<float>((slope + pull) / batch.normaliser());
-    *gradient.row<float>(i + 1) = static_cast<float>((-slope + pull) / batch.normaliser());
+    slopes[s] = static_cast<float>((slope + pull) / batch.normaliser());
+    slopes[s + 1] = static_cast<float>((-slope + pull) / batch.normaliser());
     loss += own / batch.normaliser();
     if (Measures* m = batch.measures) {
       m->add(chosen_reward, won);
@@ -45,6 +51,7 @@ double Reward::run(nn::Tape& tape, models::Decoder& model, const BatchView& batc
     batch.outcomes->push_back({b.sequence_samples[static_cast<size_t>(i)], own, 1, 0, 0, won - lost});
     batch.outcomes->push_back({b.sequence_samples[static_cast<size_t>(i) + 1]});
   }
+  put(device, gradient, 0, slopes);
   if (tape.training() && std::isfinite(loss)) tape.backward();
   return loss;
 }

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "ops/context.h"
+#include "tensor/transfer.h"
+
 namespace attune::objectives {
 namespace {
 
@@ -19,8 +22,7 @@ void for_each_label(const MicroBatch& b, F&& f) {
 
 void sum_by_sequence(const BatchView& batch, std::vector<SequenceLogp>& out) {
   const MicroBatch& b = batch.batch();
-  const auto* logp = batch.logp().as<float>();
-  const auto* correct = batch.correct().as<float>();
+  const auto logp = batch.logp_on_host(), correct = batch.correct_on_host();
   out.assign(static_cast<size_t>(b.sequence_count()), {});
   for (size_t s = 0; s < out.size(); ++s) out[s].side = b.side[s];
   for_each_label(b, [&](size_t s, size_t i) {
@@ -46,8 +48,7 @@ AnswerPass::AnswerPass(nn::Tape& tape, models::Decoder& model, const BatchView& 
   const Tensor lse = tape.context().arena().vector(batch.targets().rows.capacity, DType::f32).columns(0, batch.targets().rows.count);
   logp_ = model.head().logprob(tape, hidden, batch.targets(), lse, batch.correct());
   if (tape.context().dry()) return;
-  const auto* logp = logp_->value.as<float>();
-  std::copy_n(logp, batch.targets().rows.count, batch.logp().as<float>());
+  tape.context().device().copy(batch.logp().data, logp_->value.data, static_cast<uint64_t>(batch.targets().rows.count) * sizeof(float));
   sum_by_sequence(batch, sequences_);
 }
 
@@ -55,7 +56,9 @@ void AnswerPass::backward(std::span<const double> slope) {
   const Tensor gradient = tape_.context().arena().vector(batch_.targets().rows.capacity, DType::f32);
   if (!tape_.context().dry()) {
     const MicroBatch& b = batch_.batch();
-    for_each_label(b, [&](size_t s, size_t i) { gradient.as<float>()[i] = static_cast<float>(slope[s] * b.loss_weights[i]); });
+    std::vector<float> values(b.label_rows.size());
+    for_each_label(b, [&](size_t s, size_t i) { values[i] = static_cast<float>(slope[s] * b.loss_weights[i]); });
+    put(tape_.context().device(), gradient, 0, values);
   }
   logp_->gradient = gradient;
   logp_->gradient_written = true;

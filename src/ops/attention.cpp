@@ -14,13 +14,7 @@ void check(const AttentionShape& s, const Tensor& q, const Tensor& k, const Tens
   require(s.dropout == 0 || (s.sample_ids.defined() && s.positions.defined()), "attention", "dropout knows its tokens");
 }
 
-// Σ len_q·len_k·4·H·d forward. Where sequences begin is known in dry mode too: it decides how much work there is.
-double pair_flops(const AttentionShape& s, const Tensor& cu_q, const Tensor& cu_k) {
-  const auto *cq = cu_q.as<int32_t>(), *ck = cu_k.as<int32_t>();
-  double pairs = 0;
-  for (int64_t i = 0; i + 1 < cu_q.cols; ++i) pairs += static_cast<double>(cq[i + 1] - cq[i]) * static_cast<double>(ck[i + 1] - ck[i]);
-  return (s.causal ? 2.0 : 4.0) * pairs * static_cast<double>(s.heads * s.head_dim);
-}
+double pair_flops(const AttentionShape& s) { return (s.causal ? 2.0 : 4.0) * s.pairs * static_cast<double>(s.heads * s.head_dim); }
 
 Job job_of(std::string_view op, const AttentionShape& s, const Tensor& q) { return {op, {s.heads, s.kv_heads, s.head_dim}, {q.dtype}}; }
 
@@ -29,7 +23,7 @@ Job job_of(std::string_view op, const AttentionShape& s, const Tensor& q) { retu
 void attention_forward(Context& context, AttentionForward a) {
   check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
   context.count(job_of("attention_forward", a.shape, a.q), static_cast<double>(a.q.rows.count),
-                {pair_flops(a.shape, a.cu_q, a.cu_k), static_cast<double>(2 * a.q.count() + 2 * a.k.count()) * size_of(a.q.dtype)});
+                {pair_flops(a.shape), static_cast<double>(2 * a.q.count() + 2 * a.k.count()) * size_of(a.q.dtype)});
   a.shape.rows_q = a.q.rows.capacity, a.shape.dtype = a.q.dtype;
   const ArenaPart workspace(context.arena(), "workspace");
   a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, false), DType::f32);
@@ -39,7 +33,7 @@ void attention_forward(Context& context, AttentionForward a) {
 void attention_backward(Context& context, AttentionBackward a) {
   check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
   context.count(job_of("attention_backward", a.shape, a.q), static_cast<double>(a.q.rows.count),
-                {2.5 * pair_flops(a.shape, a.cu_q, a.cu_k), static_cast<double>(4 * a.q.count() + 4 * a.k.count()) * size_of(a.q.dtype)});
+                {2.5 * pair_flops(a.shape), static_cast<double>(4 * a.q.count() + 4 * a.k.count()) * size_of(a.q.dtype)});
   a.shape.rows_q = a.q.rows.capacity, a.shape.dtype = a.q.dtype;
   const ArenaPart workspace(context.arena(), "workspace");
   a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, true), DType::f32);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
@@ -69,6 +70,7 @@ struct Backend {
   void (*adam_8bit)(const Adam8bit&);
   void (*lion_8bit)(const Lion8bit&);
   void (*random_projection)(const RandomProjection&);
+  // Null: the dispatcher goes through the host.
   uint64_t (*singular_vectors_workspace)(const SingularVectors&);
   void (*singular_vectors)(const SingularVectors&);
   void (*channel_sums)(const ChannelSums&);
@@ -81,5 +83,15 @@ struct Backend {
 const Backend& cpu_backend();
 // All CPU backends this processor can run, the portable one first.
 std::span<const Backend* const> cpu_backends();
+
+// The GPU's, from the plug-in libattune_cuda.so beside the program. Null where there is no plug-in, driver or GPU, which `why`
+// then says.
+const Backend* cuda_backend(std::string* why = nullptr);
+// What `device: auto | cpu | cuda` asks for; auto is the GPU where there is one.
+const Backend& choose_backend(const std::string& device);
+// The one that computes on `device`.
+const Backend& backend_of(const Device& device);
+// From here on `backend` is what auto and cuda mean: how tests get a device that is not the host.
+void add_backend(const Backend& backend);
 
 }  // namespace attune::ops

@@ -3,12 +3,25 @@
 #include <algorithm>
 
 #include "ops/backend.h"
+#include "tensor/transfer.h"
 
 namespace attune::ops {
 namespace {
 
 double elements(const Tensor& t) { return static_cast<double>(t.count()); }
 double bytes_of(const Tensor& t) { return elements(t) * static_cast<double>(size_of(t.dtype)); }
+
+// The host's, for a device that has none: once in hundreds of updates.
+void singular_vectors_on_host(Device& device, SingularVectors a) {
+  const std::vector<float> matrix = floats_of(device, a.matrix);
+  std::vector<float> out(static_cast<size_t>(a.out.count()));
+  SingularVectors here{Tensor::matrix(const_cast<float*>(matrix.data()), DType::f32, a.matrix.rows.count, a.matrix.cols),
+                       Tensor::matrix(out.data(), DType::f32, a.out.rows.count, a.out.cols), a.right};
+  std::vector<std::byte> workspace(cpu_backend().singular_vectors_workspace(here));
+  here.workspace = workspace.data();
+  cpu_backend().singular_vectors(here);
+  put(device, a.out, 0, out);
+}
 
 }  // namespace
 
@@ -23,6 +36,10 @@ void singular_vectors(Context& context, SingularVectors a) {
   require(a.out.rows.count <= small && a.out.cols == (a.right ? cols : rows), "singular_vectors", "out is [rank, R or C], rank within both");
   context.count("optimizer", 2 * elements(a.matrix) * static_cast<double>(small) + 10 * static_cast<double>(small) * static_cast<double>(small) * static_cast<double>(small),
                 bytes_of(a.matrix));
+  if (!context.backend().singular_vectors) {
+    if (!context.dry()) singular_vectors_on_host(context.device(), a);
+    return;
+  }
   ArenaScope scope(context.arena());
   a.workspace = context.arena().allocate(context.backend().singular_vectors_workspace(a));
   if (!context.dry()) context.backend().singular_vectors(a);

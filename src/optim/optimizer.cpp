@@ -123,7 +123,7 @@ void Optimizer::find_targets(const nn::ParameterStore& parameters) {
              options_.targets[i]);
 }
 
-uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& parameters) {
+uint64_t Optimizer::allocate(Place place, const nn::ParameterStore& parameters) {
   if (has_targets()) find_targets(parameters);
   uint64_t bytes = 0;
   for (const auto& p : parameters.all()) {
@@ -137,7 +137,8 @@ uint64_t Optimizer::allocate(Arena::Kind kind, const nn::ParameterStore& paramet
     owned_.emplace(p.get(), std::move(owned));
     order_.push_back(p.get());
   }
-  memory_ = std::make_unique<Arena>(kind, bytes);  // fresh pages are zero
+  memory_ = std::make_unique<Arena>(place, bytes);
+  memory_->clear("optimizer states");
   for (const nn::Parameter* p : order_)
     for (Owned& o = owned_.at(p); const Slot& s : o.slots)
       o.tensors.push_back(s.shape.size() == 2 ? memory_->matrix(Rows::exactly(s.shape[0]), s.shape[1], s.dtype)
@@ -191,7 +192,7 @@ void Optimizer::hand_over(const nn::Parameter& from, const nn::Parameter& to) {
   auto node = owned_.extract(&from);
   node.key() = &to;
   node.mapped().key = hash64(to.name);
-  for (const Tensor& t : node.mapped().tensors) std::memset(t.data, 0, t.bytes());
+  for (const Tensor& t : node.mapped().tensors) memory_->device().zero(t.data, t.bytes());
   owned_.insert(std::move(node));
   std::replace(order_.begin(), order_.end(), &from, &to);
   if (targets_.erase(&from)) targets_.insert(&to);

@@ -78,7 +78,8 @@ class Optimizer {
   };
 
   // Storage for the states of the trainable parameters, zeroed. Returns the bytes taken.
-  uint64_t allocate(Arena::Kind kind, const nn::ParameterStore& parameters);
+  uint64_t allocate(Place place, const nn::ParameterStore& parameters);
+  Device& device() const { return memory_->device(); }  // where the states lie
   // `step` counts from 1. The gradient is multiplied by `grad_scale` on the way, the rate by Parameter::lr_scale.
   void step(ops::Context& context, nn::Parameter& parameter, int64_t step, float learning_rate, float grad_scale);
   // Whether a slab of rows can be stepped before the gradient of the others is known.

@@ -9,6 +9,7 @@
 
 #include "ops/backend.h"
 #include "ops/dequantize.h"
+#include "tensor/transfer.h"
 #include "util/machine.h"
 
 namespace attune::plan {
@@ -17,24 +18,36 @@ namespace {
 
 // 0.01 in bf16 and fp32, 1 in fp16: plain numbers, so that no arithmetic meets a special case.
 constexpr uint16_t kPattern = 0x3C23;
-void fill(void* memory, uint64_t bytes) { std::fill_n(static_cast<uint16_t*>(memory), bytes / 2, kPattern); }
+void fill(Device& device, void* memory, uint64_t bytes) {
+  write_pieces(device, memory, bytes, [](uint64_t, std::span<char> piece) {
+    std::fill_n(reinterpret_cast<uint16_t*>(piece.data()), piece.size() / 2, kPattern);
+  });
+}
 
 }  // namespace
 
 // Operands, each from memory that was not touched for a while: in a step, too, much happens between two uses of a weight.
 class Calibration::Operands {
  public:
-  explicit Operands(uint64_t bytes) : arena_(Arena::Kind::real, bytes), indices_(Arena::Kind::real, 8 * kMostRows) {
+  Operands(Device& device, uint64_t bytes) : arena_(device, bytes), indices_(device, 8 * kMostRows + 4096) {
     const auto pages = static_cast<int64_t>(bytes / kPage);
     char* all = static_cast<char*>(arena_.allocate(static_cast<uint64_t>(pages) * kPage));
     const double start = seconds_now();
+    if (device.is_host()) {
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < pages; ++i) fill(all + i * kPage, kPage);
-    touch_seconds_per_byte_ = (seconds_now() - start) / static_cast<double>(bytes);
+      for (int64_t i = 0; i < pages; ++i) fill(device, all + i * kPage, kPage);
+      touch_seconds_per_byte_ = (seconds_now() - start) / static_cast<double>(bytes);
+    } else {
+      fill(device, all, static_cast<uint64_t>(pages) * kPage);
+    }
     arena_.release(0);
     rows_ = indices_.vector(kMostRows, DType::i32);
     zeros_ = indices_.vector(kMostRows, DType::i32);
-    std::iota(rows_.as<int32_t>(), rows_.as<int32_t>() + kMostRows, 0);
+    boundaries_ = indices_.vector(2, DType::i32);
+    std::vector<int32_t> numbers(kMostRows);
+    device.upload(zeros_.data, numbers.data(), zeros_.bytes());
+    std::iota(numbers.begin(), numbers.end(), 0);
+    device.upload(rows_.data, numbers.data(), rows_.bytes());
   }
   static constexpr int64_t kMostRows = 1 << 16;
   double touch_seconds_per_byte() const { return touch_seconds_per_byte_; }
@@ -46,11 +59,17 @@ class Calibration::Operands {
   Tensor vector(int64_t n, DType dtype) { return matrix(1, n, dtype); }
   Tensor rows(int64_t n) const { return rows_.columns(0, n); }    // 0, 1, 2 …
   Tensor zeros(int64_t n) const { return zeros_.columns(0, n); }
+  // Of one sequence.
+  Tensor boundaries(int64_t length) {
+    const int32_t both[] = {0, static_cast<int32_t>(length)};
+    indices_.device().upload(boundaries_.data, both, sizeof both);
+    return boundaries_;
+  }
 
  private:
   static constexpr int64_t kPage = 4096;
   Arena arena_, indices_;
-  Tensor rows_, zeros_;
+  Tensor rows_, zeros_, boundaries_;
   double touch_seconds_per_byte_ = 0;
 };
 
@@ -73,9 +92,10 @@ double median(std::vector<double> values) {
 }
 
 template <class F>
-double timed(F&& call) {
+double timed(Device& device, F&& call) {
   const double start = seconds_now();
   call();
+  device.synchronize();
   return seconds_now() - start;
 }
 
@@ -113,8 +133,8 @@ void run_attention(ops::Context& context, Calibration::Operands& from, const Job
   s.scale = 0.1f;
   s.max_q = s.max_k = length;
   const int64_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-  int32_t boundaries[] = {0, static_cast<int32_t>(length)};
-  const Tensor cu = Tensor::vector(boundaries, DType::i32, 2), qkv = from.matrix(length, q + 2 * kv, job.dtypes[0]);
+  s.pairs = static_cast<double>(length * length);
+  const Tensor cu = from.boundaries(length), qkv = from.matrix(length, q + 2 * kv, job.dtypes[0]);
   const Tensor out = from.matrix(length, q, job.dtypes[0]), lse = from.matrix(length, s.heads, DType::f32);
   const auto part = [&](int64_t begin, int64_t n) { return qkv.columns(begin, n); };
   if (job.op == "attention_forward") {
@@ -196,20 +216,21 @@ std::string update_key(const train::EngineOptions& o, const nn::Parameter& p) {
 class Sweep {
  public:
   Sweep(const train::EngineOptions& options, const nn::Parameter& like, uint64_t memory) {
+    Device& device = options.backend->device();
     std::vector<int64_t> shape = like.shape;
     const auto most = std::min<int64_t>(kSweepElements, static_cast<int64_t>(memory) / 24);
     const auto count = [&] { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); };
     while (count() > most) *std::max_element(shape.begin(), shape.end()) /= 2;
     parameter_ = &store_.add(like.name, shape);
     parameter_->gradient_dtype = like.gradient_dtype;
-    store_.allocate_weights(Arena::Kind::real, options.compute);
-    if (options.masters) store_.allocate_masters(Arena::Kind::real);
-    store_.allocate_gradients(Arena::Kind::real, {parameter_});
-    if (options.optimizer.anchor_decay > 0) store_.allocate_anchors(Arena::Kind::real, options.anchor_dtype);
+    store_.allocate_weights(device, options.compute);
+    if (options.masters) store_.allocate_masters(device);
+    store_.allocate_gradients(device, {parameter_});
+    if (options.optimizer.anchor_decay > 0) store_.allocate_anchors(device, options.anchor_dtype);
     for (const Tensor* t : {&parameter_->weight, &parameter_->master, &parameter_->gradient})
-      if (t->defined()) fill(t->data, t->bytes());
+      if (t->defined()) fill(device, t->data, t->bytes());
     optimizer_ = optim::Optimizer::create(options.optimizer);
-    optimizer_->allocate(Arena::Kind::real, store_);
+    optimizer_->allocate(device, store_);
   }
   void operator()(ops::Context& context) { optimizer_->step(context, *parameter_, ++step_, 1e-6f, 1.0f); }
   // A step that makes projections anew.
@@ -228,13 +249,14 @@ class Sweep {
 
 }  // namespace
 
-MachinePace measure_pace(DType compute, double seconds) {
-  Arena arena(Arena::Kind::real, uint64_t{1} << 28);
-  ops::Context context(ops::cpu_backend(), arena);
+MachinePace measure_pace(DType compute, double seconds, const ops::Backend& backend) {
+  Device& device = backend.device();
+  Arena arena(device, uint64_t{1} << 28);
+  ops::Context context(backend, arena);
   constexpr int64_t kSize = 768, kCount = 4 << 20;
   const auto filled = [&](int64_t rows, int64_t cols, DType dtype) {
     const Tensor t = arena.matrix(Rows::exactly(rows), cols, dtype);
-    fill(t.data, t.bytes());
+    fill(device, t.data, t.bytes());
     return t;
   };
   const Tensor a = filled(kSize, kSize, compute), b = filled(kSize, kSize, compute), c = filled(kSize, kSize, compute);
@@ -242,7 +264,7 @@ MachinePace measure_pace(DType compute, double seconds) {
   const auto rate = [&](double amount, auto&& call) {
     call();
     std::vector<double> times;
-    for (const double start = seconds_now(); times.empty() || seconds_now() - start < seconds / 2;) times.push_back(timed(call));
+    for (const double start = seconds_now(); times.empty() || seconds_now() - start < seconds / 2;) times.push_back(timed(device, call));
     return amount / median(times);
   };
   return {rate(2.0 * kSize * kSize * kSize, [&] { ops::gemm(context, {a, b, c, false, true, false}); }),
@@ -255,10 +277,10 @@ struct Calibration::Measurement {
   std::vector<double> times = {};
 };
 
-Calibration::Calibration(double seconds, uint64_t memory) : budget_(seconds) {
+Calibration::Calibration(double seconds, uint64_t memory, const ops::Backend& backend) : backend_(backend), budget_(seconds) {
   operands_bytes_ = std::clamp<uint64_t>(memory, uint64_t{16} << 20, uint64_t{128} << 20);
-  arena_ = std::make_unique<Arena>(Arena::Kind::real, uint64_t{1} << 34);
-  context_ = std::make_unique<ops::Context>(ops::cpu_backend(), *arena_);
+  arena_ = std::make_unique<Arena>(backend.device(), uint64_t{1} << 34);
+  context_ = std::make_unique<ops::Context>(backend, *arena_);
 }
 
 Calibration::~Calibration() = default;
@@ -267,12 +289,12 @@ void Calibration::measure(const Ledger& ledger, const train::EngineOptions& opti
   const double start = seconds_now();
   if (budget_ <= 0) return;
   if (!matrix_flops_.count(options.compute)) {
-    const MachinePace pace = measure_pace(options.compute, std::min(0.1, budget_ / 8));
+    const MachinePace pace = measure_pace(options.compute, std::min(0.1, budget_ / 8), backend_);
     matrix_flops_[options.compute] = pace.matrix_flops;
     axpy_bytes_ = pace.axpy_bytes;
   }
   if (!operands_) {
-    operands_ = std::make_unique<Operands>(operands_bytes_);
+    operands_ = std::make_unique<Operands>(backend_.device(), operands_bytes_);
     touch_seconds_per_byte_ = operands_->touch_seconds_per_byte();
   }
   Operands& operands = *operands_;
@@ -343,7 +365,7 @@ void Calibration::run(std::vector<Measurement>& all, double until) {
   constexpr size_t kMostRounds = 15;
   for (size_t round = 0; round < kMostRounds; ++round)
     for (Measurement& m : all)
-      if (round == 0 || seconds_now() < until) m.times.push_back(timed(m.call));
+      if (round == 0 || seconds_now() < until) m.times.push_back(timed(backend_.device(), m.call));
   for (Measurement& m : all) m.into->seconds = median(m.times);
 }
 

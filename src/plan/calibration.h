@@ -18,7 +18,7 @@ struct MachinePace {
   double axpy_bytes = 0;    // per second, y += a·x on 2 × 16 MB
 };
 // About `seconds` of measurement.
-MachinePace measure_pace(DType compute, double seconds = 0.7);
+MachinePace measure_pace(DType compute, double seconds = 0.7, const ops::Backend& backend = ops::cpu_backend());
 
 // Jobs whose speed counts in FLOPs; that of all others in bytes.
 inline bool is_product(const ops::Job& job) { return job.op.starts_with("gemm"); }
@@ -29,8 +29,8 @@ inline bool is_attention(const ops::Job& job) { return job.op.starts_with("atten
 // of the machine hits all alike, and the median counts.
 class Calibration {
  public:
-  // `memory`: bytes that operands may take.
-  Calibration(double seconds, uint64_t memory);
+  // `memory`: bytes that operands may take, where `backend` computes.
+  Calibration(double seconds, uint64_t memory, const ops::Backend& backend = ops::cpu_backend());
   ~Calibration();
   class Operands;  // memory to measure on
   void add_budget(double seconds) { budget_ = std::max(0.0, budget_) + seconds; }
@@ -59,6 +59,7 @@ class Calibration {
   int64_t rows_within(const ops::Ledger& ledger, double seconds, double flops) const;
   void run(std::vector<Measurement>& all, double until);
 
+  const ops::Backend& backend_;
   double budget_;
   uint64_t operands_bytes_;
   std::unique_ptr<Operands> operands_;

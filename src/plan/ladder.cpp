@@ -282,7 +282,7 @@ std::vector<std::string> settle(RunSetup& s, uint64_t available) {
   Plan plan = make_plan(s, nullptr);
   if (available > 0) plan.available_bytes = available;
   if (plan.fits()) return said;
-  Calibration calibration(0.8, calibration_memory(plan));
+  Calibration calibration(0.8, calibration_memory(plan), *s.engine.backend);
   Plan timed = make_plan(s, &calibration);
   timed.available_bytes = plan.available_bytes;
   timed.program_bytes = plan.program_bytes;

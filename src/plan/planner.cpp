@@ -28,8 +28,8 @@ struct DryEngine {
   models::Decoder model;
   std::unique_ptr<train::Engine> engine;
   DryEngine(const RunSetup& s, const EngineOptions& options) : model(s.architecture) {
-    train::allocate_model(model, options, Arena::Kind::dry);
-    engine = std::make_unique<train::Engine>(model, *s.objective, options, Arena::Kind::dry, 0);
+    train::allocate_model(model, options, Place::dry());
+    engine = std::make_unique<train::Engine>(model, *s.objective, options, Place::dry(), 0);
   }
 };
 
@@ -42,8 +42,8 @@ struct UpdateWork {
 
 // The sweep over all parameters alone: products inside of optimizers are part of it.
 ops::Ledger sweep_ledger(DryEngine& dry) {
-  Arena arena(Arena::Kind::dry, uint64_t{1} << 42), gradients(Arena::Kind::dry, uint64_t{1} << 42);
-  ops::Context context(ops::cpu_backend(), arena);
+  Arena arena(Place::dry(), uint64_t{1} << 42), gradients(Place::dry(), uint64_t{1} << 42);
+  ops::Context context(*dry.engine->options().backend, arena);
   for (const auto& p : dry.model.parameters().all()) {
     if (!p->is_stepped()) continue;
     const Tensor gradient = p->gradient;
@@ -179,8 +179,8 @@ uint64_t reference_bytes(const RunSetup& s, const Config& c) {
   models::Decoder model(models::parse_config(directory.config(), (directory.path() / "config.json").string()));
   for (const auto& p : model.parameters().all()) p->trainable = false;
   const EngineOptions options = train::reference_options(s.engine);
-  model.parameters().allocate_weights(Arena::Kind::dry, options.compute);
-  train::Engine engine(model, *s.objective, options, Arena::Kind::dry, 0);
+  model.parameters().allocate_weights(Place::dry(), options.compute);
+  train::Engine engine(model, *s.objective, options, Place::dry(), 0);
   engine.dry_run();
   return engine.memory().total();
 }
@@ -195,8 +195,8 @@ double checkpoint_seconds(const RunSetup& s, const train::MemoryParts& parts) {
 uint64_t sample_bytes(const RunSetup& s, const EngineOptions& options) {
   if (s.config.num_generation_samples == 0 || !s.train_set) return 0;
   models::Decoder model(s.architecture);
-  train::allocate_model(model, options, Arena::Kind::dry);
-  model.prepare(Arena::Kind::dry, options.capacity.max_seqlen);
+  train::allocate_model(model, options, Place::dry());
+  model.prepare(Place::dry(), options.capacity.max_seqlen);
   return train::generation_sample_bytes(s, model);
 }
 
@@ -250,7 +250,7 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
     plan.parts = dry.engine->memory();
     plan.arena = dry.engine->arena().parts();
     plan.step = dry.engine->step_work();
-    plan.library_bytes = library_bytes(*dry.engine->context().ledger());
+    if (options.backend->device().is_host()) plan.library_bytes = library_bytes(*dry.engine->context().ledger());
     plan.parameters = dry.model.parameters().count();
     plan.trainable = dry.model.parameters().trainable_count();
   }
@@ -260,9 +260,9 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
   plan.sample_bytes = sample_bytes(s, options);
   const uint64_t reference = reference_bytes(s, config), run = plan.parts.total() + plan.sample_bytes;
   plan.reference_bytes = reference > run ? reference - run : 0;
-  const uint64_t resident = resident_memory_bytes();  // program, tokenizer, data
-  plan.program_bytes = resident;
-  plan.available_bytes = available_memory_bytes() + resident;
+  Device& device = options.backend->device();
+  plan.program_bytes = device.is_host() ? resident_memory_bytes() : 0;  // program, tokenizer, data
+  plan.available_bytes = device.free_memory() + plan.program_bytes;
   if (!calibration) return plan;
   Config timed = config;
   timed.cutoff_len = s.config.cutoff_len;

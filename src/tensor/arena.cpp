@@ -2,24 +2,34 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+
 #include "util/error.h"
+#include "util/machine.h"
 
 namespace attune {
 namespace {
-constexpr uint64_t kAlignment = 64;
+constexpr uint64_t kAlignment = 64, kCommitStep = uint64_t{64} << 20;
 }
 
-Arena::Arena(Kind kind, uint64_t capacity) : kind_(kind), capacity_(capacity) {
-  // A dry arena reserves addresses without access rights; a real one gets pages when they are first touched.
-  const int protection = kind == Kind::dry ? PROT_NONE : PROT_READ | PROT_WRITE;
-  const uint64_t bytes = capacity == 0 ? kAlignment : capacity;
-  void* base = ::mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) fail("cannot reserve {} bytes of address space", bytes);
-  if (kind == Kind::real) ::madvise(base, bytes, MADV_HUGEPAGE);
+Arena::Arena(Place place, uint64_t capacity) : place_(place), capacity_(capacity) {
+  const uint64_t bytes = std::max(capacity, kAlignment);
+  void* base = nullptr;
+  if (place.is_dry()) {  // addresses without access rights
+    base = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) base = nullptr;
+  } else {
+    base = place.device().reserve(bytes);
+  }
+  if (!base) fail("cannot reserve {} bytes of address space", bytes);
   base_ = static_cast<std::byte*>(base);
 }
 
-Arena::~Arena() { ::munmap(base_, capacity_ == 0 ? kAlignment : capacity_); }
+Arena::~Arena() {
+  const uint64_t bytes = std::max(capacity_, kAlignment);
+  if (dry()) ::munmap(base_, bytes);
+  else device().release(base_, bytes);
+}
 
 void* Arena::allocate(uint64_t bytes) {
   const uint64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -31,6 +41,8 @@ void* Arena::allocate(uint64_t bytes) {
          "please report this with the configuration", rounded, used_, capacity_);
   void* p = base_ + used_;
   used_ += rounded;
+  // Ahead of what is asked for, where there is room for more: taking memory waits for the device.
+  if (used_ > committed_) commit_to(std::min(capacity_, (used_ + kCommitStep - 1) / kCommitStep * kCommitStep), "activations");
   if (used_ > high_water_) {
     high_water_ = used_;
     if (dry()) high_parts_ = parts_;
@@ -41,6 +53,23 @@ void* Arena::allocate(uint64_t bytes) {
 Tensor Arena::matrix(Rows rows, int64_t cols, DType dtype) {
   void* p = allocate(static_cast<uint64_t>(rows.capacity * cols) * size_of(dtype));
   return {p, dtype, rows, cols, cols};
+}
+
+void Arena::commit_to(uint64_t bytes, std::string_view what) {
+  if (dry() || device().is_host() || bytes <= committed_) return;
+  if (!device().commit(base_, bytes))
+    fail("{}: out of memory for {}: {} wanted, {} of {} are free. `attune plan` with the same settings shows what takes the memory and "
+         "which settings fit", device().name(), what, format_bytes(bytes - committed_), format_bytes(device().free_memory()),
+         format_bytes(device().total_memory()));
+  committed_ = bytes;
+}
+
+void Arena::commit(std::string_view what) { commit_to(capacity_, what); }
+
+void Arena::clear(std::string_view what) {
+  if (used_ > 0) fail("internal error: memory in use was to be cleared");
+  commit(what);
+  if (!dry() && !device().is_host() && capacity_ > 0) device().zero(base_, capacity_);
 }
 
 void Arena::release(Mark mark) {

@@ -9,21 +9,21 @@
 #include <string_view>
 #include <vector>
 
+#include "tensor/device.h"
 #include "tensor/tensor.h"
 
 namespace attune {
 
 class Arena {
  public:
-  enum class Kind { real, dry };
-
-  // `capacity` in bytes (a real arena fails beyond it; pages are touched only when used).
-  Arena(Kind kind, uint64_t capacity);
+  // `capacity` in bytes: addresses. A real arena fails beyond it, and takes memory when it is first used.
+  Arena(Place place, uint64_t capacity);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  bool dry() const { return kind_ == Kind::dry; }
+  bool dry() const { return place_.is_dry(); }
+  Device& device() const { return place_.device(); }  // of a real one
   uint64_t used() const { return used_; }
   uint64_t high_water() const { return high_water_; }
   uint64_t capacity() const { return capacity_; }
@@ -33,6 +33,11 @@ class Arena {
   void* allocate(uint64_t bytes);
   Tensor matrix(Rows rows, int64_t cols, DType dtype);
   Tensor vector(int64_t n, DType dtype) { return matrix(Rows::exactly(1), n, dtype); }
+
+  // Takes the memory for all of it now, so that it is not missing later. Fails where there is none; `what` it is for.
+  void commit(std::string_view what);
+  // The same, and makes it zero. Costs nothing on the host, whose fresh pages are. Nothing must be allocated yet.
+  void clear(std::string_view what);
 
   using Mark = uint64_t;
   Mark mark() const { return used_; }
@@ -45,15 +50,18 @@ class Arena {
   std::map<std::string, uint64_t> parts() const;
 
  private:
+  void commit_to(uint64_t bytes, std::string_view what);
+
   struct Part {
     Mark begin;
     std::string_view name;
   };
 
-  Kind kind_;
+  Place place_;
   std::byte* base_ = nullptr;
   uint64_t capacity_ = 0;
   uint64_t used_ = 0;
+  uint64_t committed_ = 0;  // of a device that is not the host
   uint64_t high_water_ = 0;
   std::vector<Part> parts_{{0, "other"}}, high_parts_;  // lowest first
 };

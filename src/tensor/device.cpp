@@ -21,7 +21,9 @@ class Host : public Device {
     ::madvise(p, bytes, MADV_HUGEPAGE);
     return p;
   }
-  void release(void* memory, uint64_t bytes) override { ::munmap(memory, bytes); }
+  uint64_t held_memory() const override { return resident_memory_bytes(); }
+  bool commit(void*, uint64_t) override { return true; }
+  void release(void* base, uint64_t bytes) override { ::munmap(base, bytes); }
   void upload(void* to, const void* from, uint64_t bytes) override { copy(to, from, bytes); }
   void download(void* to, const void* from, uint64_t bytes) override { copy(to, from, bytes); }
   void copy(void* to, const void* from, uint64_t bytes) override { std::memmove(to, from, bytes); }

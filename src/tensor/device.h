@@ -14,10 +14,15 @@ class Device {
   // Bytes: all there are, and what is free now.
   virtual uint64_t total_memory() const = 0;
   virtual uint64_t free_memory() const = 0;
+  // What this process holds of it, libraries included.
+  virtual uint64_t held_memory() const = 0;
 
-  // 256-byte aligned; content undefined. nullptr where there is no room.
+  // Addresses for so many bytes, 256-byte aligned; nullptr where there are none. They may be more than there is memory for.
   virtual void* reserve(uint64_t bytes) = 0;
-  virtual void release(void* memory, uint64_t bytes) = 0;
+  // Puts memory of undefined content behind the first `bytes` of a reserved range, as far as there is none yet. False where it
+  // does not suffice. The host does it by itself, page by page, when they are touched.
+  virtual bool commit(void* base, uint64_t bytes) = 0;
+  virtual void release(void* base, uint64_t bytes) = 0;
 
   // In the order of the ops given to this device. `upload` may return before the device has the bytes, but `from` is free to
   // change; `download` returns when they are there.

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/load.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/log.h"
 
@@ -52,21 +53,26 @@ std::vector<std::pair<int64_t, fs::path>> checkpoints(const fs::path& output_dir
 
 void write_states(const fs::path& file, const CheckpointContent& c) {
   std::vector<formats::TensorSource> tensors;
-  for (const auto& s : c.optimizer->states()) tensors.push_back({s.name, s.shape, s.tensor.data, s.tensor.dtype, s.tensor.dtype});
+  for (const auto& s : c.optimizer->states()) {
+    tensors.push_back({s.name, s.shape, s.tensor.data, s.tensor.dtype, s.tensor.dtype});
+    tensors.back().device = &c.optimizer->device();
+  }
   for (const auto& p : c.model->parameters().all()) {
     const Tensor& stepped = p->stepped();
-    if (p->learns() && stepped.dtype != c.save_dtype)
-      tensors.push_back({p->name + ".weight_fp32", p->shape, stepped.data, stepped.dtype, DType::f32});
+    if (!p->learns() || stepped.dtype == c.save_dtype) continue;
+    tensors.push_back({p->name + ".weight_fp32", p->shape, stepped.data, stepped.dtype, DType::f32});
+    tensors.back().device = p->device;
   }
   formats::write_safetensors(file, std::move(tensors));
 }
 
-void read_exactly(const formats::SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape, DType dtype, void* into) {
+void read_exactly(const formats::SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape, DType dtype, Device& device,
+                  void* into) {
   const auto* info = file.find(name);
   if (!info || info->shape != shape || info->dtype != (dtype == DType::bf16 ? "BF16" : dtype == DType::u8 ? "U8" : "F32"))
     fail("{}: holds no {} tensor \"{}\" of the expected shape; the checkpoint belongs to another model or optimizer",
          file.path().string(), name_of(dtype), name);
-  file.read_raw(*info, into);
+  write_pieces(device, into, info->bytes, [&](uint64_t at, std::span<char> piece) { file.read_raw(*info, at, piece.size(), piece.data()); });
 }
 
 }  // namespace
@@ -130,17 +136,20 @@ void load_tuned(const fs::path& directory, models::Decoder& model) {
 void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer) {
   load_tuned(checkpoint, model);
   formats::SafetensorsFile states(checkpoint / kOptimizer);
-  for (const auto& s : optimizer.states()) read_exactly(states, s.name, s.shape, s.tensor.dtype, s.tensor.data);
+  for (const auto& s : optimizer.states()) read_exactly(states, s.name, s.shape, s.tensor.dtype, optimizer.device(), s.tensor.data);
   for (const auto& p : model.parameters().all()) {
     Tensor& stepped = p->stepped();
     if (!states.find(p->name + ".weight_fp32")) continue;
     if (stepped.dtype != DType::f32) {  // saved wider than it is held: the model file has the same bits
-      states.read(*states.find(p->name + ".weight_fp32"), stepped.dtype, stepped.data);
+      const auto& info = *states.find(p->name + ".weight_fp32");
+      const uint64_t size = size_of(stepped.dtype);
+      write_pieces(*p->device, stepped.data, stepped.bytes(), [&](uint64_t at, std::span<char> piece) {
+        states.read(info, stepped.dtype, at / size, piece.size() / size, piece.data());
+      });
       continue;
     }
-    read_exactly(states, p->name + ".weight_fp32", p->shape, DType::f32, stepped.data);
-    if (p->master.defined())
-      convert(p->master.data, DType::f32, p->weight.data, p->weight.dtype, static_cast<size_t>(p->count()));
+    read_exactly(states, p->name + ".weight_fp32", p->shape, DType::f32, *p->device, stepped.data);
+    p->refresh();
   }
 }
 

@@ -114,6 +114,7 @@ struct Config {
   bool group_by_length = false, dataloader_drop_last = false;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;
+  std::string device = "auto";
   int64_t seed = 42;
   std::optional<int64_t> data_seed;
   // log, evaluate, save

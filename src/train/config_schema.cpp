@@ -208,6 +208,10 @@ class Schema {
     real("max_grad_norm", &Config::max_grad_norm, 0, 1e12, "Clip gradients to this global norm; 0: off.");
     flag("group_by_length", &Config::group_by_length, "Samples of similar length share a micro-batch (no use with `packing`).");
     flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last micro-batch when it is not full.");
+    choices("device", &Config::device, {"auto", "cpu", "cuda"}, "Where it computes; `auto` takes a GPU where there is one.");
+    add({"use_cpu", "", "boolean", "`true` is `device: cpu`.",
+         [](Config& c, const Given& g) { if (boolean(g)) c.device = "cpu"; },
+         [](const Config& c) { return text(c.device == "cpu"); }, {}});
     integer("seed", &Config::seed, 0, int64_t{1} << 53, "Everything random is a function of it.");
     add({"data_seed", "", "integer", "Seed of the data order alone; default: `seed`.",
          [](Config& c, const Given& g) { c.data_seed = whole(g, 0, int64_t{1} << 53); },
@@ -334,7 +338,7 @@ const std::set<std::string>& ignored_keys() {
       "include_num_input_tokens_seen", "enable_liger_kernel", "dataloader_pin_memory", "ddp_find_unused_parameters",
       "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
       "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
-      "hub_private_repo", "ms_hub_token", "om_hub_token", "use_cpu", "log_on_each_node", "skip_memory_metrics",
+      "hub_private_repo", "ms_hub_token", "om_hub_token", "log_on_each_node", "skip_memory_metrics",
       "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "precompute_ref_log_probs", "ref_model_quantization_bit", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
   return keys;
 }

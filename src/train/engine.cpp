@@ -16,10 +16,8 @@ namespace {
 constexpr uint64_t kDryBytes = uint64_t{1} << 42;
 
 int64_t count_correct(const objectives::BatchView& view) {
-  const auto* correct = view.correct().as<float>();
-  int64_t n = 0;
-  for (int64_t i = 0; i < view.targets().rows.count; ++i) n += correct[i] != 0;
-  return n;
+  const auto correct = view.correct_on_host();
+  return std::count_if(correct.begin(), correct.end(), [](float x) { return x != 0; });
 }
 
 }  // namespace
@@ -46,19 +44,19 @@ void check(const EngineOptions& o) {
 
 }  // namespace
 
-void allocate_model(models::Decoder& model, const EngineOptions& options, Arena::Kind kind) {
+void allocate_model(models::Decoder& model, const EngineOptions& options, Place place) {
   tuning::apply(options.tuning, model);
-  if (options.rotation) tuning::BlockRotation(*options.rotation, model, kind == Arena::Kind::dry);
+  if (options.rotation) tuning::BlockRotation(*options.rotation, model, place.is_dry());
   optim::apply_groups(options.lr_groups, model.parameters());
-  model.parameters().allocate_weights(kind, options.compute);
-  if (options.masters) model.parameters().allocate_masters(kind);
+  model.parameters().allocate_weights(place, options.compute);
+  if (options.masters) model.parameters().allocate_masters(place);
 }
 
 Engine::Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options,
-               Arena::Kind kind, uint64_t activation_bytes)
+               Place place, uint64_t activation_bytes)
     : model_(model), objective_(objective), options_(options), measures_(objective.measure_names()) {
   check(options);
-  if (options.rotation) rotation_.emplace(*options.rotation, model, kind == Arena::Kind::dry);
+  if (options.rotation) rotation_.emplace(*options.rotation, model, place.is_dry());
   if (options.tuning.adapts() && options.tuning.lora.tensor_train.on()) tensor_train_.emplace(model);
   auto& parameters = model.parameters();
   for (const auto& p : parameters.all()) memory_.weights += p->weight_bytes();
@@ -70,13 +68,22 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
   for (const auto& p : parameters.all())
     // A tied table collects from both ends of the network: its gradient must outlive every block.
     if (!used_at_once(*p)) stored.push_back(p.get());
-  memory_.gradients = parameters.allocate_gradients(kind, stored);
-  memory_.optimizer = optimizer_->allocate(kind, parameters);
-  if (options.optimizer.anchor_decay > 0) memory_.optimizer += parameters.allocate_anchors(kind, options.anchor_dtype);
+  memory_.gradients = parameters.allocate_gradients(place, stored);
+  memory_.optimizer = optimizer_->allocate(place, parameters);
+  if (options.optimizer.anchor_decay > 0) memory_.optimizer += parameters.allocate_anchors(place, options.anchor_dtype);
   if (options.loss_scaling) scaler_.scale = LossScaler::kFirst;
-  memory_.tables = model.prepare(kind, std::max(options.capacity.max_seqlen, options.eval_capacity.max_seqlen));
-  arena_ = std::make_unique<Arena>(kind, kind == Arena::Kind::dry ? kDryBytes : activation_bytes);
-  context_ = std::make_unique<ops::Context>(ops::cpu_backend(), *arena_);
+  memory_.tables = model.prepare(place, std::max(options.capacity.max_seqlen, options.eval_capacity.max_seqlen));
+  arena_ = std::make_unique<Arena>(place, place.is_dry() ? kDryBytes : activation_bytes);
+  if (!place.is_dry()) arena_->commit("activations");
+  context_ = std::make_unique<ops::Context>(*options.backend, *arena_);
+  if (!options.backend->device().is_host()) {
+    const uint64_t bytes = std::max(objectives::BatchView::bytes(options.capacity), objectives::BatchView::bytes(options.eval_capacity));
+    inputs_ = std::make_unique<Arena>(place, bytes);
+    if (!place.is_dry()) view_.use(*inputs_);
+    memory_.tables += bytes;
+  }
+  norm_memory_ = std::make_unique<Arena>(place, parameters.all().size() * sizeof(double));
+  norms_ = static_cast<double*>(norm_memory_->allocate(norm_memory_->capacity()));
   tape_ = std::make_unique<nn::Tape>(*context_, *this);
   squared_norms_.resize(parameters.all().size());
 }
@@ -125,7 +132,7 @@ StepResult Engine::step(const Step& step, int64_t number, float learning_rate) {
   std::swap(completed_, completed_before_);
   completed_.clear();
   model_.parameters().begin_step();
-  std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
+  begin_norms();
   context_->reset_work();
   const double normaliser = objectives::normaliser_of(objective_, step);
   if (!(normaliser > 0))
@@ -164,7 +171,7 @@ void Engine::measure(const MicroBatch& batch, double normaliser) {
   if (!std::isfinite(loss)) report_bad_loss(batch, view_);
   std::swap(completed_, completed_before_);
   completed_.clear();
-  std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
+  begin_norms();
   model_.parameters().begin_step();
   context_->reset_work();  // one run makes this once: it belongs to no update's work
 }
@@ -180,6 +187,7 @@ int64_t Engine::updates() const { return rotation_ ? rotation_->turn_update(numb
 
 // Clips and updates what has not been updated inside backward; notes the global gradient norm.
 void Engine::finish_gradients(StepResult& result) {
+  fetch_norms();
   double total = 0;
   for (double s : squared_norms_) total += s;
   result.grad_norm = std::sqrt(total) / scaler_.scale;
@@ -217,14 +225,21 @@ size_t Engine::index_of(const nn::Parameter& parameter) const {
   return index;
 }
 
+void Engine::begin_norms() {
+  std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
+  if (!options_.optimizer_in_backward) context_->device().zero(norms_, norm_memory_->capacity());
+}
+
+void Engine::fetch_norms() {
+  if (!options_.optimizer_in_backward) context_->device().download(squared_norms_.data(), norms_, norm_memory_->capacity());
+}
+
 // Adds to the books; returns the squared norm of this gradient.
 double Engine::note_norm(const nn::Parameter& parameter, const Tensor& gradient) {
   const double squared = ops::squared_norm(*context_, gradient);
   squared_norms_[index_of(parameter)] += squared;
-  if (options_.optimizer_in_backward) {
-    if (!std::isfinite(squared)) report_bad_gradient();
-    completed_.push_back(squared);
-  }
+  if (!std::isfinite(squared)) report_bad_gradient();
+  completed_.push_back(squared);
   return squared;
 }
 
@@ -257,8 +272,9 @@ void Engine::derived_complete(nn::Parameter& parameter) {
 
 void Engine::gradient_complete(nn::Parameter& parameter) {
   if (parameter.derived) return derived_complete(parameter);
+  // Nobody waits for the device here: all norms are looked at together, before the update.
+  if (!options_.optimizer_in_backward) return ops::squared_norm(*context_, {parameter.gradient, norms_ + index_of(parameter)});
   const double squared = note_norm(parameter, parameter.gradient);
-  if (!options_.optimizer_in_backward) return;
   if (!measuring_) {
     optimizer_->step(*context_, parameter, updates(), learning_rate_, scale_inside(squared));
     ++updated_;
@@ -315,7 +331,7 @@ void Engine::evaluate(const Step& step, std::vector<objectives::Outcome>& outcom
 }
 
 void Engine::dry_run() {
-  dry_inputs_ = std::make_unique<Arena>(Arena::Kind::dry, kDryBytes);
+  dry_inputs_ = std::make_unique<Arena>(Place::dry(), kDryBytes);
   model_.parameters().begin_step();
   context_->reset_work();
   if (options_.capacity.tokens > 0) {
@@ -342,13 +358,13 @@ MemoryParts Engine::memory() const {
 }
 
 void Engine::report_bad_loss(const MicroBatch& batch, const objectives::BatchView& view) const {
-  const auto* logp = view.logp().as<float>();
-  for (int64_t i = 0; i < view.targets().rows.count; ++i) {
+  const auto logp = view.logp_on_host();
+  for (size_t i = 0; i < logp.size(); ++i) {
     if (std::isfinite(logp[i])) continue;
-    const auto row = static_cast<size_t>(batch.label_rows[static_cast<size_t>(i)]);
+    const auto row = static_cast<size_t>(batch.label_rows[i]);
     throw BadToken(fmt::format("step {}: the loss is not finite: token {} (id {}) of a sample has log-probability {}. The "
                                "learning rate may be too high or the base model damaged; the last checkpoint is intact.",
-                               number_, batch.positions[row] + 1, batch.labels[static_cast<size_t>(i)], logp[i]),
+                               number_, batch.positions[row] + 1, batch.labels[i], logp[i]),
                    batch.sample_ids[row]);
   }
   fail("step {}: the loss is not finite", number_);

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "objectives/objective.h"
+#include "ops/backend.h"
 #include "optim/optimizer.h"
 #include "train/loss_scaler.h"
 #include "tuning/block_rotation.h"
@@ -22,6 +23,7 @@ namespace attune::train {
 enum class Clipping { global, previous_step, per_tensor };
 
 struct EngineOptions {
+  const ops::Backend* backend = &ops::cpu_backend();  // where it computes
   DType compute = DType::f32;  // of weights, activations and matrix work; sums are fp32
   bool masters = false;        // fp32 copies that the optimizer steps; without, bf16 weights are rounded stochastically
   bool loss_scaling = false;   // fp16
@@ -56,7 +58,7 @@ struct StepResult {
 };
 
 // Chooses what is trained and takes storage for weights and masters.
-void allocate_model(models::Decoder& model, const EngineOptions& options, Arena::Kind kind);
+void allocate_model(models::Decoder& model, const EngineOptions& options, Place place);
 
 // The loss of one token is not finite; whoever has the data adds where it stands.
 class BadToken : public Error {
@@ -76,9 +78,9 @@ class SpoiledModel : public Error {
 
 class Engine : public nn::StepHooks {
  public:
-  // `model` comes from allocate_model with the same options and `kind`, and holds the base's weights where a copy of
+  // `model` comes from allocate_model with the same options and `place`, and holds the base's weights where a copy of
   // them is wanted. `activation_bytes`: a real engine's arena size, from a dry one's high water.
-  Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options, Arena::Kind kind,
+  Engine(models::Decoder& model, const objectives::Objective& objective, const EngineOptions& options, Place place,
          uint64_t activation_bytes);
 
   // Throws where loss or gradient is not finite, naming tensor or token; parameters are then untouched, or with
@@ -126,6 +128,8 @@ class Engine : public nn::StepHooks {
   void update_all(float scale);
   bool tied(const nn::Parameter& parameter) const;
   size_t index_of(const nn::Parameter& parameter) const;
+  void begin_norms();
+  void fetch_norms();
   double note_norm(const nn::Parameter& parameter, const Tensor& gradient);
   float tensor_scale(double squared_norm) const;
   float scale_inside(double squared_norm) const;
@@ -137,6 +141,9 @@ class Engine : public nn::StepHooks {
   EngineOptions options_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Arena> dry_inputs_;
+  std::unique_ptr<Arena> inputs_;  // of batches, where the device is not the host
+  std::unique_ptr<Arena> norm_memory_;
+  double* norms_ = nullptr;  // squared gradient norms by parameter, where gradients lie
   std::unique_ptr<ops::Context> context_;
   std::unique_ptr<nn::Tape> tape_;
   std::unique_ptr<optim::Optimizer> optimizer_;

@@ -132,13 +132,14 @@ Json evaluate_model(models::Decoder& model, const data::TokenSet& set, DType com
   batching.shuffle = false;
   const data::Batcher batches(set, batching);
   EngineOptions options;
+  options.backend = &ops::backend_of(*model.embedding().device);
   options.compute = compute;
   options.eval_capacity = batches.capacity();
   const objectives::CausalLm objective;
   for (const auto& p : model.parameters().all()) p->trainable = false;
-  Engine dry(model, objective, options, Arena::Kind::dry, 0);
+  Engine dry(model, objective, options, Place::dry(), 0);
   dry.dry_run();
-  Engine engine(model, objective, options, Arena::Kind::real, dry.arena().high_water());
+  Engine engine(model, objective, options, options.backend->device(), dry.arena().high_water());
   return evaluate_set(engine, batches, set);
 }
 

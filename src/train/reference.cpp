@@ -145,15 +145,15 @@ void ReferenceLogps::fill_with(const std::string& path) {
            setup_.architecture.vocab_size);
   const EngineOptions options = reference_options(setup_.engine);
   for (const auto& p : model->parameters().all()) p->trainable = false;
-  const auto engine_of = [&](models::Decoder& m, Arena::Kind kind, uint64_t bytes) {
-    m.parameters().allocate_weights(kind, options.compute);
-    return std::make_unique<Engine>(m, *setup_.objective, options, kind, bytes);
+  const auto engine_of = [&](models::Decoder& m, Place place, uint64_t bytes) {
+    m.parameters().allocate_weights(place, options.compute);
+    return std::make_unique<Engine>(m, *setup_.objective, options, place, bytes);
   };
   models::Decoder shape(model->config());
   for (const auto& p : shape.parameters().all()) p->trainable = false;
-  const auto dry = engine_of(shape, Arena::Kind::dry, 0);
+  const auto dry = engine_of(shape, Place::dry(), 0);
   dry->dry_run();
-  const auto engine = engine_of(*model, Arena::Kind::real, dry->arena().high_water());
+  const auto engine = engine_of(*model, options.backend->device(), dry->arena().high_water());
   models::load_weights(*model, directory);
   fill(*engine);
 }

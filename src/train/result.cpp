@@ -83,7 +83,7 @@ void write_manifest(const RunSetup& s, int64_t steps) {
   m["configuration_sha256"] = sha256_hex(s.config.resolved_yaml());
   m["seed"] = s.config.seed;
   m["steps"] = steps;
-  m["machine"] = {{"backend", ops::cpu_backend().name}, {"threads", omp_get_max_threads()}, {"processor", processor_name()}};
+  m["machine"] = {{"backend", s.engine.backend->name}, {"threads", omp_get_max_threads()}, {"processor", processor_name()}};
   m["result"] = {{"files", hashes_of(model_files(s.config.output_dir))}};
   write_file_atomic(fs::path(s.config.output_dir) / "attune_manifest.json", m.dump(2) + "\n");
 }

@@ -100,7 +100,8 @@ uint64_t generation_sample_bytes(const RunSetup& setup, models::Decoder& model) 
   int64_t longest = 0, count = 0;
   for (const Sample& s : first_samples(setup)) longest = std::max(longest, static_cast<int64_t>(s.prompt.size())), ++count;
   if (count == 0) return 0;
-  return infer::generation_bytes(model, setup.engine.compute, std::min(count, kAtATime), longest, setup.config.generation_max_new_tokens);
+  return infer::generation_bytes(model, setup.engine.compute, std::min(count, kAtATime), longest, setup.config.generation_max_new_tokens,
+                                 *setup.engine.backend);
 }
 
 }  // namespace attune::train

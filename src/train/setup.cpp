@@ -138,6 +138,7 @@ BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
 
 EngineOptions engine_options(const RunSetup& setup, const Config& c) {
   EngineOptions e;
+  e.backend = &ops::choose_backend(c.device);
   e.compute = c.compute();
   e.masters = c.bf16 || c.fp16;
   if (c.pure_bf16) e.masters = false;

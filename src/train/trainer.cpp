@@ -169,7 +169,7 @@ void Trainer::prepare_reference() {
 
 void Trainer::load_model(uint64_t activation_bytes) {
   model_ = std::make_unique<models::Decoder>(setup_.architecture);
-  allocate_model(*model_, setup_.engine, Arena::Kind::real);
+  allocate_model(*model_, setup_.engine, setup_.engine.backend->device());
   info("{}", tuning::describe(*model_));
   if (const Quantization& how = setup_.engine.tuning.quantization; how.on())
     info("base: the layers' weights are held as {}, {:.3g} bits each; the rest in {}", text_of(how), how.bits(), name_of(setup_.engine.compute));
@@ -180,9 +180,9 @@ void Trainer::load_model(uint64_t activation_bytes) {
     models::load_weights(*model_, *setup_.directory);
     begin_rows(setup_.vocabulary, config_, *model_);
   }
-  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()));
+  if (tuning.adapts()) tuning::begin_lora(tuning.lora, *model_, *setup_.directory, checkpoint_.value_or(fs::path()), config_.l2_to_base > 0);
   if (tuning.adapts()) frozen_hash_ = tuning::frozen_hash(*model_);
-  engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, Arena::Kind::real, activation_bytes);
+  engine_ = std::make_unique<Engine>(*model_, *setup_.objective, setup_.engine, setup_.engine.backend->device(), activation_bytes);
   if (reference_missing_) references_->fill(*engine_);
 }
 
@@ -482,6 +482,9 @@ std::string Trainer::finish(double epoch) {
                   {"total_flos", flops_},
                   {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, done_))},
                   {"steps", done_},
+                  {"method", tuning::method_of(setup_.engine.tuning)},
+                  {"trainable_parameters", tuning::count_parameters(*model_).trained},
+                  {"parameters", tuning::count_parameters(*model_).all},
                   {"stopped_early", best_.exhausted()},
                   {"best_step", best_.step()},
                   {"best_share", static_cast<double>(best_.step()) / static_cast<double>(setup_.total_steps)},
@@ -491,6 +494,8 @@ std::string Trainer::finish(double epoch) {
                   {"duration_seconds", seconds},
                   {"tokens_per_second", static_cast<double>(process_tokens_) / std::max(1e-9, seconds)},
                   {"peak_memory_bytes", peak_memory_bytes()}};
+  // Its memory is taken once and kept: what it holds at the end is the most.
+  if (Device& device = setup_.engine.backend->device(); !device.is_host()) results["peak_device_memory_bytes"] = device.held_memory();
   log_->finish(done_, epoch, {{"total_flos", flops_}, {"train_loss", results["train_loss"]}, {"train_runtime", seconds}});
   write_file_atomic(output_ / "trainer_state.json", trainer_state_json(state_at(epoch), log_->history()));
   log_->write_curve();

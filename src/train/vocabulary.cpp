@@ -11,6 +11,7 @@
 #include "text/extend.h"
 #include "train/lora_options.h"
 #include "train/objective_options.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/log.h"
@@ -56,26 +57,17 @@ void check_family(const formats::ModelDirectory& base, const models::DecoderConf
     refuse("resize_vocab: the family {} tells its kind of head by the size of the vocabulary, which therefore cannot grow", grown.family);
 }
 
-std::vector<double> mean_of(const Tensor& table, const std::vector<text::TokenId>* parts, int64_t known) {
+std::vector<double> mean_of(Device& device, const Tensor& table, const std::vector<text::TokenId>* parts, int64_t known) {
   const auto d = static_cast<size_t>(table.cols);
   std::vector<double> sum(d);
   std::vector<float> row(d);
   const int64_t n = parts ? static_cast<int64_t>(parts->size()) : known;
   for (int64_t i = 0; i < n; ++i) {
-    const Tensor from = table.slice(parts ? (*parts)[static_cast<size_t>(i)] : i, 1);
-    convert(from.data, from.dtype, row.data(), DType::f32, d);
+    get(device, table, (parts ? (*parts)[static_cast<size_t>(i)] : i) * table.cols, row);
     for (size_t j = 0; j < d; ++j) sum[j] += row[j];
   }
   for (double& x : sum) x /= static_cast<double>(std::max<int64_t>(1, n));
   return sum;
-}
-
-void put_row(nn::Parameter& table, int64_t id, const std::vector<float>& row) {
-  for (Tensor* t : {&table.master, &table.weight}) {
-    if (!t->defined()) continue;
-    const Tensor to = t->slice(id, 1);
-    convert(row.data(), DType::f32, to.data, to.dtype, row.size());
-  }
 }
 
 void begin_table(const Vocabulary& v, const Config& c, int64_t first_free, nn::Parameter& table) {
@@ -83,20 +75,20 @@ void begin_table(const Vocabulary& v, const Config& c, int64_t first_free, nn::P
     refuse("add_tokens: {} is not trained here, so new tokens would never be learnt. With finetuning_type: freeze name embed_tokens and lm_head in "
            "freeze_extra_modules; use_badam leaves them alone", table.name);
   const Tensor& from = table.stepped();
-  const std::vector<double> mean = mean_of(from, nullptr, std::min(v.known, first_free));
+  const std::vector<double> mean = mean_of(*table.device, from, nullptr, std::min(v.known, first_free));
   std::vector<float> row(mean.size());
   // Rows between the base's last and the first new token belong to nobody.
-  for (int64_t id = first_free; id < table.shape[0]; ++id) put_row(table, id, std::vector<float>(mean.begin(), mean.end()));
+  for (int64_t id = first_free; id < table.shape[0]; ++id) table.set(id * from.cols, std::vector<float>(mean.begin(), mean.end()));
   const uint64_t key = mix_key(static_cast<uint64_t>(c.seed), hash64(table.name), 0x70CE);
   const double noise = c.init_special_tokens == "noise_init" ? 1 / std::sqrt(static_cast<double>(mean.size())) : 0;
   for (const Vocabulary::Row& r : v.rows) {
     const bool parts = c.init_special_tokens == "subtokens" && !r.parts.empty();
-    const std::vector<double> centre = parts ? mean_of(from, &r.parts, 0) : mean;
+    const std::vector<double> centre = parts ? mean_of(*table.device, from, &r.parts, 0) : mean;
     for (size_t j = 0; j < row.size(); ++j) {
       const uint64_t at = 2 * (static_cast<uint64_t>(r.id) * row.size() + j);
       row[j] = static_cast<float>(centre[j] + (noise > 0 ? noise * normal_pair(element_bits(key, at), element_bits(key, at + 1))[0] : 0));
     }
-    put_row(table, r.id, row);
+    table.set(r.id * from.cols, row);
   }
 }
 

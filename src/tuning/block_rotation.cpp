@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "tensor/transfer.h"
 #include "tuning/tuner.h"
 #include "util/error.h"
 #include "util/rng.h"
@@ -51,8 +52,7 @@ void BlockRotation::hand_over(nn::Parameter& from, nn::Parameter& to) {
   from.trainable = false;
   to.trainable = true;
   to.gradient_written = false;
-  if (to.master.defined())
-    convert(to.weight.data, to.weight.dtype, to.master.data, DType::f32, static_cast<size_t>(to.count()));
+  if (to.master.defined()) convert_on(*to.device, to.weight, to.master);
 }
 
 }  // namespace attune::tuning

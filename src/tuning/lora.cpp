@@ -8,6 +8,7 @@
 #include "models/merge.h"
 #include "nn/weight_product.h"
 #include "ops/backend.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -40,18 +41,12 @@ void begin_embedding_up(nn::Parameter& p, uint64_t seed) {
 void begin_down(nn::Parameter& p, uint64_t seed) {
   const uint64_t key = mix_key(seed, hash64(p.name));
   const float bound = 1.0f / std::sqrt(static_cast<float>(p.shape[1]));
-  const Tensor& to = p.stepped();
   std::vector<float> row(static_cast<size_t>(p.shape[1]));
   for (int64_t r = 0; r < p.shape[0]; ++r) {
     for (size_t i = 0; i < row.size(); ++i)
       row[i] = bound * (2 * uniform_float(element_bits(key, static_cast<uint64_t>(r) * row.size() + i)) - 1);
-    const Tensor at = to.slice(r, 1);
-    convert(row.data(), DType::f32, at.data, at.dtype, row.size());
+    p.set(r * p.shape[1], row);
   }
-}
-
-void refresh(nn::Parameter& p) {
-  if (p.master.defined()) convert(p.master.data, DType::f32, p.weight.data, p.weight.dtype, static_cast<size_t>(p.count()));
 }
 
 // The adapters of a model, each with its weight: f(weight, adapter).
@@ -74,21 +69,39 @@ void begin_from_weights(const LoraOptions& o, models::Decoder& model) {
     decompose(o.start, weight, adapter.scale, down, up);
     for (const auto& [p, values] : {std::pair(adapter.a, &a), {adapter.b, &b}}) {
       nn::Parameter& kept = *models::beginning_of(model, *p);
-      convert(values->data(), DType::f32, kept.weight.data, kept.weight.dtype, values->size());
-      convert(kept.weight.data, kept.weight.dtype, p->stepped().data, p->stepped().dtype, values->size());
-      refresh(*p);
+      kept.set(0, *values);
+      convert_on(*p->device, kept.weight, p->stepped());
+      p->refresh();
     }
   });
 }
 
+// A and B as they were before the first update, exactly, out of what a checkpoint has of them. The rest that learns stays the base's.
+void load_beginnings(const fs::path& checkpoint, models::Decoder& model) {
+  std::vector<std::pair<nn::Parameter*, std::vector<float>>> kept;
+  for (const auto& p : model.parameters().all())
+    if (!p->adapter_name.empty() && !p->added) {
+      kept.emplace_back(p.get(), std::vector<float>(static_cast<size_t>(p->count())));
+      convert(p->stepped().data, p->stepped().dtype, kept.back().second.data(), DType::f32, kept.back().second.size());
+    }
+  models::load_adapter(model, checkpoint);
+  for (const auto& [p, values] : kept) models::store(*p, values);
+  for (const auto& p : model.parameters().all())
+    if (const nn::Parameter* begun = models::beginning_of(model, *p)) {
+      convert(begun->weight.data, begun->weight.dtype, p->stepped().data, p->stepped().dtype, static_cast<size_t>(p->count()));
+      refresh(*p);
+    }
+}
+
 // Magnitudes begin as the lengths of the rows that the adapter leaves: a new one changes nothing.
 void begin_magnitudes(models::Decoder& model) {
-  Arena slabs(Arena::Kind::real, uint64_t{1} << 36);  // of which only what is used is taken
-  ops::Context context(ops::cpu_backend(), slabs);
+  Device& device = *model.embedding().device;
+  Arena slabs(device, uint64_t{1} << 36);  // of which only what is used is taken
+  ops::Context context(ops::backend_of(device), slabs);
   for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
     if (!a.magnitude) return;
     nn::adapted_norms(context, weight, a, a.magnitude->stepped());
-    refresh(*a.magnitude);
+    a.magnitude->refresh();
   });
 }
 
@@ -122,22 +135,24 @@ void apply_lora(const LoraOptions& options, models::Decoder& model) {
   if (options.tensor_train.on()) declare_cores(options.tensor_train, model);
 }
 
-void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint) {
+void begin_lora(const LoraOptions& o, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint, bool anchored) {
   if (!o.merged.empty()) models::merge_into(model, base, o.merged);
-  if (!checkpoint.empty()) load_adapter(checkpoint, model);
+  const bool taken_out = o.start.how != LoraStart::zero, resumes = !checkpoint.empty();
+  if (resumes && anchored && taken_out) load_beginnings(checkpoint, model);
+  else if (resumes && !anchored) load_adapter(checkpoint, model);
   else if (!o.continued.empty()) load_adapter(o.continued, model);
-  else if (o.start.how != LoraStart::zero) begin_from_weights(o, model);
+  else if (taken_out) begin_from_weights(o, model);
   else if (o.tensor_train.on()) begin_cores(model, o.start.seed);
   else
     for (const auto& p : model.parameters().all()) {  // fresh memory is zero: what is not named here is
-      if (p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed), refresh(*p);
+      if (p->name.ends_with(".lora_A.weight")) begin_down(*p, o.start.seed);
       if (p->name.ends_with(".lora_embedding_B")) begin_embedding_up(*p, o.start.seed);
     }
-  if (o.start.how != LoraStart::zero)
+  if (taken_out)
     for_each_adapter(model, [&](nn::Parameter& weight, const nn::Adapter& a) {
       take_out(weight, a.scale, models::beginning_of(model, *a.a)->weight, models::beginning_of(model, *a.b)->weight);
     });
-  if (checkpoint.empty() && o.continued.empty()) begin_magnitudes(model);
+  if ((!resumes || anchored) && o.continued.empty()) begin_magnitudes(model);
 }
 
 formats::LoraConfig saved_config(const LoraOptions& options, const models::Decoder& model) {

@@ -33,8 +33,9 @@ void apply_lora(const LoraOptions& options, models::Decoder& model);
 
 // Before the first update, with the base's weights in place: adapters merged, and A and B as they begin. A is uniform within
 // 1/√in and B is 0, or as `start` says (DoRA's magnitudes: as long as the rows are then), or all come from the adapter that is continued or, where a run resumes, from its
-// `checkpoint`. A function of seed and name.
-void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint = {});
+// `checkpoint`. A function of seed and name. `anchored`: what learns is left as the run began, also where it resumes, for the engine to take
+// as what it is held near; the checkpoint's values follow (load_tuned).
+void begin_lora(const LoraOptions& options, models::Decoder& model, formats::ModelDirectory& base, const fs::path& checkpoint = {}, bool anchored = false);
 
 // Fills an adapter that is attached, and the cores it comes from, out of a directory that save_adapter wrote.
 void load_adapter(const fs::path& directory, models::Decoder& model);

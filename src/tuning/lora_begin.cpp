@@ -6,6 +6,7 @@
 #include "ops/backend.h"
 #include "ops/gemm.h"
 #include "ops/optimizer_low_rank.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/rng.h"
@@ -82,9 +83,10 @@ void olora(ops::Context& context, const Tensor& w, const Tensor& a, const Tensor
   ops::gemm(context, {b, w, a, true, false, false});
 }
 
-Tensor in_fp32(Arena& arena, const Tensor& t) {
+// On the host, wherever t lies.
+Tensor in_fp32(Arena& arena, Device& device, const Tensor& t) {
   const Tensor out = arena.matrix(t.rows, t.cols, DType::f32);
-  convert(t.data, t.dtype, out.data, DType::f32, static_cast<size_t>(t.count()));
+  get(device, t, 0, {out.as<float>(), static_cast<size_t>(t.count())});
   return out;
 }
 
@@ -97,20 +99,20 @@ void decompose(const StartOptions& o, const nn::Parameter& weight, float scale, 
   if (a.rows.count > std::min(a.cols, b.rows.count))
     refuse("lora_rank: {} is more than {} [{}, {}] has singular values; pissa_init and olora need a smaller one", a.rows.count, weight.name,
            b.rows.count, a.cols);
-  Arena arena(Arena::Kind::real, kAddresses);
+  Arena arena(Place::host(), kAddresses);
   ops::Context context(ops::cpu_backend(), arena);
-  const Tensor w = in_fp32(arena, weight.weight);
+  const Tensor w = in_fp32(arena, *weight.device, weight.weight);
   if (o.how == LoraStart::pissa) pissa(context, o, weight.name, w, scale, a, b);
   else olora(context, w, a, b);
 }
 
 void take_out(nn::Parameter& weight, float scale, const Tensor& a, const Tensor& b) {
-  Arena arena(Arena::Kind::real, kAddresses);
+  Arena arena(Place::host(), kAddresses);
   ops::Context context(ops::cpu_backend(), arena);
-  const Tensor w = in_fp32(arena, weight.weight), less = arena.matrix(b.rows, b.cols, DType::f32);
-  ops::scale(context, {in_fp32(arena, b), less, -scale, false});
-  ops::gemm(context, {less, in_fp32(arena, a), w, false, false, true});
-  convert(w.data, DType::f32, weight.weight.data, weight.weight.dtype, static_cast<size_t>(w.count()));
+  const Tensor w = in_fp32(arena, *weight.device, weight.weight), less = arena.matrix(b.rows, b.cols, DType::f32);
+  ops::scale(context, {in_fp32(arena, *weight.device, b), less, -scale, false});
+  ops::gemm(context, {less, in_fp32(arena, *weight.device, a), w, false, false, true});
+  put(*weight.device, weight.weight, 0, {w.as<float>(), static_cast<size_t>(w.count())});
 }
 
 }  // namespace attune::tuning

@@ -11,6 +11,7 @@
 #include "models/adapter.h"
 #include "ops/backend.h"
 #include "ops/gemm.h"
+#include "tensor/transfer.h"
 #include "tuning/circuit.h"
 #include "util/error.h"
 #include "util/hash.h"
@@ -48,11 +49,21 @@ Sizes sizes_of(const nn::Parameter& p) {
   return p.name.ends_with(kUp) ? Sizes(p.shape[1], p.shape[0]) : Sizes(p.shape[0], p.shape[1]);
 }
 
-Tensor in_fp32(ops::Context& context, const Tensor& t) {
-  if (t.dtype == DType::f32) return t;
+// On the host, wherever t lies.
+Tensor in_fp32(ops::Context& context, Device& device, const Tensor& t) {
+  if (t.dtype == DType::f32 && device.is_host()) return t;
   const Tensor out = context.arena().matrix(t.rows, t.cols, DType::f32);
-  if (!context.dry()) convert(t.data, t.dtype, out.data, DType::f32, static_cast<size_t>(t.count()));
+  if (!context.dry()) get(device, t, 0, {out.as<float>(), static_cast<size_t>(t.count())});
   return out;
+}
+Tensor in_fp32(ops::Context& context, const nn::Parameter& p) { return in_fp32(context, *p.device, p.master.defined() ? p.master : p.weight); }
+
+// Where a result for `t` is to be written on the host, and its way there.
+Tensor draft_of(ops::Context& context, Device& device, const Tensor& t) {
+  return t.dtype == DType::f32 && device.is_host() ? t : context.arena().matrix(t.rows, t.cols, DType::f32);
+}
+void hand_in(Device& device, const Tensor& draft, const Tensor& t) {
+  if (draft.data != t.data) put(device, t, 0, {draft.as<float>(), static_cast<size_t>(t.count())});
 }
 
 double* amplitudes(ops::Context& context, const Circuit& circuit) {
@@ -60,7 +71,7 @@ double* amplitudes(ops::Context& context, const Circuit& circuit) {
 }
 
 // w [1, r].
-Tensor column_weights(ops::Context& context, const Tensor& angles, int64_t rank) {
+Tensor column_weights(ops::Context& context, const nn::Parameter& angles, int64_t rank) {
   const Tensor w = context.arena().vector(rank, DType::f32), theta = in_fp32(context, angles);
   ArenaScope workspace(context.arena());
   const Circuit circuit = Circuit::over(rank);
@@ -72,7 +83,7 @@ Tensor column_weights(ops::Context& context, const Tensor& angles, int64_t rank)
 }
 
 // dθ_i = Σ_k dw_k · ∂w_k/∂θ_i, ∂w_k/∂θ_i = 2·2ⁿ·ψ_k·∂ψ_k/∂θ_i.
-void angle_gradients(ops::Context& context, const Tensor& angles, const Tensor& dw, const Tensor& into) {
+void angle_gradients(ops::Context& context, const nn::Parameter& angles, const Tensor& dw, const Tensor& into) {
   ArenaScope workspace(context.arena());
   const Tensor theta = in_fp32(context, angles);
   const Circuit circuit = Circuit::over(dw.cols);
@@ -88,7 +99,7 @@ void angle_gradients(ops::Context& context, const Tensor& angles, const Tensor& 
 }
 
 // Room for what compose takes outside of a step; only what is used is touched.
-Arena make_workspace() { return Arena(Arena::Kind::real, uint64_t{1} << 36); }
+Arena make_workspace() { return Arena(Place::host(), uint64_t{1} << 36); }
 
 void compose_once(models::Decoder& model) {
   Arena workspace = make_workspace();
@@ -101,12 +112,6 @@ void fill_uniform(nn::Parameter& p, double bound, uint64_t seed) {
   std::vector<float> values(static_cast<size_t>(p.count()));
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(bound) * (2 * uniform_float(element_bits(key, i)) - 1);
   models::store(p, values);
-}
-
-std::vector<float> floats_of(const Tensor& t) {
-  std::vector<float> out(static_cast<size_t>(t.count()));
-  convert(t.data, t.dtype, out.data(), DType::f32, out.size());
-  return out;
 }
 
 // Both were rounded to what the adapter's file holds; anything beyond is another adapter.
@@ -180,7 +185,10 @@ TensorTrainOptions read_tensor_train(const fs::path& directory) {
 void save_cores(const fs::path& directory, const TensorTrainOptions& options, const models::Decoder& model) {
   std::vector<formats::TensorSource> sources;
   for (const auto& p : model.parameters().all())
-    if (is_core(*p)) sources.push_back({p->name, p->shape, p->stepped().data, p->stepped().dtype, DType::f32});
+    if (is_core(*p)) {
+      sources.push_back({p->name, p->shape, p->stepped().data, p->stepped().dtype, DType::f32});
+      sources.back().device = p->device;
+    }
   formats::write_safetensors(directory / kCoresFile, std::move(sources),
                              {{"format", "pt"}, {"tt_bond", std::to_string(options.bond)}, {"tt_weighted", options.weighted ? "true" : "false"}});
 }
@@ -195,7 +203,7 @@ void load_cores(const fs::path& directory, models::Decoder& model) {
   for (const auto& t : file.tensors()) unused.insert(t.name);
   std::map<const nn::Parameter*, std::vector<float>> stored;
   for (const auto& p : all) {
-    if (p->derived) stored[p.get()] = floats_of(p->weight);
+    if (p->derived) stored[p.get()] = floats_of(*p->device, p->weight);
     if (!is_core(*p)) continue;
     const auto* info = file.find(p->name);
     if (!info || info->shape != p->shape)
@@ -209,7 +217,7 @@ void load_cores(const fs::path& directory, models::Decoder& model) {
   if (!unused.empty()) fail("{}: \"{}\" has no place in this model; the file belongs to another adapter", path.string(), *unused.begin());
   compose_once(model);
   for (const auto& [p, values] : stored)
-    if (!follows(floats_of(p->weight), values))
+    if (!follows(floats_of(*p->device, p->weight), values))
       refuse("{}: {} of adapter_model.safetensors does not follow from these cores: one of the two files was changed or replaced. Delete {} to "
              "continue the adapter as plain LoRA", path.string(), p->name, kCoresFile);
 }
@@ -246,7 +254,7 @@ std::vector<nn::Parameter*> TensorTrain::cores() const {
 Tensor TensorTrain::product(ops::Context& context, const Train& t) {
   const Tensor m = context.arena().matrix(Rows::exactly(t.k1 * t.j1), t.k2 * t.j2, DType::f32);
   ArenaScope workspace(context.arena());
-  ops::gemm(context, {in_fp32(context, t.cores[0]->stepped()), in_fp32(context, t.cores[1]->stepped()), m, false, false, false});
+  ops::gemm(context, {in_fp32(context, *t.cores[0]), in_fp32(context, *t.cores[1]), m, false, false, false});
   return m;
 }
 
@@ -269,28 +277,43 @@ void for_each_element(const Train& t, F&& f) {
 
 }  // namespace
 
-void TensorTrain::compose(ops::Context& context) const {
+ops::Context* TensorTrain::on_host(ops::Context& context) const {
+  if (context.device().is_host()) return &context;
+  if (context.dry()) return nullptr;
+  if (!beside_) beside_ = std::make_unique<Beside>();
+  return &beside_->context;
+}
+
+void TensorTrain::compose(ops::Context& where) const {
+  ops::Context* host = on_host(where);
+  if (!host) return;
+  ops::Context& context = *host;
   for (const Train& t : trains_) {
     ArenaScope workspace(context.arena());
     const Tensor m = product(context, t);
-    const Tensor w = t.cores.size() > 2 ? column_weights(context, t.cores[2]->stepped(), t.rank()) : Tensor{};
+    const Tensor w = t.cores.size() > 2 ? column_weights(context, *t.cores[2], t.rank()) : Tensor{};
+    Device& device = *t.product->device;
     const Tensor& weight = t.product->weight;
-    const Tensor out = weight.dtype == DType::f32 ? weight : context.arena().matrix(weight.rows, weight.cols, DType::f32);
+    const Tensor out = draft_of(context, device, weight);
     if (context.dry()) continue;
     const float *from = m.as<float>(), *by = w.as<float>();
     float* to = out.as<float>();
     for_each_element(t, [&](int64_t at, int64_t in_m, int64_t k) { to[at] = from[in_m] * (by ? by[k] : 1.0f); });
-    if (weight.dtype != DType::f32) convert(to, DType::f32, weight.data, weight.dtype, static_cast<size_t>(weight.count()));
+    hand_in(device, out, weight);
   }
 }
 
-void TensorTrain::backward(ops::Context& context, const nn::Parameter& derived) const {
+void TensorTrain::backward(ops::Context& where, const nn::Parameter& derived) const {
+  ops::Context* host = on_host(where);
+  if (!host) return;
+  ops::Context& context = *host;
+  Device& device = *derived.device;
   const Train& t = trains_[by_product_.at(&derived)];
   ArenaScope workspace(context.arena());
-  const Tensor gradient = in_fp32(context, derived.gradient);
+  const Tensor gradient = in_fp32(context, device, derived.gradient);
   const bool weighted = t.cores.size() > 2;
   const Tensor m = weighted ? product(context, t) : Tensor{};
-  const Tensor w = weighted ? column_weights(context, t.cores[2]->stepped(), t.rank()) : Tensor{};
+  const Tensor w = weighted ? column_weights(context, *t.cores[2], t.rank()) : Tensor{};
   const Tensor dw = weighted ? context.arena().vector(t.rank(), DType::f32) : Tensor{};
   const Tensor dm = context.arena().matrix(Rows::exactly(t.k1 * t.j1), t.k2 * t.j2, DType::f32);
   if (!context.dry()) {
@@ -302,10 +325,13 @@ void TensorTrain::backward(ops::Context& context, const nn::Parameter& derived) 
       if (sums) sums[k] += from[at] * values[in_m];
     });
   }
-  const Tensor first = in_fp32(context, t.cores[0]->stepped()), second = in_fp32(context, t.cores[1]->stepped());
-  ops::gemm(context, {dm, second, t.cores[0]->gradient, false, true, false});
-  ops::gemm(context, {first, dm, t.cores[1]->gradient, true, false, false});
-  if (weighted) angle_gradients(context, t.cores[2]->stepped(), dw, t.cores[2]->gradient);
+  const Tensor first = in_fp32(context, *t.cores[0]), second = in_fp32(context, *t.cores[1]);
+  std::vector<Tensor> drafts;
+  for (const nn::Parameter* core : t.cores) drafts.push_back(draft_of(context, device, core->gradient));
+  ops::gemm(context, {dm, second, drafts[0], false, true, false});
+  ops::gemm(context, {first, dm, drafts[1], true, false, false});
+  if (weighted) angle_gradients(context, *t.cores[2], dw, drafts[2]);
+  for (size_t i = 0; !context.dry() && i < drafts.size(); ++i) hand_in(device, drafts[i], t.cores[i]->gradient);
 }
 
 }  // namespace attune::tuning

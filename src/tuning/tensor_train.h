@@ -11,10 +11,11 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "models/decoder.h"
-#include "ops/context.h"
+#include "ops/backend.h"
 #include "util/files.h"
 
 namespace attune::tuning {
@@ -63,7 +64,14 @@ class TensorTrain {
     int64_t rank() const { return k1 * k2; }
   };
   static Tensor product(ops::Context& context, const Train& train);
+  // Trains are small and their sums are the host's: where `context` computes elsewhere, one beside it. Null: nothing to count.
+  ops::Context* on_host(ops::Context& context) const;
 
+  struct Beside {
+    Arena arena{Place::host(), uint64_t{1} << 36};  // of which only what is used is taken
+    ops::Context context{ops::cpu_backend(), arena};
+  };
+  mutable std::unique_ptr<Beside> beside_;
   std::vector<Train> trains_;
   std::map<const nn::Parameter*, size_t> by_product_;
 };

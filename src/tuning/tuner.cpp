@@ -8,6 +8,7 @@
 #include <set>
 
 #include "models/quantized_base.h"
+#include "tensor/transfer.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/pattern.h"
@@ -125,16 +126,32 @@ uint64_t frozen_hash(const models::Decoder& model) {
   for (const auto& p : model.parameters().all())
     if (!p->learns() && !p->derived) {
       const void* data = p->is_quantized() ? p->quantized.codes : p->weight.data;
-      hash = hash64({static_cast<const char*>(data), p->weight_bytes()}, hash);
+      read_pieces(*p->device, data, p->weight_bytes(), [&](uint64_t, std::span<const char> piece) { hash = hash64({piece.data(), piece.size()}, hash); });
     }
   return hash;
 }
 
-std::string describe(const models::Decoder& model) {
+std::string method_of(const TunerOptions& o) {
+  if (!o.adapts()) return o.type;
+  const formats::LoraConfig& c = o.lora.config;
+  std::string text = c.use_dora ? "DoRA" : "LoRA";
+  if (o.lora.tensor_train.on()) text = fmt::format("{}tensor train, bond {}, of", o.lora.tensor_train.weighted ? "weighted " : "", o.lora.tensor_train.bond);
+  text += fmt::format("{} rank {}{}", o.lora.tensor_train.on() ? "" : ",", c.r, c.use_rslora ? ", rsLoRA" : "");
+  if (o.lora.start.how != LoraStart::zero) text += o.lora.start.how == LoraStart::pissa ? ", PiSSA" : ", OLoRA";
+  if (o.lora.plus_ratio > 0) text += ", LoRA+";
+  return text + (o.quantization.on() ? ", on " + text_of(o.quantization) : "");
+}
+
+ParameterCounts count_parameters(const models::Decoder& model) {
   int64_t derived = 0;
   for (const auto& p : model.parameters().all())
     if (p->derived) derived += p->count();
-  const int64_t trained = model.parameters().trainable_count(), all = model.parameters().count() - derived;
+  return {model.parameters().trainable_count(), model.parameters().count() - derived};
+}
+
+std::string describe(const models::Decoder& model) {
+  const auto [trained, all] = count_parameters(model);
+  const int64_t derived = model.parameters().count() - all;
   return fmt::format("trainable parameters: {} of {} ({:.4g} %){}", thousands(trained), thousands(all),
                      100.0 * static_cast<double>(trained) / static_cast<double>(all),
                      derived ? fmt::format("; the {} of the adapter's A and B follow from them", thousands(derived)) : "");

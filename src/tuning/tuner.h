@@ -36,6 +36,13 @@ uint64_t frozen_hash(const models::Decoder& model);
 // "model.layers.12.mlp.down_proj.weight" → 12; nothing for what lies outside of the layers.
 std::optional<int64_t> layer_of(const std::string& name);
 
+// What is trained in a few words: "full", "LoRA, rank 8", "tensor train, bond 4, of rank 8, on nf4-double".
+std::string method_of(const TunerOptions& options);
+
+struct ParameterCounts {
+  int64_t trained = 0, all = 0;  // what only follows from other parameters is in neither
+};
+ParameterCounts count_parameters(const models::Decoder& model);
 // "trainable parameters: 1,234 of 5,678 (21.7 %)"
 std::string describe(const models::Decoder& model);
 

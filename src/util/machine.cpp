@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -68,6 +69,8 @@ std::string MemoryWatch::judge(uint64_t swapped, uint64_t available, uint64_t to
     return said_ = true, fmt::format("only {} of {} are still available: the machine is about to swap, or to end a process", format_bytes(available), format_bytes(total));
   return "";
 }
+
+std::string program_directory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
 
 std::string processor_name() {
   const std::string name = cpuinfo("model name");

@@ -30,6 +30,7 @@ class MemoryWatch {
 // Gives whole pages between `from` and `from + bytes`, whose content is no longer needed, back to the system.
 void release_memory(char* from, uint64_t bytes);
 std::string processor_name();
+std::string program_directory();  // that this program stands in
 std::vector<std::string> instruction_sets();  // of those that matter here: avx2, avx512f, avx512_bf16, amx_bf16 …
 double seconds_now();             // monotonic
 

@@ -258,5 +258,124 @@ TEST_F(AdapterRun, MergingAsksForTheBaseOfAQuantisedRunAndMeasuresBoth) {
   EXPECT_EQ(read_file(work / "said/model.safetensors"), read_file(work / "dequantized/model.safetensors"));
 }
 
+// Two adapters that were trained apart: chosen, weighted and summed, by the same words at run time and in merge.
+TEST_F(AdapterRun, SeveralAddUpAsTheirMergeAndOneIsChosenWithoutTheOthers) {
+  ASSERT_EQ(run(training("law", {"lora_target=q_proj,down_proj"})).code, 0);
+  ASSERT_EQ(run(training("tone", {"lora_target=q_proj,up_proj", "lora_rank=4", "seed=7"})).code, 0);
+  const std::string law = (work / "law").string(), tone = (work / "tone").string();
+  const std::string text = work.write("text.txt", "The cat was happy and saw a tree.\n").string();
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> args{"score", "--model", base, "--file", text, "--adapter", law, "--adapter", "style=" + tone};
+    args.insert(args.end(), more.begin(), more.end());
+    const Result r = run(args);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return parse_json(lines_of(r.out).at(0), "score")["nll"].get<std::vector<double>>();
+  };
+  EXPECT_EQ(with({"--use", "style"}), nll(base, tone));
+  EXPECT_EQ(with({"--use", "law"}), nll(base, law));
+  EXPECT_EQ(with({"--use", "none"}), nll(base));
+  for (const std::string use : {"", "0.4*law+style"}) {
+    const std::string merged = (work / ("merged" + use)).string();
+    std::vector<std::string> args{"merge", "--model", base, "--adapter", law, "--adapter", "style=" + tone, "--out", merged, "--dtype", "float32"};
+    std::vector<std::string> chosen;
+    if (!use.empty()) chosen = {"--use", use};
+    args.insert(args.end(), chosen.begin(), chosen.end());
+    const Result r = run(args);
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_LT(furthest(with(chosen), nll(merged)), 1e-5) << use;
+    EXPECT_GT(furthest(with(chosen), nll(base, law)), 1e-3) << use;
+  }
+  expect_failure(run({"score", "--model", base, "--file", text, "--adapter", law, "--adapter", tone + "," + law}), 2, "a chain");
+  expect_failure(run({"score", "--model", base, "--file", text, "--adapter", law, "--adapter", law}), 2, "both called law");
+  expect_failure(run({"score", "--model", base, "--file", text, "--adapter", law, "--adapter", tone, "--use", "style"}), 2, "law, tone");
+  expect_failure(run({"score", "--model", base, "--file", text, "--use", "law"}), 2, "--adapter");
+  ASSERT_EQ(run(training("dora", {"use_dora=true", "max_steps=1"})).code, 0);
+  expect_failure(run({"merge", "--model", base, "--adapter", law, "--adapter", (work / "dora").string(), "--out", (work / "no").string()}), 2, "DoRA");
+  EXPECT_FALSE(fs::exists(work / "no"));
+}
+
+TEST_F(AdapterRun, RowsOfAFileAndAConversationChooseTheirAdapter) {
+  ASSERT_EQ(run(training("law", {"lora_target=q_proj,down_proj", "learning_rate=0.05"})).code, 0);
+  ASSERT_EQ(run(training("tone", {"lora_target=q_proj,up_proj", "learning_rate=0.05", "seed=7"})).code, 0);
+  const std::string law = (work / "law").string(), tone = (work / "tone").string();
+  const auto generate = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"generate", "--model", base, "--max-new-tokens", "8"});
+    return run(more);
+  };
+  std::string rows;
+  for (const char* choice : {"tone", "law", "none", "tone", "0.5*law+tone"}) rows += Json{{"prompt", "The cat"}, {"adapter", choice}}.dump() + "\n";
+  const std::string file = work.write("rows.jsonl", rows + "{\"prompt\":\"The cat\"}\n").string();
+  const Result r = generate({"--file", file, "--adapter", law, "--adapter", tone, "--use", "law"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  std::vector<std::string> answers;
+  for (const std::string& line : lines_of(r.out)) answers.push_back(parse_json(line, "row")["predict"].get<std::string>() + "\n");
+  ASSERT_EQ(answers.size(), 6u);
+  EXPECT_EQ(answers[0], generate({"--prompt", "The cat", "--adapter", tone}).out);
+  EXPECT_EQ(answers[1], generate({"--prompt", "The cat", "--adapter", law}).out);
+  EXPECT_EQ(answers[2], generate({"--prompt", "The cat"}).out);
+  EXPECT_EQ(answers[3], answers[0]);
+  EXPECT_EQ(answers[4], generate({"--prompt", "The cat", "--adapter", law, "--adapter", tone, "--use", "0.5*law+tone"}).out);
+  EXPECT_EQ(answers[5], answers[1]);
+  EXPECT_EQ(parse_json(lines_of(r.out)[0], "row")["adapter"], "tone");
+  EXPECT_NE(answers[0], answers[2]);
+  // A row that asks for what is not there is an error of that row.
+  work.write("wrong.jsonl", "{\"prompt\":\"The cat\"}\n{\"prompt\":\"The cat\",\"adapter\":\"medicine\"}\n");
+  const Result wrong = generate({"--file", (work / "wrong.jsonl").string(), "--adapter", law});
+  EXPECT_EQ(wrong.code, 1);
+  EXPECT_TRUE(says(lines_of(wrong.out).at(1), "there is no adapter")) << wrong.out;
+  EXPECT_TRUE(says(generate({"--file", (work / "wrong.jsonl").string()}).out, "--adapter NAME=DIRECTORY"));
+
+  const auto chat = [&](const std::string& input, const std::string& adapters) {
+    work.write("chat.in", input);
+    const std::string out = (work / "chat.out").string(), err = (work / "chat.err").string();
+    EXPECT_EQ(std::system(fmt::format("timeout 60 '{}' chat --model '{}' --template alpaca --max-new-tokens 8 {} < '{}' > '{}' 2> '{}'", ATTUNE_PROGRAM, base, adapters,
+                                      (work / "chat.in").string(), out, err).c_str()), 0) << read_file(err);
+    return read_file(out);
+  };
+  const std::string both = fmt::format("--adapter '{}' --adapter '{}'", law, tone), again = "/reset\n";
+  EXPECT_EQ(chat("/adapter law\nHi\n" + again + "/adapter none\nHi\n" + again + "/adapter tone\nHi\n", both),
+            chat("Hi\n", fmt::format("--adapter '{}'", law)) + chat("Hi\n", "") + chat("Hi\n", fmt::format("--adapter '{}'", tone)));
+  // Not only the next question: all that was said is read by the one that answers.
+  EXPECT_EQ(lines_of(chat("/adapter law\nHi\n/adapter tone\nAnd now?\n/adapter law\n/retry\n", both)).back(),
+            lines_of(chat("/adapter law\nHi\nAnd now?\n", both)).back());
+  EXPECT_EQ(chat("Hi\n/adapter none\n/reset\nHi\n", fmt::format("--adapter '{}'", law)), chat("Hi\n", fmt::format("--adapter '{}'", law)) + chat("Hi\n", ""));
+}
+
+// What an adapter is held near is how it began, not where the run was killed.
+TEST_F(AdapterRun, HeldNearTheBaseItResumesToTheSameBits) {
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"bias=lora_only"}, {"pissa_init=true", "additional_target=norm"}, {"use_dora=true", "bf16=true"}}) {
+    const std::string whole = (work / more[0]).string();
+    auto args = more;
+    args.insert(args.end(), {"l2_to_base=20"});
+    Result r = run(training(more[0], args));
+    ASSERT_EQ(r.code, 0) << r.err;
+    args.push_back("resume_from_checkpoint=" + whole + "/checkpoint-3");
+    r = run(training("part " + more[0], args));
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(read_file(work / ("part " + more[0]) / "adapter_model.safetensors"), read_file(fs::path(whole) / "adapter_model.safetensors")) << more[0];
+  }
+}
+
+TEST_F(AdapterRun, ComparedRunsAreOneTable) {
+  const std::vector<std::string> watched{"val_size=4", "eval_on_start=true"};
+  ASSERT_EQ(run(training("lora", watched)).code, 0);
+  ASSERT_EQ(run(training("full", {watched[0], watched[1], "finetuning_type=full", "learning_rate=0.001"})).code, 0);
+  const std::string lora = (work / "lora").string(), full = (work / "full").string();
+  const Result r = run({"runs", "compare", "--json", lora, full});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json all = parse_json(r.out, "runs");
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0]["method"], "LoRA, rank 8");
+  EXPECT_EQ(all[0]["trainable_parameters"], 8192);
+  EXPECT_EQ(all[1]["method"], "full");
+  EXPECT_EQ(all[1]["trainable_parameters"], all[1]["parameters"]);
+  EXPECT_DOUBLE_EQ(all[0]["validation_loss"]["before"].get<double>(), all[1]["validation_loss"]["before"].get<double>());
+  EXPECT_DOUBLE_EQ(all[0]["validation_loss"]["after"].get<double>(), read_json(work / "lora/eval_results.json")["eval_loss"].get<double>());
+  EXPECT_GT(all[0]["peak_memory_bytes"].get<int64_t>(), 0);
+  EXPECT_TRUE(says(run({"runs", "compare", lora, full}).out, "validation loss"));
+  EXPECT_TRUE(says(run({"runs", "compare", "--markdown", full}).out, "| full | full |"));
+  expect_failure(run({"runs", "compare", base}), 2, "train_results.json");
+}
+
 }  // namespace
 }  // namespace attune

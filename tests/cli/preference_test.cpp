@@ -158,6 +158,19 @@ TEST_F(Preferences, ARewardModelCanBeAnAdapter) {
   const Result scores = run({"score", "--reward", "--model", at("base"), "--adapter", at("adapter"), "--file", at("pairs.jsonl"), "--template", "default"});
   ASSERT_EQ(scores.code, 0) << scores.err;
   EXPECT_TRUE(says(scores.err, "accuracy"));
+  // Merged it is a reward model of its own, with the same rewards.
+  const Result merged = run({"merge", "--model", at("base"), "--adapter", at("adapter"), "--out", at("merged")});
+  ASSERT_EQ(merged.code, 0) << merged.err;
+  EXPECT_TRUE(says(merged.err, "largest difference of a score")) << merged.err;
+  EXPECT_EQ(result("merged/config.json")["architectures"][0], "LlamaForSequenceClassification");
+  EXPECT_EQ(result("merged/config.json")["id2label"].size(), 1u);
+  const Result again = run({"score", "--reward", "--model", at("merged"), "--file", at("pairs.jsonl"), "--template", "default"});
+  ASSERT_EQ(again.code, 0) << again.err;
+  const auto one = lines_of(scores.out), other = lines_of(again.out);
+  ASSERT_EQ(one.size(), other.size());
+  for (size_t i = 0; i < one.size(); ++i)
+    for (const char* side : {"chosen", "rejected"})
+      EXPECT_NEAR(parse_json(one[i], "line")[side].get<double>(), parse_json(other[i], "line")[side].get<double>(), 1e-5);
 }
 
 class Pipelines : public Preferences {

@@ -331,7 +331,7 @@ TEST(Initialise, WhatIsMadeWhileItIsWrittenIsWhatWouldBeInMemory) {
   const DecoderConfig config = parsed(fixture("models/qwen2_tiny/config.json"));
   for (DType dtype : {DType::f32, DType::bf16}) {
     models::Decoder model(config);
-    model.parameters().allocate_weights(Arena::Kind::real, dtype);
+    model.parameters().allocate_weights(Place::host(), dtype);
     models::initialise_weights(model, 5);
     const auto sources = models::initial_tensors(model, dtype, 5);
     ASSERT_EQ(sources.size(), model.parameters().all().size());
@@ -350,7 +350,7 @@ TEST(Initialise, IsAFunctionOfSeedAndName) {
   const DecoderConfig config = parsed(fixture("models/qwen2_tiny/config.json"));
   models::Decoder a(config), b(config), other(config);
   for (auto* m : {&a, &b, &other}) {
-    m->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+    m->parameters().allocate_weights(Place::host(), DType::f32);
     models::initialise_weights(*m, m == &other ? 2 : 1);
   }
   for (const auto& p : a.parameters().all()) {

@@ -48,11 +48,11 @@ TEST_P(Hooks, ArePairedAndEachParameterCompletesOncePerStep) {
   auto model = load_model(fixture("models") / name);
   std::vector<nn::Parameter*> all;
   for (const auto& p : model->parameters().all()) all.push_back(p.get());
-  model->parameters().allocate_gradients(Arena::Kind::real, all);
-  model->prepare(Arena::Kind::real, 64);
+  model->parameters().allocate_gradients(Place::host(), all);
+  model->prepare(Place::host(), 64);
   const auto samples = samples_of(name);
   const std::vector<MicroBatch> batches{batch_of({samples[0]}), batch_of({samples[1], samples[2]})};
-  Arena arena(Arena::Kind::real, 64 << 20);
+  Arena arena(Place::host(), 64 << 20);
   ops::Context context(ops::cpu_backend(), arena);
   Recorder hooks;
   nn::Tape tape(context, hooks);
@@ -137,10 +137,10 @@ TEST(Decoder, FrozenBlocksStillPassTheGradientThrough) {
 TEST(Decoder, DecodingWithAKvCacheEqualsTheFullForward) {
   for (const char* name : {"qwen2_tiny", "llama3_tiny"}) {
     auto model = load_model(fixture("models") / name);
-    model->prepare(Arena::Kind::real, 64);
+    model->prepare(Place::host(), 64);
     const std::vector<int32_t> ids = samples_of(name)[0].ids;
     const auto n = static_cast<int64_t>(ids.size());
-    Arena arena(Arena::Kind::real, 64 << 20), cache_memory(Arena::Kind::real, 8 << 20);
+    Arena arena(Place::host(), 64 << 20), cache_memory(Place::host(), 8 << 20);
     ops::Context context(ops::cpu_backend(), arena);
     nn::StepHooks hooks;
     nn::Tape tape(context, hooks);

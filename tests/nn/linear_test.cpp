@@ -327,9 +327,9 @@ TEST_F(LinearTest, QuantisedWeightsMultiplyAsTheirNumbersDo) {
     for (auto [store, layer] : {std::pair(&held, &quantized), {&plain, &dense}})
       layer->weights = store->add_group({{"q", {widths[0], in}}, {"k", {widths[1], in}}, {"v", {widths[2], in}}});
     for (nn::Parameter* p : quantized.weights) p->quantized.how = how, p->trainable = false;
-    const uint64_t bytes = held.allocate_weights(Arena::Kind::real, DType::f32);
+    const uint64_t bytes = held.allocate_weights(Place::host(), DType::f32);
     EXPECT_LT(static_cast<double>(bytes), 1.01 * how.bits() / 8 * static_cast<double>(held.count()));
-    plain.allocate_weights(Arena::Kind::real, DType::f32);
+    plain.allocate_weights(Place::host(), DType::f32);
     for (size_t i = 0; i < 3; ++i) {
       nn::Parameter &p = *quantized.weights[i], &d = *dense.weights[i];
       fill(d.weight, i + 1);

@@ -14,7 +14,7 @@ namespace attune::test {
 
 class Toy : public ::testing::Test {
  protected:
-  Arena arena{Arena::Kind::real, uint64_t{1} << 30};
+  Arena arena{Place::host(), uint64_t{1} << 30};
   ops::Context context{ops::cpu_backend(), arena};
   nn::StepHooks hooks;
   nn::Tape tape{context, hooks};
@@ -22,13 +22,13 @@ class Toy : public ::testing::Test {
 
   // Call when all parameters are declared: weights with random numbers, and gradients.
   void allocate(uint64_t seed = 1) {
-    store.allocate_weights(Arena::Kind::real, DType::f32);
+    store.allocate_weights(Place::host(), DType::f32);
     std::vector<nn::Parameter*> all;
     for (const auto& p : store.all()) {
       fill(p->weight, seed++);
       all.push_back(p.get());
     }
-    store.allocate_gradients(Arena::Kind::real, all);
+    store.allocate_gradients(Place::host(), all);
     store.begin_step();
   }
   static void fill(const Tensor& t, uint64_t seed, float scale = 0.5f) {

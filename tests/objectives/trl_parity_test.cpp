@@ -72,7 +72,7 @@ std::unique_ptr<models::Decoder> scorer() {
   auto config = models::parse_config(directory.config(), "config.json");
   models::score_sequences(config, 1);
   auto model = std::make_unique<models::Decoder>(config);
-  model->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  model->parameters().allocate_weights(Place::host(), DType::f32);
   models::load_weights(*model, directory);
   const auto score = fixture_json("pairs.json")["rm"]["score"].get<std::vector<float>>();
   std::copy(score.begin(), score.end(), model->head_weight().weight.as<float>());

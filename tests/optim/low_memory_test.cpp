@@ -82,7 +82,7 @@ TEST(LowMemory, MuonInBf16StaysNearPyTorch) {
     Matrix run(o, DType::bf16, true, rows, cols);
     const auto start = wave(100, static_cast<size_t>(rows * cols));
     Matrix::put(run.p().master, start);
-    Arena gradients(Arena::Kind::real, 1 << 16);
+    Arena gradients(Place::host(), 1 << 16);
     run.p().gradient = gradients.matrix(Rows::exactly(rows), cols, DType::f32);
     for (int64_t t = 1; t <= 20; ++t) {
       Matrix::put(run.p().gradient, wave(2.0 * static_cast<double>(t), start.size()));
@@ -261,10 +261,10 @@ TEST(LowMemory, OnlyMatricesOfLayersAreTreatedApart) {
     store.add("model.embed_tokens.weight", {32, 16}).is_table = true;
     for (const char* p : {"model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"}) store.add(p, {24, 16});
     store.add("model.norm.weight", {16});
-    store.allocate_weights(Arena::Kind::real, DType::f32);
+    store.allocate_weights(Place::host(), DType::f32);
     const auto apart = [&] {
       const auto optimizer = optim::Optimizer::create(o);
-      optimizer->allocate(Arena::Kind::real, store);
+      optimizer->allocate(Place::host(), store);
       std::vector<std::string> names;
       for (const auto& p : store.all())
         if (!optimizer->accepts_row_slabs(*p)) names.push_back(p->name);

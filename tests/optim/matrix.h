@@ -17,14 +17,14 @@ struct Matrix {
          const ops::Backend& backend = ops::cpu_backend(), const std::string& name = "model.layers.0.matrix.weight")
       : optimizer(optim::Optimizer::create(options)), context(backend, arena) {
     store.add(name, {rows, cols});
-    store.allocate_weights(Arena::Kind::real, dtype);
-    if (masters && dtype != DType::f32) store.allocate_masters(Arena::Kind::real);
+    store.allocate_weights(Place::host(), dtype);
+    if (masters && dtype != DType::f32) store.allocate_masters(Place::host());
     fill(p().stepped(), 1, 0.5f);
     if (p().master.defined()) convert(p().master.data, DType::f32, p().weight.data, dtype, static_cast<size_t>(p().count()));
-    if (options.anchor_decay > 0) store.allocate_anchors(Arena::Kind::real, dtype);
+    if (options.anchor_decay > 0) store.allocate_anchors(Place::host(), dtype);
     p().gradient_dtype = dtype;
-    store.allocate_gradients(Arena::Kind::real, {&p()});
-    optimizer->allocate(Arena::Kind::real, store);
+    store.allocate_gradients(Place::host(), {&p()});
+    optimizer->allocate(Place::host(), store);
   }
   static void fill(const Tensor& t, uint64_t key, float scale) {
     std::vector<float> x(static_cast<size_t>(t.count()));
@@ -41,7 +41,7 @@ struct Matrix {
 
   nn::ParameterStore store;
   std::unique_ptr<optim::Optimizer> optimizer;
-  Arena arena{Arena::Kind::real, 256 << 20};
+  Arena arena{Place::host(), 256 << 20};
   ops::Context context;
 };
 

@@ -55,11 +55,11 @@ class Steps {
   Steps(const optim::OptimizerOptions& options, DType weights, bool masters) : optimizer_(optim::Optimizer::create(options)) {
     store.add("matrix", {5, 7});
     store.add("vector", {6});
-    store.allocate_weights(Arena::Kind::real, weights);
-    if (masters) store.allocate_masters(Arena::Kind::real);
+    store.allocate_weights(Place::host(), weights);
+    if (masters) store.allocate_masters(Place::host());
     for (size_t k = 0; k < 2; ++k) put(store.all()[k]->stepped(), wave(100 + static_cast<double>(k), count(k)));
-    store.allocate_gradients(Arena::Kind::real, {store.all()[0].get(), store.all()[1].get()});
-    optimizer_->allocate(Arena::Kind::real, store);
+    store.allocate_gradients(Place::host(), {store.all()[0].get(), store.all()[1].get()});
+    optimizer_->allocate(Place::host(), store);
   }
   void step(int64_t t, float lr, float grad_scale = 1) {
     for (size_t k = 0; k < 2; ++k) {
@@ -76,7 +76,7 @@ class Steps {
  private:
   static void put(const Tensor& t, const std::vector<float>& x) { convert(x.data(), DType::f32, t.data, t.dtype, x.size()); }
   size_t count(size_t k) const { return static_cast<size_t>(store.all()[k]->count()); }
-  Arena arena_{Arena::Kind::real, 1 << 20};
+  Arena arena_{Place::host(), 1 << 20};
   ops::Context context_{ops::cpu_backend(), arena_};
   std::unique_ptr<optim::Optimizer> optimizer_;
 };
@@ -115,14 +115,14 @@ TEST(Optimizer, Bf16WeightsMoveOnAverageAtSmallRates) {
   o.name = "sgd";
   nn::ParameterStore store;
   store.add("w", {64, 1024});
-  store.allocate_weights(Arena::Kind::real, DType::bf16);
+  store.allocate_weights(Place::host(), DType::bf16);
   nn::Parameter& p = *store.all()[0];
   p.gradient_dtype = DType::bf16;
-  store.allocate_gradients(Arena::Kind::real, {&p});
+  store.allocate_gradients(Place::host(), {&p});
   for (int64_t i = 0; i < p.count(); ++i) p.weight.as<BFloat16>()[i] = to_bf16(1.0f), p.gradient.as<BFloat16>()[i] = to_bf16(1.0f);
   auto optimizer = optim::Optimizer::create(o);
-  optimizer->allocate(Arena::Kind::real, store);
-  Arena arena(Arena::Kind::real, 1 << 20);
+  optimizer->allocate(Place::host(), store);
+  Arena arena(Place::host(), 1 << 20);
   ops::Context context(ops::cpu_backend(), arena);
   for (int64_t t = 1; t <= 40; ++t) optimizer->step(context, p, t, 1e-4f, 1);
   double mean = 0;
@@ -187,13 +187,13 @@ TEST(Optimizer, L2ToTheBasePullsBackWhereWeightDecayPullsToZero) {
     o.weight_decay = 0;
     o.anchor_decay = 0.5f;
     Steps run(o, DType::f32, false);
-    run.store.allocate_anchors(Arena::Kind::real, DType::f32);
+    run.store.allocate_anchors(Place::host(), DType::f32);
     const auto base = run.values(0);
     // Away from the base, then on with gradients that are zero: what remains is the pull.
     for (int64_t i = 0; i < 35; ++i) run.store.all()[0]->weight.as<float>()[i] += 1;
     nn::Parameter& p = *run.store.all()[0];
     std::fill(p.gradient.as<float>(), p.gradient.as<float>() + 35, 0.0f);
-    Arena arena(Arena::Kind::real, 1 << 20);
+    Arena arena(Place::host(), 1 << 20);
     ops::Context context(ops::cpu_backend(), arena);
     if (std::string(name) == "adamw") {  // decoupled: exact; adam's own step is 0
       run.optimizer().step(context, p, 1, 0.1f, 1);

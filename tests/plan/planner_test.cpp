@@ -102,9 +102,9 @@ TEST_F(Planner, DryArenaIsTheRealOneToTheByte) {
     auto s = setup(more);
     const Plan p = plan::make_plan(s, nullptr);
     models::Decoder model(s.architecture);
-    train::allocate_model(model, s.engine, Arena::Kind::real);
+    train::allocate_model(model, s.engine, Place::host());
     models::load_weights(model, *s.directory);
-    train::Engine engine(model, *s.objective, s.engine, Arena::Kind::real, p.parts.activations);
+    train::Engine engine(model, *s.objective, s.engine, Place::host(), p.parts.activations);
     const train::MemoryParts empty = engine.memory();
     EXPECT_EQ(empty.weights + empty.masters + empty.gradients + empty.optimizer + empty.tables, p.parts.total() - p.parts.activations);
     Step step;
@@ -129,9 +129,9 @@ TEST_F(Planner, WorkIsThatOfTheRealSteps) {
     plan::Calibration calibration(0.05, 1 << 24);
     const Plan p = plan::make_plan(s, &calibration);
     models::Decoder model(s.architecture);
-    train::allocate_model(model, s.engine, Arena::Kind::real);
+    train::allocate_model(model, s.engine, Place::host());
     models::load_weights(model, *s.directory);
-    train::Engine engine(model, *s.objective, s.engine, Arena::Kind::real, p.parts.activations);
+    train::Engine engine(model, *s.objective, s.engine, Place::host(), p.parts.activations);
     double flops = 0, bytes = 0;
     int64_t tokens = 0;
     Step step;

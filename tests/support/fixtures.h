@@ -22,8 +22,8 @@ inline fs::path fixture(const std::string& name) { return fs::path(ATTUNE_FIXTUR
 inline std::unique_ptr<models::Decoder> load_model(const fs::path& path, DType dtype = DType::f32) {
   formats::ModelDirectory directory(path);
   auto model = models::declare(directory);
-  model->parameters().allocate_weights(Arena::Kind::real, dtype);
-  if (dtype != DType::f32) model->parameters().allocate_masters(Arena::Kind::real);
+  model->parameters().allocate_weights(Place::host(), dtype);
+  if (dtype != DType::f32) model->parameters().allocate_masters(Place::host());
   models::load_weights(*model, directory);
   return model;
 }
@@ -78,13 +78,13 @@ inline std::unique_ptr<train::Engine> make_engine(models::Decoder& model, const 
   if (options.tuning.adapts()) tuning::apply(options.tuning, dry_model);
   for (size_t i = 0; i < model.parameters().all().size(); ++i)
     dry_model.parameters().all()[i]->trainable = model.parameters().all()[i]->trainable;
-  dry_model.parameters().allocate_weights(Arena::Kind::dry, options.compute);
+  dry_model.parameters().allocate_weights(Place::dry(), options.compute);
   const auto& all = model.parameters().all();
   if (std::any_of(all.begin(), all.end(), [](const auto& p) { return p->master.defined(); }))
-    dry_model.parameters().allocate_masters(Arena::Kind::dry);
-  train::Engine dry(dry_model, objective, options, Arena::Kind::dry, 0);
+    dry_model.parameters().allocate_masters(Place::dry());
+  train::Engine dry(dry_model, objective, options, Place::dry(), 0);
   dry.dry_run();
-  return std::make_unique<train::Engine>(model, objective, options, Arena::Kind::real, dry.arena().high_water());
+  return std::make_unique<train::Engine>(model, objective, options, Place::host(), dry.arena().high_water());
 }
 
 inline std::vector<float> floats(const Tensor& t) {

@@ -60,7 +60,7 @@ inline Json small_llama_config() {
 inline fs::path make_small_model(const fs::path& directory, const Json& config = small_llama_config(), DType dtype = DType::f32) {
   copy_small_tokenizer(directory);
   models::Decoder model(models::parse_config(config, "config.json"));
-  model.parameters().allocate_weights(Arena::Kind::real, dtype);
+  model.parameters().allocate_weights(Place::host(), dtype);
   models::initialise_weights(model, 7);
   formats::SaveOptions save;
   save.config = &config;

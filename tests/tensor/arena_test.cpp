@@ -10,7 +10,7 @@ namespace attune {
 namespace {
 
 TEST(Arena, IsAStackOfAlignedPieces) {
-  Arena arena(Arena::Kind::real, 1 << 16);
+  Arena arena(Place::host(), 1 << 16);
   auto* a = static_cast<char*>(arena.allocate(1));
   const Arena::Mark mark = arena.mark();
   auto* b = static_cast<char*>(arena.allocate(100));
@@ -27,7 +27,7 @@ TEST(Arena, IsAStackOfAlignedPieces) {
 }
 
 TEST(Arena, ScopesNest) {
-  Arena arena(Arena::Kind::real, 1 << 16);
+  Arena arena(Place::host(), 1 << 16);
   {
     ArenaScope outer(arena);
     arena.allocate(64);
@@ -41,7 +41,7 @@ TEST(Arena, ScopesNest) {
 }
 
 TEST(Arena, FailsBeyondItsCapacityAndOnReleaseOutOfOrder) {
-  Arena arena(Arena::Kind::real, 256);
+  Arena arena(Place::host(), 256);
   arena.allocate(192);
   EXPECT_THROW(arena.allocate(65), Error);
   EXPECT_THROW(arena.allocate(~uint64_t{0} - 8), Error);
@@ -51,7 +51,7 @@ TEST(Arena, FailsBeyondItsCapacityAndOnReleaseOutOfOrder) {
 }
 
 TEST(Arena, LaysOutForTheCapacityOfRowsNotForTheirCount) {
-  Arena arena(Arena::Kind::real, 1 << 16);
+  Arena arena(Place::host(), 1 << 16);
   const Tensor t = arena.matrix({3, 16}, 4, DType::f32);
   EXPECT_EQ(arena.used(), 16u * 4 * 4);
   EXPECT_EQ(t.count(), 12);
@@ -64,7 +64,7 @@ TEST(Arena, LaysOutForTheCapacityOfRowsNotForTheirCount) {
 }
 
 TEST(Arena, ADryArenaMeasuresLikeARealOne) {
-  Arena dry(Arena::Kind::dry, uint64_t{1} << 42), real(Arena::Kind::real, 1 << 20);
+  Arena dry(Place::dry(), uint64_t{1} << 42), real(Place::host(), 1 << 20);
   for (Arena* arena : {&dry, &real}) {
     ArenaScope scope(*arena);
     arena->matrix(Rows::exactly(33), 7, DType::bf16);
@@ -75,7 +75,7 @@ TEST(Arena, ADryArenaMeasuresLikeARealOne) {
 
 TEST(ArenaDeathTest, APeekAtADryValueCrashes) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  Arena dry(Arena::Kind::dry, uint64_t{1} << 42);
+  Arena dry(Place::dry(), uint64_t{1} << 42);
   const Tensor t = dry.matrix(Rows::exactly(2), 2, DType::f32);
   EXPECT_DEATH({
     volatile float x = *static_cast<volatile float*>(t.row<float>(1));

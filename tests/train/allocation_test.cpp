@@ -44,7 +44,7 @@ long allocations_per_step(int64_t layers, nn::Recompute recompute, const tuning:
   models::Decoder model(config);
   train::EngineOptions options;
   options.tuning = tuning;
-  train::allocate_model(model, options, Arena::Kind::real);
+  train::allocate_model(model, options, Place::host());
   models::initialise_weights(model, 1);
   std::vector<Sample> samples;
   const Json reference = read_json(fixture("models/llama2_tiny/reference.json"));

@@ -20,8 +20,8 @@ const std::vector<std::string> kFamilies{"qwen3", "qwen3_bias", "mistral", "qwen
 std::unique_ptr<models::Decoder> load_with(const fs::path& path, const std::string& config, DType dtype = DType::f32) {
   formats::ModelDirectory directory(path);
   auto model = std::make_unique<models::Decoder>(models::parse_config(read_json(path / config), config));
-  model->parameters().allocate_weights(Arena::Kind::real, dtype);
-  if (dtype != DType::f32) model->parameters().allocate_masters(Arena::Kind::real);
+  model->parameters().allocate_weights(Place::host(), dtype);
+  if (dtype != DType::f32) model->parameters().allocate_masters(Place::host());
   models::load_weights(*model, directory);
   return model;
 }
@@ -36,7 +36,7 @@ std::vector<Sample> samples_of(const Json& sequences) {
 class Runner {
  public:
   explicit Runner(models::Decoder& model) : model_(model) {
-    model.prepare(Arena::Kind::real, 64);
+    model.prepare(Place::host(), 64);
     cache = model.make_cache(cache_memory_, 64, DType::f32);
   }
   std::vector<float> logits(const std::vector<int32_t>& ids, int64_t begin, int64_t end, bool cached) {
@@ -62,7 +62,7 @@ class Runner {
 
  private:
   models::Decoder& model_;
-  Arena arena_{Arena::Kind::real, 64 << 20}, cache_memory_{Arena::Kind::real, 8 << 20};
+  Arena arena_{Place::host(), 64 << 20}, cache_memory_{Place::host(), 8 << 20};
   ops::Context context_{ops::cpu_backend(), arena_};
   nn::StepHooks hooks_;
   nn::Tape tape_{context_, hooks_};
@@ -231,7 +231,7 @@ TEST_P(Families, SavedAgainNamesAndBytesAreTheSame) {
 
 TEST_P(Families, InitialisedWeightsGiveAnEvenGuess) {
   models::Decoder model(models::parse_config(read_json(path() / "config.json"), "config.json"));
-  model.parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  model.parameters().allocate_weights(Place::host(), DType::f32);
   models::initialise_weights(model, 5);
   for (const auto& p : model.parameters().all())
     if (p->name.ends_with("norm.weight")) {

@@ -253,7 +253,7 @@ std::unique_ptr<models::Decoder> large_vocabulary(DType dtype) {
   c.hidden_size = 16, c.intermediate_size = 24, c.num_hidden_layers = 1, c.num_attention_heads = 2, c.num_key_value_heads = 1;
   c.head_dim = 8, c.vocab_size = 60'000, c.max_position_embeddings = 2048;
   auto model = std::make_unique<models::Decoder>(c);
-  model->parameters().allocate_weights(Arena::Kind::real, dtype);
+  model->parameters().allocate_weights(Place::host(), dtype);
   models::initialise_weights(*model, 3);
   return model;
 }

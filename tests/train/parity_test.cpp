@@ -40,12 +40,12 @@ std::unique_ptr<train::Engine> run_once(models::Decoder& model, const objectives
 TEST_P(Parity, LogitsEqualTransformers) {
   auto model = load_model(path());
   formats::SafetensorsFile tensors(path() / "reference.safetensors");
-  model->prepare(Arena::Kind::real, 64);
+  model->prepare(Place::host(), 64);
   const auto all = samples();
   for (size_t i = 0; i < all.size(); ++i) {
     const MicroBatch batch = batch_of({all[i]});
     const auto n = batch.token_count();
-    Arena arena(Arena::Kind::real, 64 << 20);
+    Arena arena(Place::host(), 64 << 20);
     ops::Context context(ops::cpu_backend(), arena);
     nn::StepHooks hooks;
     nn::Tape tape(context, hooks);

@@ -295,7 +295,7 @@ TEST_F(Checkpoints, OnlyTheNewestAreKeptAndHalvesAreRemoved) {
 TEST_F(Checkpoints, HoldAModelThatIsComplete) {
   formats::ModelDirectory directory(*work_ / "whole/checkpoint-4");
   models::Decoder decoder(models::parse_config(directory.config(), "config.json"));
-  decoder.parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  decoder.parameters().allocate_weights(Place::host(), DType::f32);
   models::load_weights(decoder, directory);
   EXPECT_NO_THROW(text::Tokenizer::load(*work_ / "whole/checkpoint-4"));
 }

@@ -169,7 +169,7 @@ TEST(LossScale, LeavesTheGradientsBeforeTheUpdate) {
     options.optimizer.name = "sgd";
     options.max_grad_norm = 0;
     if (half) options.compute = DType::f16, options.masters = options.loss_scaling = true;
-    train::allocate_model(*model, options, Arena::Kind::real);
+    train::allocate_model(*model, options, Place::host());
     models::load_weights(*model, directory);
     const auto before = floats(model->head_weight().stepped());
     auto engine = make_engine(*model, objective, options);
@@ -191,7 +191,7 @@ TEST(LossScale, AnOverflowSkipsTheUpdateAndHalvesTheScale) {
   auto model = models::declare(directory);
   train::EngineOptions options = options_for(step);
   options.compute = DType::f16, options.masters = options.loss_scaling = true;
-  train::allocate_model(*model, options, Arena::Kind::real);
+  train::allocate_model(*model, options, Place::host());
   models::load_weights(*model, directory);
   auto engine = make_engine(*model, objective, options);
   engine->scaler().scale = 0x1p40;

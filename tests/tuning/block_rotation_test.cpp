@@ -56,7 +56,7 @@ TEST(BlockRotation, OnlyTheActiveLayerChangesAndItsMemoryIsAllThereIs) {
     options.optimizer_in_backward = in_backward;
     if (in_backward) options.clipping = train::Clipping::previous_step;
     models::Decoder model(full_model->config());
-    train::allocate_model(model, options, Arena::Kind::real);
+    train::allocate_model(model, options, Place::host());
     formats::ModelDirectory directory(fixture("models/llama2_tiny"));
     models::load_weights(model, directory);
     auto engine = make_engine(model, objective, options);

@@ -91,7 +91,7 @@ TEST_P(FrozenStep, GradientsAreThoseOfFullTuningAndTheRestStays) {
     formats::ModelDirectory directory(fixture("models/qwen2_tiny"));
     auto model = models::declare(directory);
     options.masters = options.compute != DType::f32;
-    train::allocate_model(*model, options, Arena::Kind::real);
+    train::allocate_model(*model, options, Place::host());
     models::load_weights(*model, directory);
     return model;
   };

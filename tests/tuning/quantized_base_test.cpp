@@ -38,7 +38,7 @@ Tuned begin(const std::string& base, const Quantization& how, DType compute = DT
   r.options.masters = compute != DType::f32;
   if (tuning::unties(r.options.tuning.lora, config)) models::untie(config);
   r.model = std::make_unique<models::Decoder>(config);
-  train::allocate_model(*r.model, r.options, Arena::Kind::real);
+  train::allocate_model(*r.model, r.options, Place::host());
   models::load_weights(*r.model, *r.directory);
   tuning::begin_lora(r.options.tuning.lora, *r.model, *r.directory);
   return r;
@@ -46,7 +46,7 @@ Tuned begin(const std::string& base, const Quantization& how, DType compute = DT
 
 std::vector<float> dequantized(const QuantizedMatrix& m) {
   std::vector<float> out(static_cast<size_t>(m.count()));
-  Arena arena(Arena::Kind::real, 1 << 20);
+  Arena arena(Place::host(), 1 << 20);
   ops::Context context(ops::cpu_backend(), arena);
   ops::dequantize(context, {m, 0, 0, Tensor::matrix(out.data(), DType::f32, m.rows, m.cols)});
   return out;
@@ -170,14 +170,14 @@ TEST(QuantizedBaseOptions, MergedAdaptersGoInBeforeQuantisation) {
   const Tuned q = begin("models/llama2_tiny", how, DType::f32, lora);
   formats::ModelDirectory base(fixture("models/llama2_tiny"));
   auto dense = models::declare(base);
-  dense->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  dense->parameters().allocate_weights(Place::host(), DType::f32);
   models::load_weights(*dense, base);
   models::merge_into(*dense, base, {adapter.string()});
   size_t seen = 0;
   for (const auto& p : q.model->parameters().all()) {
     if (!p->is_quantized()) continue;
     const auto values = floats(dense->parameters().find(p->name)->weight);
-    Arena arena(Arena::Kind::real, p->quantized.bytes());
+    Arena arena(Place::host(), p->quantized.bytes());
     const auto expected = QuantizedMatrix::over(arena.allocate(p->quantized.bytes()), how, p->quantized.rows, p->quantized.cols);
     ops::Quantizer quantizer(expected);
     ASSERT_TRUE(quantizer.add(values.data(), expected.rows));
@@ -189,7 +189,7 @@ TEST(QuantizedBaseOptions, MergedAdaptersGoInBeforeQuantisation) {
 }
 
 TEST(QuantizedBaseOptions, ABaseWithANumberThatIsNotFiniteIsNamed) {
-  Arena arena(Arena::Kind::real, 1 << 16);
+  Arena arena(Place::host(), 1 << 16);
   const Quantization how{QuantType::fp4, true};
   const auto m = QuantizedMatrix::over(arena.allocate(QuantizedMatrix::bytes(how, 70, 8)), how, 70, 8);
   const std::string message = error_of([&] {

@@ -34,7 +34,7 @@ class TensorTrain : public ::testing::TestWithParam<bool> {
  protected:
   std::unique_ptr<models::Decoder> begun(const train::EngineOptions& o, const fs::path& checkpoint = {}) {
     auto model = std::make_unique<models::Decoder>(models::parse_config(directory.config(), "config.json"));
-    train::allocate_model(*model, o, Arena::Kind::real);
+    train::allocate_model(*model, o, Place::host());
     models::load_weights(*model, directory);
     tuning::begin_lora(o.tuning.lora, *model, directory, checkpoint);
     return model;
@@ -50,7 +50,7 @@ class TensorTrain : public ::testing::TestWithParam<bool> {
     compose(model);
   }
   static void compose(models::Decoder& model) {
-    Arena arena(Arena::Kind::real, 1 << 24);
+    Arena arena(Place::host(), 1 << 24);
     ops::Context context(ops::cpu_backend(), arena);
     tuning::TensorTrain(model).compose(context);
   }
@@ -245,7 +245,7 @@ TEST_P(TensorTrain, WhatIsSavedIsPlainLoraAndGoesOnBitForBit) {
   EXPECT_EQ(tuning::read_tensor_train(w.path()).weighted, GetParam());
   // As a tool reads it that knows nothing of cores.
   auto plain = models::declare_adapted(directory, {w.path()});
-  plain->parameters().allocate_weights(Arena::Kind::real, DType::f32);
+  plain->parameters().allocate_weights(Place::host(), DType::f32);
   models::load_adapted(*plain, directory, {w.path()});
   size_t compared = 0;
   for (const auto& p : plain->parameters().all())
@@ -271,8 +271,8 @@ TEST_P(TensorTrain, TakesLessMemoryThanLora) {
   const auto memory = [&](int64_t bond) {
     auto o = settings(whole, bond, bond > 0 && GetParam());
     auto model = std::make_unique<models::Decoder>(models::parse_config(directory.config(), "config.json"));
-    train::allocate_model(*model, o, Arena::Kind::dry);
-    train::Engine engine(*model, objective, o, Arena::Kind::dry, 0);
+    train::allocate_model(*model, o, Place::dry());
+    train::Engine engine(*model, objective, o, Place::dry(), 0);
     engine.dry_run();
     return engine.memory();
   };

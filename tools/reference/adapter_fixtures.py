@@ -49,6 +49,11 @@ CASES = {
     "llama2_tables": ("models/llama2_tiny", dict(r=3, lora_alpha=6, target_modules=["q_proj", "embed_tokens", "lm_head"]), 4.0, 7),
     "qwen2_tables": ("models/qwen2_tiny", dict(r=2, lora_alpha=4, target_modules=["v_proj", "embed_tokens"]), 0, 8),
     "gemma_tables": ("families/gemma", dict(r=2, lora_alpha=4, target_modules=["down_proj", "embed_tokens", "lm_head"]), 0, 9),
+    # Every other family, each with one peculiarity of its own: norms behind branches and soft caps, norms of q and k, windows.
+    "gemma2_lora": ("families/gemma2", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 10),
+    "gemma3_lora": ("families/gemma3", dict(r=4, lora_alpha=8, target_modules=ALL), 4.0, 11),
+    "mistral_lora": ("families/mistral", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 12),
+    "qwen3_lora": ("families/qwen3", dict(r=4, lora_alpha=8, target_modules=ALL), 4.0, 13),
 }
 PLUS_EMBEDDING = 5e-4  # loraplus_lr_embedding, as LLaMA-Factory gives it to lora_embedding_B
 HYPER = {"lr": 2e-3, "weight_decay": 0.01, "clip": 1.0, "steps": 50}
