@@ -37,7 +37,7 @@ class Both {
  private:
   using Tensors = std::vector<std::unique_ptr<Owned>>;
   static void run(const ops::Backend& backend, const Body& f, Tensors& tensors) {
-    Arena arena(Arena::Kind::real, uint64_t{64} << 20);
+    Arena arena(Place::host(), uint64_t{64} << 20);
     ops::Context context(backend, arena);
     f(context, [&](DType dtype, int64_t rows, int64_t cols, const Doubles& values, int64_t stride) {
       tensors.push_back(std::make_unique<Owned>(dtype, rows, cols, values, stride));

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "ops/cuda/error.h"
+#include "ops/cuda/memory.h"
 
 namespace attune::ops::cuda {
 
@@ -52,20 +53,13 @@ uint64_t CudaDevice::free_memory() const {
   return free;
 }
 
-void* CudaDevice::reserve(uint64_t bytes) {
-  void* memory = nullptr;
-  const cudaError_t error = cudaMalloc(&memory, std::max<uint64_t>(bytes, 1));
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // the caller says what did not fit; later calls are not to see this one's error
-    return nullptr;
-  }
-  check(error, "reserve", "cudaMalloc");
-  return memory;
-}
+void* CudaDevice::reserve(uint64_t bytes) { return reserve_addresses(bytes); }
 
-void CudaDevice::release(void* memory, uint64_t) {
+bool CudaDevice::commit(void* base, uint64_t bytes) { return commit_memory(base, bytes); }
+
+void CudaDevice::release(void* base, uint64_t) {
   cudaStreamSynchronize(stream_);  // destructors call this: no errors from here
-  cudaFree(memory);
+  release_addresses(base);
 }
 
 void CudaDevice::upload(void* to, const void* from, uint64_t bytes) {

@@ -28,8 +28,11 @@ class CudaDevice : public Device {
   const char* name() const override { return name_.c_str(); }
   uint64_t total_memory() const override;
   uint64_t free_memory() const override;
+  // Everything in use on the device: other processes there count too.
+  uint64_t held_memory() const override { return total_memory() - free_memory(); }
   void* reserve(uint64_t bytes) override;
-  void release(void* memory, uint64_t bytes) override;
+  bool commit(void* base, uint64_t bytes) override;
+  void release(void* base, uint64_t bytes) override;
   void upload(void* to, const void* from, uint64_t bytes) override;
   void download(void* to, const void* from, uint64_t bytes) override;
   void copy(void* to, const void* from, uint64_t bytes) override;

@@ -7,7 +7,7 @@ namespace attune::ops::cuda {
 
 // What is summed up at (row, column): x, or x·y where there are two.
 struct Summand {
-  View x, y;
+  View x, y = {};
   __device__ float operator()(int64_t row, int64_t col) const {
     return y.defined() ? element(x, row, col) * element(y, row, col) : element(x, row, col);
   }
