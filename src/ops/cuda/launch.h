@@ -25,7 +25,7 @@ inline unsigned blocks(int64_t n, int64_t per_block, int64_t most = 1 << 30) {
 
 // kernel<<<shape>>>(arguments…) on the device's stream; a grid of nothing is nothing to do. `op` is for messages.
 template <class... Parameters, class... Arguments>
-void launch(const char* op, const Shape& shape, void (*kernel)(Parameters...), const Arguments&... arguments) {
+void launch(const char* op, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   constexpr size_t kPlain = 48 << 10;  // more must be asked for
   CudaDevice& d = device();
