@@ -13,7 +13,7 @@ namespace attune {
 namespace {
 
 TEST(CudaDevice, UploadsOfEverySizeArriveThoughTheirSourceChanges) {
-  Device& device = test::emulated_cuda().device();
+  Device& device = test::cuda_for_tests().device();
   // More than all staging memory, in pieces that do not divide it.
   constexpr uint64_t kBytes = (uint64_t{40} << 20) + 12345;
   void* memory = device.reserve(kBytes);
@@ -39,7 +39,7 @@ TEST(CudaDevice, UploadsOfEverySizeArriveThoughTheirSourceChanges) {
 }
 
 TEST(CudaDevice, MoreMemoryThanThereIsIsNoError) {
-  Device& device = test::emulated_cuda().device();
+  Device& device = test::cuda_for_tests().device();
   constexpr uint64_t kBytes = uint64_t{1} << 40;
   void* range = device.reserve(kBytes);
   ASSERT_NE(range, nullptr);
@@ -51,7 +51,7 @@ TEST(CudaDevice, MoreMemoryThanThereIsIsNoError) {
 TEST(CudaBackend, TheDryTableIsThatOfARun) {
   const ops::Backend* dry = attune_cuda_backend_dry();
   ASSERT_NE(dry, nullptr);
-  EXPECT_EQ(dry, &test::emulated_cuda());
+  EXPECT_EQ(dry, &test::cuda_for_tests());
   EXPECT_GT(dry->threads(), 0);
 }
 

@@ -145,7 +145,7 @@ inline void expect_gradient(const Doubles& analytic, Doubles x, const std::funct
 
 class EveryBackend : public ::testing::TestWithParam<const ops::Backend*> {
  protected:
-  Arena arena{Place::host(), uint64_t{256} << 20};
+  Arena arena{Place(GetParam()->device()), uint64_t{256} << 20};
   ops::Context context{*GetParam(), arena};
 };
 
