@@ -3,10 +3,11 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
-#include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <string>
 
 #include "support/backends.h"
@@ -16,7 +17,6 @@ namespace attune::test {
 namespace {
 
 constexpr size_t kHeap = size_t{1} << 30;
-constexpr size_t kPage = 4096;
 
 // From here on the heap is one range, and does not shrink.
 bool pin_heap(std::string& why) {
@@ -24,10 +24,12 @@ bool pin_heap(std::string& why) {
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, static_cast<int>(kHeap));
-  auto* volatile first = static_cast<char*>(std::malloc(kHeap / 64));  // grows it
-  std::free(first);
-  const auto begin = (reinterpret_cast<uintptr_t>(first) + kPage - 1) / kPage * kPage, end = reinterpret_cast<uintptr_t>(::sbrk(0)) / kPage * kPage;
-  if (end < begin + kHeap / 2) return why = "the heap did not grow", false;
+  std::free(std::malloc(kHeap / 64));  // grows it
+  uintptr_t begin = 0, end = 0;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);)
+    if (line.find("[heap]") != std::string::npos) std::sscanf(line.c_str(), "%lx-%lx", &begin, &end);
+  if (end < begin + kHeap) return why = "the heap did not grow", false;
   cudaError_t error = cudaSetDevice(0);
   if (error == cudaSuccess) error = cudaHostRegister(reinterpret_cast<void*>(begin), end - begin, cudaHostRegisterDefault);
   int same_address = 0;

@@ -1,7 +1,8 @@
 // Enough of CUDA's runtime for a host compiler to take src/ops/cuda: found instead of NVIDIA's header, so the kernels are tested
 // without a GPU and without CUDA. Device memory is the host's, between guard pages. Kernels run block after block; the threads of a
 // block are fibres (emulator.cpp), which take turns at barriers. It checks more than a GPU does: that all threads of a block, or a
-// warp, reach a barrier, that shared memory is kept to, that a launch is within what every GPU from sm_80 on allows.
+// warp, reach a barrier, that shared memory is kept to, that a launch is within what every GPU from sm_80 on allows. The host cannot
+// touch device memory but by the runtime's own calls.
 #pragma once
 
 #include <math.h>
@@ -67,6 +68,18 @@ namespace cuda_emulator {
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*call)(void*), void* arguments);
 cudaError_t allow_shared(const void* kernel, int bytes);
 void fail(const char* what);  // the running kernel is at fault
+
+// `bytes` from `base` on, whole pages, belong to the device.
+void add_device_memory(void* base, size_t bytes);
+void remove_device_memory(void* base);
+// While one lives, this thread works for the device.
+class OnDevice {
+ public:
+  OnDevice();
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+};
 
 void sync_block();
 void sync_warp();

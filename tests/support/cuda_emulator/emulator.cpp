@@ -200,7 +200,28 @@ void run_block(unsigned count) {
   }
 }
 
+// Device memory ------------------------------------------------------------------------------------------------------------
+
+std::map<void*, size_t> device_memory;
+int on_device = 0;
+
+void protect(int access) {
+  for (const auto& [base, bytes] : device_memory) ::mprotect(base, bytes, access);
+}
+
 }  // namespace
+
+void add_device_memory(void* base, size_t bytes) {
+  device_memory[base] = bytes;
+  ::mprotect(base, bytes, on_device ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+void remove_device_memory(void* base) { device_memory.erase(base); }
+OnDevice::OnDevice() {
+  if (on_device++ == 0) protect(PROT_READ | PROT_WRITE);
+}
+OnDevice::~OnDevice() {
+  if (--on_device == 0) protect(PROT_NONE);
+}
 
 void fail(const char* what) {
   error = what;
@@ -244,6 +265,7 @@ cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel, void (*call)
     error = "a launch beyond the limits of the device";
     return cudaErrorInvalidConfiguration;
   }
+  const OnDevice device;
   prepare(count);
   kernel_call = call, kernel_arguments = arguments;
   blockDim = c.blockDim, gridDim = c.gridDim;
@@ -270,6 +292,20 @@ namespace {
 constexpr size_t kPage = 4096;
 std::map<void*, std::pair<void*, size_t>> allocations;  // what was given out, and the mapping around it
 
+// Pages before and behind are not there; the end is as near to the last page as alignment to 256 bytes lets it be.
+cudaError_t allocate(void** memory, size_t bytes, bool on_device) {
+  if (bytes > size_t{8} << 30) return cudaErrorMemoryAllocation;
+  const size_t rounded = (bytes + 255) / 256 * 256, pages = (rounded + kPage - 1) / kPage * kPage, all = pages + 2 * kPage;
+  void* mapping = ::mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return cudaErrorMemoryAllocation;
+  char* first = static_cast<char*>(mapping) + kPage;
+  if (on_device) cuda_emulator::add_device_memory(first, pages);
+  else ::mprotect(first, pages, PROT_READ | PROT_WRITE);
+  *memory = first + (pages - rounded);
+  allocations[*memory] = {mapping, all};
+  return cudaSuccess;
+}
+
 }  // namespace
 
 const char* cudaGetErrorString(cudaError_t e) {
@@ -288,29 +324,29 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { return *free = *total = size_t{8} << 30, cudaSuccess; }
 
-// Pages before and behind are not there; the end is as near to the last page as alignment to 256 bytes lets it be.
-cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  if (bytes > size_t{8} << 30) return cudaErrorMemoryAllocation;
-  const size_t rounded = (bytes + 255) / 256 * 256, pages = (rounded + kPage - 1) / kPage * kPage, all = pages + 2 * kPage;
-  void* mapping = ::mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) return cudaErrorMemoryAllocation;
-  ::mprotect(static_cast<char*>(mapping) + kPage, pages, PROT_READ | PROT_WRITE);
-  *memory = static_cast<char*>(mapping) + kPage + (pages - rounded);
-  allocations[*memory] = {mapping, all};
-  return cudaSuccess;
-}
+cudaError_t cudaMalloc(void** memory, size_t bytes) { return allocate(memory, bytes, true); }
 cudaError_t cudaFree(void* memory) {
   const auto at = allocations.find(memory);
   if (at == allocations.end()) return cudaErrorInvalidValue;
+  cuda_emulator::remove_device_memory(static_cast<char*>(at->second.first) + kPage);
   ::munmap(at->second.first, at->second.second);
   allocations.erase(at);
   return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void** memory, size_t bytes) { return cudaMalloc(memory, bytes); }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) { return std::memmove(to, from, bytes), cudaSuccess; }
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) { return std::memset(to, value, bytes), cudaSuccess; }
+cudaError_t cudaMallocHost(void** memory, size_t bytes) { return allocate(memory, bytes, false); }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  const cuda_emulator::OnDevice device;
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  const cuda_emulator::OnDevice device;
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
 cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height, cudaStream_t) {
   if (width > pitch) return cudaErrorInvalidValue;
+  const cuda_emulator::OnDevice device;
   for (size_t i = 0; i < height; ++i) std::memset(static_cast<char*>(to) + i * pitch, value, width);
   return cudaSuccess;
 }

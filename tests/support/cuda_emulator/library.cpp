@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 
+#include "cuda_runtime.h"
 #include "ops/cuda/gemm_plan.h"
 #include "ops/cuda/memory.h"
 
@@ -23,7 +24,7 @@ void multiply(const Product& p) { multiply_plainly(p); }
 
 // Nothing is there before it is committed, nor behind the end.
 void* reserve_addresses(uint64_t bytes) {
-  const uint64_t all = (bytes + kPage - 1) / kPage * kPage + kPage;
+  const uint64_t all = (bytes + kPage - 1) / kPage * kPage + kPage;  // a page behind the end stays closed
   void* base = ::mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return nullptr;
   ranges[base] = {all, 0};
@@ -34,13 +35,16 @@ bool commit_memory(void* base, uint64_t bytes) {
   Range& r = ranges.at(base);
   if (bytes > kMost) return false;
   if (bytes <= r.committed) return true;
-  ::mprotect(base, bytes, PROT_READ | PROT_WRITE);
+  bytes = (bytes + kPage - 1) / kPage * kPage;
+  const cuda_emulator::OnDevice device;
+  cuda_emulator::add_device_memory(base, bytes);
   std::memset(static_cast<char*>(base) + r.committed, 0xA5, bytes - r.committed);  // fresh memory holds anything
   r.committed = bytes;
   return true;
 }
 
 void release_addresses(void* base) {
+  cuda_emulator::remove_device_memory(base);
   ::munmap(base, ranges.at(base).bytes);
   ranges.erase(base);
 }
