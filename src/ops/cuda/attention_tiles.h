@@ -44,6 +44,7 @@ __device__ void load_tile(const View& t, bool wide, int64_t row0, int64_t first,
 template <class T, int kDim, int kN>
 __device__ void multiply_rows(float (&s)[kN / 8][4], const uint16_t* own, const uint16_t* others) {
   const int l = static_cast<int>(lane());
+  __syncwarp();  // tensor cores take a warp whose threads have come together
 #pragma unroll
   for (int n = 0; n < kN / 8; ++n)
 #pragma unroll
@@ -66,6 +67,7 @@ __device__ void multiply_rows(float (&s)[kN / 8][4], const uint16_t* own, const 
 template <class T, int kDim, int kColumns, int kN>
 __device__ void multiply_weights(float (&sum)[kColumns / 8][4], const float (&w)[kN / 8][4], const uint16_t* others) {
   const int l = static_cast<int>(lane());
+  __syncwarp();
 #pragma unroll
   for (int k = 0; k < kN; k += 16) {
     const float(&left)[4] = w[k / 8], (&right)[4] = w[k / 8 + 1];

@@ -102,7 +102,8 @@ struct Found {
 };
 
 const Found& found() {
-  static const Found all = [] {
+  // Never freed: memory of the device may be released at the very end of the process.
+  static const Found& all = *new Found([] {
     Found f;
     try {
       f.device = std::make_unique<CudaDevice>();
@@ -110,7 +111,7 @@ const Found& found() {
       f.why = e.what();
     }
     return f;
-  }();
+  }());
   return all;
 }
 

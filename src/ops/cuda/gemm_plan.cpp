@@ -29,7 +29,7 @@ GemmPlan plan_of(const Gemm& g) {
   const DType compute = mixed ? DType::f32 : g.a.dtype;
   if (g.c.dtype != DType::f32 && g.c.dtype != compute) plan.c = take(g.c);
   plan.library = plan.bytes;
-  plan.bytes += GemmPlan::kLibrary;
+  plan.bytes += GemmPlan::kLibrary + kAlign;  // the arena aligns to less than the library asks for
   return plan;
 }
 
@@ -44,7 +44,8 @@ Product product_of(const Gemm& g, const GemmPlan& plan, const GemmCopies& copies
   p.b = operand(copies.a.defined() ? copies.a : g.a, g.transpose_a);
   p.c = operand(copies.c.defined() ? copies.c : g.c, false);
   p.accumulate = g.accumulate && !copies.c.defined();
-  p.workspace = static_cast<char*>(workspace) + plan.library, p.workspace_bytes = GemmPlan::kLibrary;
+  const auto at = reinterpret_cast<uintptr_t>(workspace) + plan.library;
+  p.workspace = reinterpret_cast<void*>((at + kAlign - 1) / kAlign * kAlign), p.workspace_bytes = GemmPlan::kLibrary;
   return p;
 }
 

@@ -6,7 +6,7 @@
 namespace attune::ops::cuda {
 
 // Partial sums over rows: what the dispatchers take workspace for.
-inline constexpr int64_t kParts = 256;
+inline constexpr int64_t kParts = 512;
 
 uint64_t gemm_workspace(const Gemm&);
 void gemm(const GemmCall&);

@@ -1,4 +1,4 @@
-// Sums over the rows of a matrix, in fixed parts that are added in order: the same bits every time.
+// Sums over the rows of a matrix, in fixed parts that are added in a fixed order: the same bits every time.
 #pragma once
 
 #include "ops/cuda/kernel.h"
