@@ -80,6 +80,8 @@ find "$src" -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*
           report(file, number, "<" target ">: only ops/blas/onednn.cpp speaks oneDNN")
         if (target ~ /^Eigen\//  && path != "ops/blas/eigen.cpp")
           report(file, number, "<" target ">: only ops/blas/eigen.cpp speaks Eigen")
+        if (target ~ /^(cuda|cublas|cudnn|nccl)[A-Za-z_]*\.h$/ && path !~ /^ops\/cuda\//)
+          report(file, number, "<" target ">: only ops/cuda/ speaks CUDA")
         if (target ~ /^CLI(11)?[\/.]/ && room != "cli") report(file, number, "<" target ">: only cli/ speaks CLI11")
         if (text ~ /include[ \t]*</) {
           other = target

@@ -24,6 +24,7 @@ void attention_forward(Context& context, AttentionForward a) {
   check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
   context.count(job_of("attention_forward", a.shape, a.q), static_cast<double>(a.q.rows.count),
                 {pair_flops(a.shape), static_cast<double>(2 * a.q.count() + 2 * a.k.count()) * size_of(a.q.dtype)});
+  a.shape.rows_q = a.q.rows.capacity, a.shape.dtype = a.q.dtype;
   const ArenaPart workspace(context.arena(), "workspace");
   a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, false), DType::f32);
   if (!context.dry()) context.backend().attention_forward(a);
@@ -33,6 +34,7 @@ void attention_backward(Context& context, AttentionBackward a) {
   check(a.shape, a.q, a.k, a.v, a.cu_q, a.cu_k);
   context.count(job_of("attention_backward", a.shape, a.q), static_cast<double>(a.q.rows.count),
                 {2.5 * pair_flops(a.shape), static_cast<double>(4 * a.q.count() + 4 * a.k.count()) * size_of(a.q.dtype)});
+  a.shape.rows_q = a.q.rows.capacity, a.shape.dtype = a.q.dtype;
   const ArenaPart workspace(context.arena(), "workspace");
   a.workspace = context.arena().vector(context.backend().attention_workspace(a.shape, true), DType::f32);
   if (!context.dry()) context.backend().attention_backward(a);

@@ -27,6 +27,9 @@ struct AttentionShape {
   float softcap = 0;             // 0: none
   // Longest sequences that capacity allows: workspace is sized by them, whatever a micro-batch holds.
   int64_t max_q = 0, max_k = 0;
+  // Set by the dispatcher: the most rows of q that capacity allows, and what they are stored as (workspace).
+  int64_t rows_q = 0;
+  DType dtype = DType::f32;
   double pairs = 0;  // Σ len_q·len_k over the sequences: how much work there is (the books; the kernels do not need it)
   float dropout = 0;
   uint64_t dropout_key = 0;  // mixes seed, step and site

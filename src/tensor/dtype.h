@@ -1,4 +1,5 @@
-// Element types and their conversions. bf16 and fp16 are storage; arithmetic happens in fp32.
+// Element types and their conversions. bf16 and fp16 are storage; arithmetic happens in fp32. What is constexpr may be called on
+// a GPU too.
 #pragma once
 
 #include <bit>
@@ -32,10 +33,10 @@ struct Float16 {
   uint16_t bits = 0;
 };
 
-[[gnu::always_inline]] inline float to_float(float x) { return x; }
-[[gnu::always_inline]] inline float to_float(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+[[gnu::always_inline]] constexpr float to_float(float x) { return x; }
+[[gnu::always_inline]] constexpr float to_float(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 // Selections instead of branches: loops over these vectorise.
-[[gnu::always_inline]] inline float to_float(Float16 h) {
+[[gnu::always_inline]] constexpr float to_float(Float16 h) {
   const uint32_t sign = (h.bits & 0x8000u) << 16, shifted = (h.bits & 0x7FFFu) << 13;
   const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(shifted) * 0x1.0p112f);  // subnormals become normal
   const uint32_t special = shifted | 0x7F800000u;                                               // infinity and NaN
@@ -43,13 +44,13 @@ struct Float16 {
 }
 
 // Round to nearest even; NaN stays NaN.
-[[gnu::always_inline]] inline BFloat16 to_bf16(float x) {
+[[gnu::always_inline]] constexpr BFloat16 to_bf16(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
   const uint32_t nan = (u >> 16) | 0x40u;
   return {static_cast<uint16_t>((u & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded)};
 }
-[[gnu::always_inline]] inline Float16 to_f16(float x) {
+[[gnu::always_inline]] constexpr Float16 to_f16(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7FFFFFFFu;
   // Subnormal: adding 0.5 aligns the mantissa and rounds to nearest even.
   const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3F000000u;
@@ -60,7 +61,7 @@ struct Float16 {
 }
 // Rounds up with a probability equal to the part that is cut off: right on average, so that small updates are not lost.
 // `bits`: 16 random bits in the low half.
-[[gnu::always_inline]] inline BFloat16 to_bf16_stochastic(float x, uint32_t bits) {
+[[gnu::always_inline]] constexpr BFloat16 to_bf16_stochastic(float x, uint32_t bits) {
   const uint32_t u = std::bit_cast<uint32_t>(x), magnitude = u & 0x7FFFFFFFu;
   const uint32_t added = magnitude < 0x7F800000u ? bits & 0xFFFFu : 0u;  // infinity stays
   const uint32_t quiet = magnitude > 0x7F800000u ? 0x40u : 0u;           // NaN stays

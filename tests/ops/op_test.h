@@ -1,5 +1,5 @@
 // What the op tests share: tensors made of doubles, naive gradients by central differences, and one test instance per
-// CPU backend that this processor can run.
+// CPU backend that this processor can run, and one for the CUDA kernels on their emulator.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ops/backend.h"
+#include "support/backends.h"
 #include "tensor/arena.h"
 
 namespace attune::test {
@@ -144,16 +145,18 @@ inline void expect_gradient(const Doubles& analytic, Doubles x, const std::funct
 
 class EveryBackend : public ::testing::TestWithParam<const ops::Backend*> {
  protected:
-  Arena arena{Place::host(), uint64_t{256} << 20};
+  Arena arena{Place(GetParam()->device()), uint64_t{256} << 20};
   ops::Context context{*GetParam(), arena};
 };
 
 inline std::string backend_name(const ::testing::TestParamInfo<const ops::Backend*>& info) {
-  std::string name = info.param->name;  // "cpu (avx2)"
-  return name.substr(5, name.size() - 6);
+  std::string name;  // "cpu (avx2)": avx2; "cuda": cuda
+  for (char c : std::string(info.param->name))
+    if (std::isalnum(static_cast<unsigned char>(c)) || c == '_') name += c;
+  return name.rfind("cpu", 0) == 0 ? name.substr(3) : name;
 }
 
 }  // namespace attune::test
 
 #define ATTUNE_EVERY_BACKEND(Suite) \
-  INSTANTIATE_TEST_SUITE_P(Cpu, Suite, ::testing::ValuesIn(ops::cpu_backends()), backend_name)
+  INSTANTIATE_TEST_SUITE_P(Cpu, Suite, ::testing::ValuesIn(every_backend()), backend_name)

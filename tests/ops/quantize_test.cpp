@@ -31,7 +31,7 @@ std::vector<float> floats_of(const std::string& name) {
 }
 std::vector<uint8_t> bytes_of(const std::string& name) {
   std::vector<uint8_t> out(info_of(name).bytes);
-  fixture().read_raw(info_of(name), out.data());
+  fixture().read_raw(info_of(name), 0, out.size(), out.data());
   return out;
 }
 
