@@ -198,11 +198,18 @@ TEST_F(Answers, WhatIsTooLongIsCutTheSameOnBothSidesAndSaidWhateverTheLimit) {
     for (int i = 0; i < 5; ++i) turns += shown.find(fmt::format("answer number {} to it", i)) != std::string::npos;
     EXPECT_LE(turns, last_turns) << limit;
     last_turns = turns;
-    if (turns > 0) EXPECT_NE(shown.find("answer number 4"), std::string::npos);
+    if (turns > 0) {
+      EXPECT_NE(shown.find("answer number 4"), std::string::npos);
+    }
     // An answer of up to half of the limit is never cut.
-    if (answer <= limit / 2) EXPECT_EQ(learnt_of(set, 0), (List{good + "<|im_end|>"})) << limit;
-    else EXPECT_TRUE(good.starts_with(learnt_of(set, 0)[0].substr(0, learnt_of(set, 0)[0].size() - 10))) << learnt_of(set, 0)[0];
-    if (limit == full - 1) EXPECT_EQ(reasons(), (List{"cut: the prompt does not fit into cutoff_len: its first turns are left off"}));
+    if (answer <= limit / 2) {
+      EXPECT_EQ(learnt_of(set, 0), (List{good + "<|im_end|>"})) << limit;
+    } else {
+      EXPECT_TRUE(good.starts_with(learnt_of(set, 0)[0].substr(0, learnt_of(set, 0)[0].size() - 10))) << learnt_of(set, 0)[0];
+    }
+    if (limit == full - 1) {
+      EXPECT_EQ(reasons(), (List{"cut: the prompt does not fit into cutoff_len: its first turns are left off"}));
+    }
   }
   EXPECT_GT(used, 60);
   // A prompt of one question loses its beginning, and the template around it stays.
@@ -426,7 +433,9 @@ TEST(Groups, StayTogetherInEveryBatch) {
               ASSERT_EQ(step.total_groups, groups);
               ASSERT_EQ(step.total_sequences, 2 * groups);
             }
-            if (!drop_last) ASSERT_EQ(seen.size(), static_cast<size_t>(n));
+            if (!drop_last) {
+              ASSERT_EQ(seen.size(), static_cast<size_t>(n));
+            }
             ASSERT_EQ(std::set<int64_t>(seen.begin(), seen.end()).size(), seen.size());
           }
         }

@@ -170,6 +170,8 @@ const ops::Backend& guarded_backend() {
       .scatter_rows = Call<&ops::Backend::scatter_rows>::on_device,
       .dropout = Call<&ops::Backend::dropout>::on_device,
       .dequantize = Call<&ops::Backend::dequantize>::on_device,
+      .quantized_product = Call<&ops::Backend::quantized_product>::on_device,
+      .quantized_product_rows = ops::cpu_backend().quantized_product_rows,
       .token_logprob = Call<&ops::Backend::token_logprob>::on_device,
       .logprob_slab = Call<&ops::Backend::logprob_slab>::on_device,
       .finish_logprob = Call<&ops::Backend::finish_logprob>::on_device,
