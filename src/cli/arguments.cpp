@@ -56,7 +56,7 @@ models::AdapterRequest adapters_of(const std::vector<std::string>& values, const
   models::AdapterRequest request;
   if (values.empty() && !use.empty()) refuse("--use chooses among adapters, and there is no --adapter");
   for (const std::string& value : values) {
-    if (value.find(',') == std::string::npos) {
+    if (value.find(',') == std::string::npos || fs::is_directory(value)) {
       request.set.push_back(named_adapter(value));
       continue;
     }

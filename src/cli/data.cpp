@@ -120,6 +120,20 @@ Json group_json(const train::RunSetup& s, int64_t group) {
   }
 }
 
+// A whole pass, window by window: nothing else of a stream is ever in memory.
+int validate_stream(const train::Config& config, bool json) {
+  train::RunSetup s = train::prepare(config);
+  data::TokenStream& stream = s.stream->stream();
+  for (data::StreamWindow w = stream.window(s.stream->end(), config.buffer_size); w.pass == 0; w = stream.window(w.end, config.buffer_size)) {
+    s.report.add(w.report);
+    s.rows_read += w.rows;
+  }
+  print_report(s.report, json);
+  info("{} rows read, a whole pass", s.rows_read);
+  for (const std::string& line : s.report.summary()) info("{}", line);
+  return s.report.count(Action::dropped) == 0 ? 0 : 1;
+}
+
 }  // namespace
 
 int data_validate(const ValidateArgs& args) {
@@ -129,6 +143,7 @@ int data_validate(const ValidateArgs& args) {
   }
   if (args.stage != "sft") refuse("--stage goes with --file; a configuration says stage: {}", args.stage);
   const train::Config config = read_config(args.run.arguments);
+  if (config.streaming) return validate_stream(config, args.run.json);
   data::DataReport early;
   read_or_report(early, args.run.json, [&] {
     train::read_data_sets(config, config.dataset, early);

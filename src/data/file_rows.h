@@ -31,14 +31,44 @@ struct FileRows {
   char delimiter = ',';
 };
 
+// What of a file its beginning tells.
+struct FileLayout {
+  enum class Rows { lines, list, object, table };  // object: all rows stand in one JSON object, or it is the only row
+  FileRows::Kind kind = FileRows::Kind::json;
+  Rows rows = Rows::lines;
+  std::vector<std::string> header;  // of a table
+  char delimiter = ',';
+  size_t begin = 0;  // byte behind which the rows stand: behind a table's header, a list's bracket
+  int64_t line = 1;  // the line of that byte
+};
+
 struct SplitOptions {
   std::string file;                         // how messages name it
   bool plain_text = false;                  // a .txt or .md file is text unless it holds JSON rows
   std::vector<std::string> known_columns;   // by these the header of a table is known, and a row that holds a list
 };
 
+// `head`: the file, or as much of its beginning as holds the first two lines. Throws when the file is no data.
+FileLayout layout_of(std::string_view head, const SplitOptions& options);
+
 // `content` must outlive the result. Throws when the file is no data, is cut off, or holds something behind its end.
 FileRows split_file(std::string_view content, const SplitOptions& options);
+
+// The whole rows among the first bytes of what stands behind a place in a file, for reading it block by block.
+struct RowBlock {
+  struct Place {
+    size_t at = 0;  // a byte, and the line that it stands on
+    int64_t line = 1;
+  };
+  std::vector<FileRows::Piece> pieces;
+  std::vector<Place> behind;  // each of them
+  Place end;                  // behind the last of them and blank lines that follow it
+  bool last = false;          // there are no more rows
+};
+// At most `most` rows of `content`, which begins behind a row, on `line`. `whole`: the file ends where `content` does. Without
+// it, a row that is not closed is left to the next block. What is wrong throws once the rows before it are given. Not for
+// FileLayout::Rows::object.
+RowBlock cut_rows(std::string_view content, int64_t line, const FileLayout& layout, size_t most, bool whole, const std::string& file);
 
 // A row of a table or JSON text as a JSON value; `where` names it in messages. Throws BadRow.
 Json parse_row(const FileRows& rows, const FileRows::Piece& piece, const std::string& where);

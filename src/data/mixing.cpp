@@ -37,15 +37,6 @@ std::vector<int64_t> in_turns(const std::vector<Pool>& pools, const MixOptions& 
   const bool under = options.strategy == "interleave_under", once = options.strategy == "interleave_once";
   std::vector<int64_t> next(pools.size(), 0), out;
   std::vector<bool> exhausted(pools.size(), false);
-  const auto turn = [&](uint64_t number) {
-    if (options.probabilities.empty()) return static_cast<size_t>(number % pools.size());
-    double sum = 0, u = uniform_float(philox(mix_key(options.seed, 0x317), number, 0)[0]);
-    for (double p : options.probabilities) sum += p;
-    u *= sum;
-    for (size_t s = 0; s + 1 < pools.size(); ++s)
-      if ((u -= options.probabilities[s]) < 0) return s;
-    return pools.size() - 1;
-  };
   for (uint64_t number = 0;; ++number) {
     // A turn of strict alternation is a round: it ends when everybody had its turn.
     const bool done = under ? std::any_of(exhausted.begin(), exhausted.end(), [](bool e) { return e; })
@@ -53,7 +44,7 @@ std::vector<int64_t> in_turns(const std::vector<Pool>& pools, const MixOptions& 
     if (done && (!options.probabilities.empty() || once || number % pools.size() == 0)) break;
     if (static_cast<int64_t>(number) > kMostGrowth * groups)
       refuse("interleave_probs: one epoch would take more than {} draws for each sample; a data set is drawn too seldom", kMostGrowth);
-    const size_t s = turn(number);
+    const size_t s = turn_of(number, options.probabilities, pools.size(), options.seed);
     if (once && exhausted[s]) continue;
     if (next[s] == pools[s].size()) next[s] = 0;
     out.push_back(pools[s].at(next[s]++));
@@ -63,6 +54,20 @@ std::vector<int64_t> in_turns(const std::vector<Pool>& pools, const MixOptions& 
 }
 
 }  // namespace
+
+size_t turn_of(uint64_t turn, const std::vector<double>& probabilities, size_t data_sets, uint64_t seed) {
+  if (probabilities.empty()) return static_cast<size_t>(turn % data_sets);
+  double sum = 0, u = uniform_float(philox(mix_key(seed, 0x317), turn, 0)[0]);
+  for (double p : probabilities) sum += p;
+  u *= sum;
+  size_t last = 0;
+  for (size_t s = 0; s < data_sets; ++s) {
+    if (probabilities[s] == 0) continue;
+    last = s;
+    if ((u -= probabilities[s]) < 0) break;
+  }
+  return last;
+}
 
 void check_mixing(const MixOptions& options, size_t data_sets) {
   const auto check = [&](const std::vector<double>& numbers, const char* key) {

@@ -22,6 +22,9 @@ struct MixOptions {
   bool is_plain() const { return strategy == "concat" && weights.empty(); }
 };
 
+// Whose turn number `turn` is, a function of the seed; strictly in turns where `probabilities` is empty. One of 0 has none.
+size_t turn_of(uint64_t turn, const std::vector<double>& probabilities, size_t data_sets, uint64_t seed);
+
 // Refuses options that do not fit `data_sets` data sets.
 void check_mixing(const MixOptions& options, size_t data_sets);
 

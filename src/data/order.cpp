@@ -166,6 +166,7 @@ void Batcher::add_sample(MicroBatch& batch, int64_t sample, int32_t group) const
   SideValues& side = batch.side.back();
   if (set_.has_side(kReferenceLogp)) side.reference_logp = set_.side(kReferenceLogp, sample);
   if (set_.has_side(kMargin)) side.margin = set_.side(kMargin, sample);
+  if (set_.has_side(kExtraWeight)) side.weight = 1 + set_.side(kExtraWeight, sample);
   if (set_.has_side(kDesirable)) side.desirable = set_.side(kDesirable, sample);
 }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/columns.h"
+#include "data/implicit_prompt.h"
 #include "data/turns.h"
 
 namespace attune::data {
@@ -59,6 +60,31 @@ void split_lists(const Json& row, Sides& s) {
   add_system(text_field(row, first_of(row, {"system", "system_prompt"}), false), s.prompt);
 }
 
+// TRL's implicit prompt as plain texts: turns where they are marked, otherwise what both texts begin with.
+void split_texts(const Json& row, Sides& s, Notes& notes) {
+  const std::string chosen = s.chosen[0].content, rejected = s.rejected[0].content;
+  s.chosen = marked_turns(chosen);
+  s.rejected = marked_turns(rejected);
+  if (!s.chosen.empty() && !s.rejected.empty()) {
+    split_prompt(s);
+  } else {
+    if (chosen == rejected) throw BadRow{"chosen and rejected are the same"};
+    const size_t border = common_prompt(chosen, rejected);
+    if (border == 0)
+      throw BadRow{"there is no prompt: expected \"prompt\", \"instruction\", \"conversations\" or \"messages\", or \"chosen\" and \"rejected\" that begin with "
+                   "the same question"};
+    const auto answer = [&](const std::string& text) {
+      const size_t begin = text.find_first_not_of(" \t\r\n", border);
+      return Messages{{"assistant", begin == std::string::npos ? "" : text.substr(begin), 1, ""}};
+    };
+    s.prompt = {{"user", chosen.substr(0, border), 1, ""}};
+    s.chosen = answer(chosen);
+    s.rejected = answer(rejected);
+    notes.push_back({Action::noted, "the prompt is what chosen and rejected begin with, up to a whole sentence: see that it is the question"});
+  }
+  add_system(text_field(row, first_of(row, {"system", "system_prompt"}), false), s.prompt);
+}
+
 Sides read_chosen(const Json& row, Notes& notes) {
   Sides s;
   const std::string conversation = conversation_column(row), two = list_of_two(row);
@@ -75,8 +101,13 @@ Sides read_chosen(const Json& row, Notes& notes) {
   } else if (is_whole(s.chosen) && is_whole(s.rejected)) {
     split_lists(row, s);
   } else {
-    if (present(row, kQuestions).empty() && !has(row, "input"))
-      throw BadRow{"there is no prompt: expected \"prompt\", \"instruction\", \"conversations\" or \"messages\", or the messages from the first question on in \"chosen\" and \"rejected\""};
+    const bool texts = two.empty() && row["chosen"].is_string() && row["rejected"].is_string();
+    if (present(row, kQuestions).empty() && !has(row, "input")) {
+      if (!texts)
+        throw BadRow{"there is no prompt: expected \"prompt\", \"instruction\", \"conversations\" or \"messages\", or the messages from the first question on in \"chosen\" and \"rejected\""};
+      split_texts(row, s, notes);
+      return s;
+    }
     s.prompt = read_question(row, detect_exchange(row, {two.empty() ? "chosen" : two}));
   }
   return s;

@@ -1,13 +1,10 @@
 #include "data/readers.h"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <nlohmann/json.hpp>
 
 #include "data/file_rows.h"
 #include "data/order.h"
-#include "data/shapes.h"
+#include "data/row_parser.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/hash.h"
@@ -20,26 +17,11 @@ namespace {
 // Rows that are read before they are handed on: enough for all threads, little beside the file.
 constexpr size_t kBlockRows = 2048, kBlockBytes = 8 << 20;
 
-// What became of one row.
-struct Outcome {
-  Record record;
-  Notes notes;
-  std::string bad;         // why it cannot be used; empty where it can
-  std::string keys;        // of the row, for messages
-  std::exception_ptr error;
-};
-
 // Reads the files of one data set.
 class SetReader {
  public:
   SetReader(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report, const TakeRows& take)
-      : set_(set), options_(options), records_(records), report_(report), take_(take) {
-    const Mapping& m = set.mapping;
-    if (m.explicit_columns)
-      for (const auto& [column, meaning] : {std::pair{m.query, "query"}, {m.history, "history"}, {m.system, "system"}, {m.tools, "tools"}})
-        if (!column.empty()) optional_.push_back({column, meaning});
-    seen_ = std::vector<std::atomic<bool>>(optional_.size());
-  }
+      : parser_(set, options), records_(records), report_(report), take_(take) {}
 
   void read_file(const fs::path& file, int64_t most) {
     if (!fs::exists(file)) refuse("dataset: {} does not exist", file.string());
@@ -47,11 +29,9 @@ class SetReader {
     std::string content = attune::read_file(file, uint64_t{1} << 40);
     std::string_view view = content;
     if (view.starts_with("\xEF\xBB\xBF")) view.remove_prefix(3);
-    FileRows rows = split_file(view, split_options(file));
-    if (rows.kind == FileRows::Kind::text && options_.kind != RowKind::text)
-      refuse("{}: plain text is for stage pt; stage {} needs {}", file.string(), stages_of(options_.kind), description_of(options_.kind));
+    FileRows rows = split_file(view, parser_.split_options(file));
+    parser_.check_kind(rows.kind, file);
     if (most > 0 && static_cast<int64_t>(rows.pieces.size()) > most) rows.pieces.resize(static_cast<size_t>(most));
-    const auto index = static_cast<int32_t>(records_.files.size());
     records_.files.push_back(file.string());
     records_.data_set_of.push_back(static_cast<int32_t>(records_.data_sets.size()) - 1);
     usable_ = 0;
@@ -60,7 +40,7 @@ class SetReader {
     for (size_t begin = 0; begin < rows.pieces.size();) {
       size_t end = begin, bytes = 0;
       while (end < rows.pieces.size() && end - begin < kBlockRows && bytes < kBlockBytes) bytes += rows.pieces[end++].text.size();
-      read_block(rows, begin, end, index, content.data());
+      read_block(rows, begin, end, content.data());
       begin = end;
       const std::string_view last = rows.pieces[end - 1].text;
       const auto behind = static_cast<size_t>(last.data() + last.size() - content.data());
@@ -75,96 +55,33 @@ class SetReader {
     if (usable_ == 0) refuse("{}: none of its {} rows can be used; the first: {}", file.string(), read, first_reason_);
   }
 
-  // A column that the mapping names and no row has is a typing error, not an empty column.
-  void check_columns() const {
-    for (size_t i = 0; i < optional_.size(); ++i)
-      if (!seen_[i])
-        refuse("{}: no row has the column \"{}\" ({} in {}); the first row has {}", set_.files[0].string(), optional_[i].first,
-               optional_[i].second, set_.mapping.where, first_keys_);
-  }
+  void check_columns() const { parser_.check_columns(); }
   int64_t read() const { return read_; }
 
  private:
-  SplitOptions split_options(const fs::path& file) const {
-    SplitOptions split{file.string(), options_.kind == RowKind::text, known_columns()};
-    const Mapping& m = set_.mapping;
-    for (const std::string* column : {&m.prompt, &m.query, &m.response, &m.history, &m.system, &m.messages, &m.chosen, &m.rejected, &m.kto_tag})
-      if (!column->empty()) split.known_columns.push_back(*column);
-    return split;
-  }
-
-  void read_block(const FileRows& rows, size_t begin, size_t end, int32_t file, const char* content) {
-    std::vector<Outcome> outcomes(end - begin);
-#pragma omp parallel for schedule(dynamic, 16)
-    for (size_t i = 0; i < outcomes.size(); ++i) {
-      const FileRows::Piece& piece = rows.pieces[begin + i];
-      outcomes[i].record.source = {file, piece.line};
-      try {
-        read_piece(rows, piece, piece.text.data() - content, outcomes[i]);
-      } catch (...) {
-        outcomes[i].error = std::current_exception();
-      }
-    }
-    for (Outcome& o : outcomes) {
-      if (o.error) std::rethrow_exception(o.error);
-      if (first_keys_.empty()) first_keys_ = std::move(o.keys);
-      const std::string where = records_.where(o.record.source);
-      if (!o.bad.empty()) {
-        if (first_reason_.empty()) first_reason_ = where + ": " + o.bad;
-        report_.add(DataReport::Action::dropped, o.bad, where);
+  void read_block(const FileRows& rows, size_t begin, size_t end, const char* content) {
+    const auto index = static_cast<int32_t>(records_.files.size()) - 1;
+    const auto place = [content](std::string_view text) { return static_cast<uint64_t>(text.data() - content); };
+    for (RowParser::Parsed& p : parser_.parse(rows, begin, end, records_.files.back(), index, place)) {
+      const std::string where = records_.where(p.record.source);
+      if (!p.bad.empty()) {
+        if (first_reason_.empty()) first_reason_ = where + ": " + p.bad;
+        report_.add(DataReport::Action::dropped, p.bad, where);
         continue;
       }
       ++usable_;
-      for (const auto& [action, reason] : o.notes) report_.add(action, reason, where);
-      records_.rows.push_back(std::move(o.record));
+      for (const auto& [action, reason] : p.notes) report_.add(action, reason, where);
+      records_.rows.push_back(std::move(p.record));
     }
   }
 
-  // By many threads at once.
-  void read_piece(const FileRows& rows, const FileRows::Piece& piece, int64_t offset, Outcome& out) {
-    try {
-      if (const size_t bad = invalid_utf8(piece.text); bad != std::string_view::npos)
-        throw BadRow{fmt::format("invalid UTF-8 at byte {} of the file", offset + static_cast<int64_t>(bad))};
-      const Source source = out.record.source;
-      if (rows.kind == FileRows::Kind::text) out.record.text = std::string(piece.text);
-      else out.record = read_json(parse_row(rows, piece, records_.where(source)), out);
-      out.record.source = source;
-    } catch (const BadRow& bad) {
-      out.bad = bad.reason;
-    }
-  }
-
-  Record read_json(const Json& row, Outcome& out) {
-    if (row.is_object()) {
-      for (size_t i = 0; i < optional_.size(); ++i)
-        if (!seen_[i] && row.contains(optional_[i].first)) seen_[i] = true;
-      if (first_keys_.empty())
-        for (const auto& [key, value] : row.items()) out.keys += (out.keys.empty() ? "\"" : ", \"") + key + "\"";
-    }
-    return read_row(row, set_.mapping, options_.kind, out.notes);
-  }
-
-  const DataSet& set_;
-  const ReadOptions& options_;
+  RowParser parser_;
   Records& records_;
   DataReport& report_;
   const TakeRows& take_;
-  std::vector<std::pair<std::string, std::string>> optional_;  // mapped columns that need not be in every row: name, meaning
-  std::vector<std::atomic<bool>> seen_;                        // which of them a row had
-  std::string first_keys_, first_reason_;
+  std::string first_reason_;
   int64_t read_ = 0, usable_ = 0;
 };
-
-// Where the entry of dataset_info.json says what its rows are, the stage must be one that learns from them.
-void check_kind(const Mapping& m, RowKind kind) {
-  const bool pairs = m.is_pairs(), judged = !m.kto_tag.empty();
-  const RowKind said = pairs ? RowKind::pair : RowKind::judged;
-  if ((pairs || judged) && said != kind)
-    refuse("{}: \"{}\" says that it holds {}, which are for stage {}; stage {} needs {}", m.where, judged ? "kto_tag" : m.ranking ? "ranking" : "chosen",
-           description_of(said), stages_of(said), stages_of(kind), description_of(kind));
-  if (m.explicit_columns && kind == RowKind::text && m.formatting == Mapping::Formatting::detect && !m.response.empty())
-    refuse("{}: stage pt reads plain text from the column prompt; the column response (\"{}\") would be ignored", m.where, m.response);
-}
 
 // Nobody means more.
 constexpr int64_t kMostRepeats = 1000;
@@ -186,7 +103,6 @@ void sample(Records& records, size_t before, int64_t n, uint64_t seed) {
 }  // namespace
 
 void read_records(const DataSet& set, const ReadOptions& options, Records& records, DataReport& report, const TakeRows& take) {
-  check_kind(set.mapping, options.kind);
   // Rows that are still to be chosen from stay; only the progress is told.
   const bool choose = set.num_samples > 0;
   const TakeRows tell = [&](Records&, uint64_t bytes) {

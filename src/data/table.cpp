@@ -49,19 +49,15 @@ char table_delimiter(std::string_view content) {
   return best;
 }
 
-std::vector<FileRows::Piece> split_table(std::string_view content, char delimiter, const std::string& file) {
-  std::vector<FileRows::Piece> out;
-  int64_t line = 1;
-  for (size_t at = 0; at < content.size();) {
-    const size_t end = walk_record(content, at, delimiter, [](size_t) {});
-    if (end == std::string_view::npos)
-      fail("{}:{}: a quote in this row is never closed; all rows behind it would be lost", file, line);
-    const std::string_view record = without_return(content.substr(at, end - at));
-    if (record.find_first_not_of(" \t\r") != std::string_view::npos) out.push_back({record, line});
-    line += 1 + std::count(record.begin(), record.end(), '\n');
-    at = end + 1;
-  }
-  return out;
+size_t table_record_end(std::string_view content, size_t at, char delimiter) {
+  return walk_record(content, at, delimiter, [](size_t) {});
+}
+
+TableRecord table_record(std::string_view content, size_t at, int64_t line, char delimiter, const std::string& file) {
+  const size_t end = table_record_end(content, at, delimiter);
+  if (end == std::string_view::npos) fail("{}:{}: a quote in this row is never closed; all rows behind it would be lost", file, line);
+  const std::string_view record = content.substr(at, end - at);
+  return {without_return(record), std::min(end + 1, content.size()), line + 1 + std::count(record.begin(), record.end(), '\n')};
 }
 
 std::vector<std::string> table_fields(std::string_view record, char delimiter) {

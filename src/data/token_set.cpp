@@ -192,7 +192,7 @@ std::string TokenSet::fingerprint() const {
   }
   uint64_t hash = hash64(bytes(store_.ids), loss.digest64());
   if (group_size() > 1) hash = hash64({reinterpret_cast<const char*>(&store_.group_size), sizeof store_.group_size}, hash);
-  for (const char* channel : {kMargin, kDesirable})
+  for (const char* channel : {kMargin, kDesirable, kExtraWeight})
     if (const auto found = side_channels.find(channel); found != side_channels.end()) {
       std::vector<float> numbers = found->second;
       numbers.resize(store_.samples.size(), 0.0f);

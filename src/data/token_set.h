@@ -28,6 +28,7 @@ struct TokenizeOptions {
 inline constexpr const char* kMargin = "margin";        // of pairs, where a row has one
 inline constexpr const char* kReferenceLogp = "reference_logp";  // filled in before training (train/reference.h)
 inline constexpr const char* kDesirable = "desirable";  // of judged answers: 1 or 0
+inline constexpr const char* kExtraWeight = "extra_weight";  // of pairs and judged answers: the row's weight, less 1
 
 // The loss weights of one sequence, kept as runs of equal ones: an answer is one run, whatever its length.
 class Weights {
@@ -185,6 +186,7 @@ class SetTokenizer {
     std::string where;
     int32_t source;
     bool desirable;
+    float weight;
   };
   void add_block(const Records& records, size_t begin, size_t end, const text::ChatTemplate* chat);
   // A judged row waits for the next one, whose answer stands behind its prompt in the group's second sample; the last row

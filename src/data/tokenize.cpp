@@ -209,10 +209,13 @@ void SetTokenizer::add_block(const Records& records, size_t begin, size_t end, c
       report_.add(r.dropped ? DataReport::Action::dropped : DataReport::Action::cut, reason, where);
     if (r.parts.empty()) continue;
     const Record& record = records.rows[begin + i];
-    if (options_.kind == RowKind::judged) add_judged({std::move(r.parts[0]), where, records.data_set(source), record.desirable.value_or(true)});
+    if (options_.kind == RowKind::judged) add_judged({std::move(r.parts[0]), where, records.data_set(source), record.desirable.value_or(true), record.weight});
     else for (const TokenizedRow& part : r.parts) set_.add(part.ids, part.weights, where, records.data_set(source));
-    if (record.margin && options_.kind == RowKind::pair)
-      for (int64_t side : {2, 1}) set_.set_side(kMargin, set_.size() - side, *record.margin);
+    if (options_.kind != RowKind::pair) continue;
+    for (int64_t side : {2, 1}) {
+      if (record.margin) set_.set_side(kMargin, set_.size() - side, *record.margin);
+      if (record.weight != 1) set_.set_side(kExtraWeight, set_.size() - side, record.weight - 1);
+    }
   }
 }
 
@@ -234,6 +237,7 @@ void SetTokenizer::add_with_answer_of(const Judged& row, const TokenizedRow& oth
   for (const TokenizedRow* part : std::initializer_list<const TokenizedRow*>{&row.tokens, &mismatched}) {
     set_.add(part->ids, part->weights, row.where, row.source);
     set_.set_side(kDesirable, set_.size() - 1, row.desirable ? 1.0f : 0.0f);
+    if (row.weight != 1) set_.set_side(kExtraWeight, set_.size() - 1, row.weight - 1);
   }
 }
 

@@ -185,6 +185,8 @@ void cut_answer(TokenizedRow& row, size_t limit) {
 }
 
 RowResult tokenize_answers(const Record& record, const text::Tokenizer& tokenizer, const text::ChatTemplate& chat, const TokenizeOptions& options) {
+  // It multiplies the loss of the row as a whole, not the log-probabilities that the loss compares.
+  if (record.weight == 0) return RowResult::drop("its weight is 0");
   try {
     Sides sides(record, tokenizer, chat);
     const auto same = [](const std::vector<TokenizedRow>& rows) { return rows.size() == 2 && rows[0].ids == rows[1].ids; };
@@ -194,8 +196,7 @@ RowResult tokenize_answers(const Record& record, const text::Tokenizer& tokenize
     if (!sides.prompts_agree()) return RowResult::drop("the chat template writes the prompt in another way before the rejected answer: the sides cannot be compared");
     if (same(result.parts)) return RowResult::drop("chosen and rejected are the same within cutoff_len");
     if (record.is_pair()) desensitize(result.parts, sides.prompt(), options.ld_alpha);
-    for (TokenizedRow& row : result.parts) {
-      for (float& w : row.weights) w *= record.weight;
+    for (const TokenizedRow& row : result.parts) {
       if (std::none_of(row.weights.begin() + 1, row.weights.end(), [](float w) { return w != 0; })) return RowResult::drop("no token carries a label");
     }
     return result;

@@ -229,6 +229,9 @@ data::Records held_out_records(const train::Config& config) {
     records = train::read_data_sets(config, config.eval_dataset, report);
   } else {
     if (config.val_size <= 0) refuse("nothing is held out: set eval_dataset or val_size, or name files with --file");
+    if (config.streaming)
+      refuse("streaming: answers are asked for of eval_dataset, or of files with --file; of the rows that val_size holds out only the loss is told "
+             "(predict_with_generate: false)");
     const train::RunSetup setup = train::prepare(config);
     std::set<std::string> held, trained;
     for (int64_t i = 0; i < setup.eval_set->size(); ++i) held.insert(setup.eval_set->where(i));

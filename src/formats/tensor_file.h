@@ -31,7 +31,8 @@ class TensorFile {
   void read(const TensorInfo& tensor, DType as, void* into) const;
   // The same of elements [first, first + elements).
   void read(const TensorInfo& tensor, DType as, uint64_t first, uint64_t elements, void* into) const;
-  // Bytes [first, first + n) as they stand in the file.
+  // Bytes as they stand in the file: all, or [first, first + n).
+  void read_raw(const TensorInfo& tensor, void* into) const { reader_.read_at(tensor.offset, into, tensor.bytes); }
   void read_raw(const TensorInfo& tensor, uint64_t first, uint64_t n, void* into) const { reader_.read_at(tensor.offset + first, into, n); }
 
  protected:

@@ -285,7 +285,7 @@ uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequenc
   // Where frequencies follow the length, the whole text runs again.
   const int64_t alone = model.rotates_by_length() ? longest : prompt;
   const int64_t rows = std::max(alone, std::min(sequences * prompt, kJoiningTokens)) + sequences;
-  Arena arena(Place::dry(), kReserve), inputs(Place::dry(), kReserve);
+  Arena arena(attune::Place::dry(), kReserve), inputs(attune::Place::dry(), kReserve);
   ops::Context context(backend, arena);
   nn::StepHooks hooks;
   nn::Tape tape(context, hooks);

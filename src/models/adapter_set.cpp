@@ -78,10 +78,11 @@ std::string weights_text(const std::vector<double>& weights, const std::vector<N
 }
 
 void check_sum(const std::vector<Summand>& summands) {
-  for (const Summand& s : summands) {
+  for (const Summand& s : summands)
     if (s.dora && (summands.size() > 1 || s.weight != 1))
       refuse("adapter {} is a DoRA adapter: its magnitudes set the lengths of whole rows, so it has no sum with others and no weight. Use it alone; where it was trained "
              "on top of the others name them as a chain, --adapter first,second", s.name);
+  for (const Summand& s : summands) {
     for (const std::string& tensor : s.replaced) {
       if (s.weight != 1) refuse("adapter {} saves {} as a whole (modules_to_save, bias), which a weight of {:g} has no meaning for; its weight must be 1", s.name, tensor, s.weight);
       for (const Summand& other : summands)

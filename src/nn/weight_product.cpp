@@ -42,6 +42,11 @@ void multiply_by_weights(ops::Context& context, std::span<Parameter* const> weig
   int64_t column = 0;
   for (const Parameter* p : weights) {
     const QuantizedMatrix& w = p->quantized;
+    if (ops::has_quantized_product(context, x, w)) {
+      ops::quantized_product(context, {x, y.columns(column, w.rows), w});
+      column += w.rows;
+      continue;
+    }
     const int64_t step = slab_of(w.cols, w.rows);
     for (int64_t first = 0; first < w.rows; first += step) {
       const ArenaPart workspace(context.arena(), "workspace");

@@ -65,7 +65,7 @@ double Kto::run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, 
   for (size_t i = 0; i < sequences.size(); ++i) {
     const SequenceLogp& s = sequences[i];
     const bool good = s.side.desirable > 0;
-    const double sign = good ? 1 : -1, weight = good ? options_.good_weight : options_.bad_weight, reward = options_.beta * ratio(s);
+    const double sign = good ? 1 : -1, weight = s.side.weight * (good ? options_.good_weight : options_.bad_weight), reward = options_.beta * ratio(s);
     const Slope f = slope_of(options_.loss, sign * (reward - limit));
     loss += weight * f.loss / batch.normaliser();
     slope[i] = weight * f.slope * sign * options_.beta / batch.normaliser();

@@ -89,10 +89,11 @@ double Preference::run(nn::Tape& tape, models::Decoder& model, const BatchView& 
     const SequenceLogp &c = s[i], &r = s[i + 1];
     const Pair pair{c.logp, r.logp, c.side.reference_logp, r.side.reference_logp, static_cast<double>(c.labels), static_cast<double>(r.labels)};
     const PairLoss l = of(pair, matched_ ? matched[((seen ? batch.first_ahead() : 0) + i) / 2] : 0);
-    slope[i] = l.d_chosen / batch.normaliser();
-    slope[i + 1] = l.d_rejected / batch.normaliser();
-    loss += l.loss / batch.normaliser();
-    note(batch, i, c, r, l.loss);
+    const double share = c.side.weight / batch.normaliser();
+    slope[i] = l.d_chosen * share;
+    slope[i + 1] = l.d_rejected * share;
+    loss += l.loss * share;
+    note(batch, i, c, r, l.loss * c.side.weight);
   }
   if (tape.training() && std::isfinite(loss)) pass.backward(slope);
   return loss;

@@ -35,9 +35,10 @@ double Reward::run(nn::Tape& tape, models::Decoder& model, const BatchView& batc
   for (int64_t i = 0; i + 1 < b.sequence_count(); i += 2) {
     const auto s = static_cast<size_t>(i);
     const double won = score[s], lost = score[s + 1];
-    const double x = won - lost - b.side[static_cast<size_t>(i)].margin;
-    const double own = (x >= 0 ? std::log1p(std::exp(-x)) : std::log1p(std::exp(x)) - x) + center_ * (won + lost) * (won + lost);
-    const double slope = -1 / (1 + std::exp(x)), pull = 2 * center_ * (won + lost);
+    const SideValues& side = b.side[s];
+    const double x = won - lost - side.margin;
+    const double own = side.weight * ((x >= 0 ? std::log1p(std::exp(-x)) : std::log1p(std::exp(x)) - x) + center_ * (won + lost) * (won + lost));
+    const double slope = -side.weight / (1 + std::exp(x)), pull = 2 * side.weight * center_ * (won + lost);
     slopes[s] = static_cast<float>((slope + pull) / batch.normaliser());
     slopes[s + 1] = static_cast<float>((-slope + pull) / batch.normaliser());
     loss += own / batch.normaliser();

@@ -50,6 +50,8 @@ struct Backend {
   void (*scatter_rows)(const ScatterRows&);
   void (*dropout)(const Dropout&);
   void (*dequantize)(const Dequantize&);
+  void (*quantized_product)(const QuantizedProductCall&);
+  int64_t quantized_product_rows;  // up to which it is faster than turning the matrix into numbers; 0: never
   void (*token_logprob)(const TokenLogprob&);
   void (*logprob_slab)(const LogprobSlab&);
   void (*finish_logprob)(const FinishLogprob&);

@@ -17,4 +17,24 @@ struct Dequantize {
 };
 void dequantize(Context& context, const Dequantize& args);
 
+// y = x·Wᵀ of few rows with a whole quantised matrix, which is never written down: one token after the other is decoded so.
+//
+//   y[i, j] = Σ_k x[i, k]·W[j, k]      W the numbers of `dequantize` in the type of x; sums in fp32
+//
+// Reads the codes once for all rows. 2·m·n·k FLOPs.
+struct QuantizedProduct {
+  Tensor x, y;  // [m, k], f32 or bf16; [m, n]
+  QuantizedMatrix w;  // [n, k], 4 bits, k a multiple of kQuantBlock
+};
+// Whether the backend has it for this many rows (by capacity) of this type, and is faster with it.
+bool has_quantized_product(const Context& context, const Tensor& x, const QuantizedMatrix& w);
+void quantized_product(Context& context, const QuantizedProduct& args);
+
+// With workspace: what the dispatcher hands over.
+struct QuantizedProductCall {
+  QuantizedProduct args;
+  float* workspace = nullptr;  // m·k
+};
+inline constexpr int64_t kMostProductRows = 8;
+
 }  // namespace attune::ops

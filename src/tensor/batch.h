@@ -20,6 +20,7 @@ struct SideValues {
   float reference_logp = 0;  // Σ weight·log-probability of its labels under the reference model
   float margin = 0;          // by how much the chosen answer of a pair is better
   float desirable = 1;       // of a judged answer: 1 good, 0 bad
+  float weight = 1;          // of a pair or a judged answer: multiplies its loss
 };
 
 struct MicroBatch {

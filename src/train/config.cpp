@@ -116,6 +116,26 @@ void apply(Config& config, const Given& g, std::vector<std::string>& ignored) {
   config.settings.push_back({key->name, g.is_map ? pairs_text(g.pairs) : fmt::format("{}", fmt::join(g.values, ",")), g.where});
 }
 
+// What a stream cannot know, or would do at the end of every window.
+void check_streaming(const Config& c) {
+  if (!c.streaming) return;
+  const auto without = [](bool wanted, const char* key, const char* why) {
+    if (wanted) refuse("streaming does not go with {}: {}", key, why);
+  };
+  if (c.row_kind() != data::RowKind::text && c.row_kind() != data::RowKind::conversation)
+    refuse("streaming is for stages pt and sft; stage {} reads {}, which are gone through as a whole before training", c.stage, data::description_of(c.row_kind()));
+  if (c.max_steps < 1) refuse("streaming needs max_steps: how long a stream is is not known before it is read, and so not when the learning rate should end");
+  without(c.cross_validation > 0, "cross_validation", "it parts the data beforehand");
+  without(c.val_size > 0 && c.val_size < 1, "a share in val_size", "how long a stream is is not known. Give a number of rows, or eval_dataset");
+  without(!c.dataset_weights.empty(), "dataset_weights", "how many rows a data set has is not known; mix by interleave_probs");
+  without(c.eval_strategy == "epoch", "eval_strategy: epoch", "set eval_steps");
+  without(c.save_strategy == "epoch", "save_strategy: epoch", "set save_steps");
+  without(c.dataloader_drop_last, "dataloader_drop_last", "rows would be left out at the end of each window");
+  without(!c.tokenized_path.empty(), "tokenized_path", "a stream is not kept");
+  const auto per = std::find_if(c.lr_scheduler_kwargs.begin(), c.lr_scheduler_kwargs.end(), [](const auto& p) { return p.first == "per"; });
+  without(c.lr_scheduler_type == "step" && (per == c.lr_scheduler_kwargs.end() || per->second == "epoch"), "lr_scheduler_type: step by epochs", "set per=step in lr_scheduler_kwargs");
+}
+
 void check(const Config& c, bool needs_data) {
   if (c.model_name_or_path.empty()) refuse("model_name_or_path is missing: the directory of the base model");
   if (needs_data && c.dataset.empty() && c.eval_dataset.empty()) refuse("dataset is missing: a data file (path, or a name below dataset_dir)");
@@ -127,6 +147,7 @@ void check(const Config& c, bool needs_data) {
   check_optimizer(c);
   check_lora(c);
   check_objective(c);
+  check_streaming(c);
   if (!c.layers_to_transform.empty() && c.lora_target.size() == 1 && is_pattern(c.lora_target[0]))
     refuse("layers_to_transform does not go with a regular expression in lora_target, which can say the layers itself");
   // LLaMA-Factory's files say bf16 beside pure_bf16.
@@ -185,7 +206,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
       {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
       {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
       {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
-      {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
+      {"buffer_size", !c.streaming}, {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
       {"generation_max_new_tokens", c.num_generation_samples == 0},
       {"resize_vocab", c.add_tokens.empty() && c.add_special_tokens.empty()},
       {"init_special_tokens", c.add_tokens.empty() && c.add_special_tokens.empty()}};
@@ -296,6 +317,15 @@ std::vector<Given> from_command_line(const std::vector<std::string>& overrides) 
   return out;
 }
 
+// stage: orpo is stage: dpo with that loss. A pref_loss of another one beside it is meant for another stage, or a mistake.
+void take_stage_loss(Config& c, const std::set<std::string>& own) {
+  if (c.stage_loss.empty()) return;
+  if (own.count("pref_loss") && c.pref_loss != std::vector<std::string>{c.stage_loss})
+    refuse("stage: {} is stage dpo with pref_loss: {}, but pref_loss says {}. Leave one of them out", c.stage_loss, c.stage_loss, fmt::join(c.pref_loss, ","));
+  c.pref_loss = {c.stage_loss};
+  if (!own.count("pref_loss_weights")) c.pref_loss_weights.clear();
+}
+
 // Layers of keys, later ones before earlier ones. What the first `shared` layers set may be meant for other stages: it is
 // not said to be idle.
 Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bool needs_data) {
@@ -319,6 +349,7 @@ Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bo
   if (!ignored.empty()) notice("these keys do not matter here and are ignored: {}", fmt::join(ignored, ", "));
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
   if (implies_update_in_backward(config)) config.optimizer_in_backward = true;
+  take_stage_loss(config, own);
   check(config, needs_data);
   say_idle(config, own);
   return config;
@@ -339,7 +370,7 @@ void place_stages(std::vector<Config>& stages, const std::vector<std::vector<Giv
     if (c.cross_validation > 0) refuse("stages: cross_validation makes several models; a pipeline goes on with one");
     if (!c.resume_from_checkpoint.empty() && c.resume_from_checkpoint != "true" && c.resume_from_checkpoint != "True")
       refuse("resume_from_checkpoint: {} belongs to one stage; with true the pipeline continues where it was", c.resume_from_checkpoint);
-    c.output_dir = (output / fmt::format("{}-{}", i + 1, c.stage)).string();
+    c.output_dir = (output / fmt::format("{}-{}", i + 1, c.stage_loss.empty() ? c.stage : c.stage_loss)).string();
     if (before && !sets(own[i], "model_name_or_path"))
       c.model_name_or_path = before->finetuning_type == "lora" ? (std::filesystem::path(before->output_dir) / "merged").string() : before->output_dir;
     // What a stage has brought is told by the loss before it.

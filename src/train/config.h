@@ -20,6 +20,7 @@ struct Config {
   std::vector<std::string> adapter_name_or_path;
   // method
   std::string stage = "sft";
+  std::string stage_loss;  // not a key: of `stage: orpo` and its like, which mean dpo with this pref_loss
   std::string finetuning_type = "full";
   bool do_train = true;
   int64_t freeze_trainable_layers = 2;
@@ -65,6 +66,8 @@ struct Config {
   std::string mix_strategy = "concat";
   std::vector<double> interleave_probs, dataset_weights;
   double val_size = 0;
+  bool streaming = false;
+  int64_t buffer_size = 16384;
   // prediction
   bool predict_with_generate = true;
   int64_t max_new_tokens = 1024;

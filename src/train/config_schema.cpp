@@ -39,7 +39,14 @@ class Schema {
     flag("resize_vocab", &Config::resize_vocab, "Whether embedding and head may get more rows where new tokens need them.");
     choices("init_special_tokens", &Config::init_special_tokens, {"mean", "subtokens", "noise_init"}, "How rows of new tokens (of both kinds) begin: `mean` of all rows, mean of the rows of the `subtokens` that the tokenizer makes of the token's text, or `noise_init`: mean and normal noise of 1/√hidden_size (LLaMA-Factory's default).");
     section("Method");
-    choices("stage", &Config::stage, {"sft", "pt", "rm", "dpo", "kto"}, "`sft` supervised fine-tuning, `pt` continued pre-training, `rm` reward model, `dpo` preference pairs, `kto` judged answers. Each reads data of its own kind (data.md).");
+    add({"stage", "", "sft, pt, rm, dpo, kto, orpo, simpo, cpo", "`sft` supervised fine-tuning, `pt` continued pre-training, `rm` reward model, `dpo` preference pairs, `kto` judged answers. Each reads data of its own kind (data.md). `orpo`, `simpo` and `cpo` are `dpo` with that `pref_loss`.",
+         [](Config& c, const Given& g) {
+           const std::string name = choice(g, {"sft", "pt", "rm", "dpo", "kto", "orpo", "simpo", "cpo"});
+           const bool loss = name == "orpo" || name == "simpo" || name == "cpo";
+           c.stage = loss ? "dpo" : name;
+           c.stage_loss = loss ? name : "";
+         },
+         [](const Config& c) { return c.stage; }, {}});
     choices("finetuning_type", &Config::finetuning_type, {"full", "freeze", "lora"}, "What is trained. `full`: every parameter (LLaMA-Factory's default is `lora`). `freeze`: some layers or modules; `lora`: low-rank adapters. What is not trained keeps the base's values and costs no gradient and no optimizer memory.");
     integer("freeze_trainable_layers", &Config::freeze_trainable_layers, -(1 << 20), 1 << 20, "`freeze`: train the last n layers (n > 0) or the first n (-n).");
     list("freeze_trainable_modules", &Config::freeze_trainable_modules, "`freeze`: modules trained in those layers, by name (`mlp`, `self_attn`, `q_proj` …); `all`: every one.");
@@ -134,7 +141,9 @@ class Schema {
     flag("token_cache", &Config::token_cache, "Keep tokenised data on disk and take it from there when nothing that decides it has changed ([data.md](data.md)).");
     string("tokenized_path", &Config::tokenized_path, "Directory to keep tokenised data in, however small and for as long as you like; empty: the user's cache directory, where only what takes long is kept.");
     flag("overwrite_cache", &Config::overwrite_cache, "Tokenise anew and replace what is kept. Leave it out to make use of it: a change of data or settings is seen without.");
-    real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`.");
+    real("val_size", &Config::val_size, 0, 1e12, "Validation share (below 1) or number of samples held out of `dataset`; of a stream the number of its first rows.");
+    flag("streaming", &Config::streaming, "`pt`, `sft`: read and tokenise `dataset` while it trains, for corpora that memory does not hold. Needs `max_steps` ([data.md](data.md#streaming)).");
+    integer("buffer_size", &Config::buffer_size, 1, 1 << 24, "`streaming`: rows that are in memory at a time, and shuffled and packed among each other.");
     section("Prediction");
     flag("predict_with_generate", &Config::predict_with_generate, "`attune eval` generates answers to the held-out questions and scores them (TrainingArguments has false). Training itself does not.");
     integer("max_new_tokens", &Config::max_new_tokens, 1, 1 << 24, "Longest answer that `attune eval` generates.");
@@ -345,8 +354,7 @@ const std::set<std::string>& ignored_keys() {
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "streaming", "use_dft_loss", "auto_find_batch_size",
-      "disable_shuffling"};
+      "use_dft_loss", "auto_find_batch_size", "disable_shuffling"};
   return keys;
 }
 

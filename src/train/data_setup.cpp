@@ -117,6 +117,40 @@ void mix_sets(RunSetup& setup, const data::MixOptions& mixing) {
   data::mix(*setup.train_set, mixing);
 }
 
+// The first rows of a stream, as many as val_size says.
+void hold_out(RunSetup& setup, data::TokenStream& stream) {
+  const double val = setup.config.val_size;
+  if (val < 1 || val != std::floor(val))
+    refuse("val_size: {} is a share, but how long a stream is is not known. Give a number of rows (the first ones are held out), or eval_dataset", val);
+  data::StreamWindow held = stream.hold_out(static_cast<int64_t>(val));
+  setup.report.add(held.report);
+  setup.rows_read += held.rows;
+  setup.eval_set = std::make_unique<TokenSet>(std::move(held.set));
+}
+
+void read_eval_set(RunSetup& setup) {
+  const Config& c = setup.config;
+  if (c.eval_dataset.empty()) return;
+  const std::vector<std::string> trained = setup.data_files;
+  setup.eval_set = std::make_unique<TokenSet>(read_set(setup, c.eval_dataset));
+  if (setup.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(setup.report.summary(), "; "));
+  for (size_t i = trained.size(); i < setup.data_files.size(); ++i)
+    for (const std::string& file : trained)
+      if (fs::weakly_canonical(file) == fs::weakly_canonical(setup.data_files[i]))
+        warn("eval_dataset: {} is trained on too: its figures tell what is known by heart. Hold rows out with val_size instead", file);
+}
+
+void prepare_stream(RunSetup& setup, const data::MixOptions& mixing) {
+  const Config& c = setup.config;
+  setup.stream = std::make_unique<StreamFeed>(request_of(c, c.dataset), mixing, c.buffer_size, *setup.tokenizer);
+  data::TokenStream& stream = setup.stream->stream();
+  for (const std::string& file : stream.files()) setup.data_files.push_back(file);
+  if (c.val_size > 0) hold_out(setup, stream);
+  setup.stream->begin(setup);
+}
+
+}  // namespace
+
 void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
   for (int64_t i = 0; i < set.size(); ++i)
     for (int32_t id : set.ids(i))
@@ -124,8 +158,6 @@ void check_ids(const TokenSet& set, int64_t vocab, const std::string& model) {
         refuse("{}: the tokenizer gives id {} but the model has only {} embedding rows. Tokenizer and model do not belong "
                "together ({})", model, id, vocab, set.where(i));
 }
-
-}  // namespace
 
 TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names) {
   const Config& c = setup.config;
@@ -146,13 +178,14 @@ void prepare_data(RunSetup& setup, const Fold& fold) {
   const Config& c = setup.config;
   const data::MixOptions mixing{c.mix_strategy, c.interleave_probs, c.dataset_weights, static_cast<uint64_t>(c.seed)};
   data::check_mixing(mixing, c.dataset.size());
-  split(setup, read_set(setup, c.dataset), fold);
-  mix_sets(setup, mixing);
-  if (!c.eval_dataset.empty()) {
-    setup.eval_set = std::make_unique<TokenSet>(read_set(setup, c.eval_dataset));
-    if (setup.eval_set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(setup.report.summary(), "; "));
+  if (c.streaming) {
+    prepare_stream(setup, mixing);
+  } else {
+    split(setup, read_set(setup, c.dataset), fold);
+    mix_sets(setup, mixing);
+    check_ids(*setup.train_set, setup.architecture.vocab_size, c.model_name_or_path);
   }
-  check_ids(*setup.train_set, setup.architecture.vocab_size, c.model_name_or_path);
+  read_eval_set(setup);
   if (setup.eval_set) check_ids(*setup.eval_set, setup.architecture.vocab_size, c.model_name_or_path);
 }
 

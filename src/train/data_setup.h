@@ -7,6 +7,8 @@ namespace attune::train {
 
 // Reads and tokenises data sets by their names; what is reported goes to the setup.
 data::TokenSet read_set(RunSetup& setup, const std::vector<std::string>& names);
+// Refuses ids for which the model has no row.
+void check_ids(const data::TokenSet& set, int64_t vocab, const std::string& model);
 // Makes `train_set` and `eval_set` as the configuration says.
 void prepare_data(RunSetup& setup, const Fold& fold);
 

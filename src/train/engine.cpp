@@ -82,10 +82,10 @@ Engine::Engine(models::Decoder& model, const objectives::Objective& objective, c
     if (!place.is_dry()) view_.use(*inputs_);
     memory_.tables += bytes;
   }
-  norm_memory_ = std::make_unique<Arena>(place, parameters.all().size() * sizeof(double));
-  norms_ = static_cast<double*>(norm_memory_->allocate(norm_memory_->capacity()));
-  tape_ = std::make_unique<nn::Tape>(*context_, *this);
   squared_norms_.resize(parameters.all().size());
+  norm_memory_ = std::make_unique<Arena>(place, (squared_norms_.size() * sizeof(double) + 63) / 64 * 64);
+  norms_ = static_cast<double*>(norm_memory_->allocate(squared_norms_.size() * sizeof(double)));
+  tape_ = std::make_unique<nn::Tape>(*context_, *this);
 }
 
 bool Engine::tied(const nn::Parameter& p) const { return &p == &model_.embedding() && model_.config().tie_word_embeddings; }
@@ -227,11 +227,11 @@ size_t Engine::index_of(const nn::Parameter& parameter) const {
 
 void Engine::begin_norms() {
   std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
-  if (!options_.optimizer_in_backward) context_->device().zero(norms_, norm_memory_->capacity());
+  if (!options_.optimizer_in_backward) context_->device().zero(norms_, squared_norms_.size() * sizeof(double));
 }
 
 void Engine::fetch_norms() {
-  if (!options_.optimizer_in_backward) context_->device().download(squared_norms_.data(), norms_, norm_memory_->capacity());
+  if (!options_.optimizer_in_backward) context_->device().download(squared_norms_.data(), norms_, squared_norms_.size() * sizeof(double));
 }
 
 // Adds to the books; returns the squared norm of this gradient.

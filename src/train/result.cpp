@@ -78,8 +78,13 @@ void write_manifest(const RunSetup& s, int64_t steps) {
   m["base"] = {{"path", s.config.model_name_or_path}, {"files", hashes_of(model_files(s.config.model_name_or_path))}};
   m["base"]["quantization"] = text_of(s.engine.tuning.quantization);
   m["data"] = Json::array();
-  for (const std::string& file : s.data_files) m["data"].push_back({{"path", file}, {"bytes", fs::file_size(file)}, {"sha256", sha256_file(file)}});
-  m["training_tokens"] = {{"fingerprint", s.train_set->fingerprint()}, {"samples", s.train_set->size()}, {"tokens", s.train_set->total_tokens()}};
+  for (const std::string& file : s.data_files) {
+    m["data"].push_back({{"path", file}, {"bytes", fs::file_size(file)}});
+    // A stream may be larger than anybody would read once more.
+    if (!s.stream) m["data"].back()["sha256"] = sha256_file(file);
+  }
+  if (s.stream) m["training_tokens"] = {{"fingerprint", s.stream->fingerprint()}, {"buffer_size", s.stream->buffer_size()}};
+  else m["training_tokens"] = {{"fingerprint", s.train_set->fingerprint()}, {"samples", s.train_set->size()}, {"tokens", s.train_set->total_tokens()}};
   m["configuration_sha256"] = sha256_hex(s.config.resolved_yaml());
   m["seed"] = s.config.seed;
   m["steps"] = steps;

@@ -14,6 +14,7 @@
 #include "train/optimizer_options.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/machine.h"
 
 namespace attune::train {
 namespace {
@@ -130,7 +131,7 @@ int64_t sequences_of_group(const Config& c) { return c.row_kind() == data::RowKi
 
 BatchCapacity capacity_with(const RunSetup& s, const Config& c) {
   const int64_t batch = c.per_device_train_batch_size;
-  if (!s.train_set) return worst_case(c, batch, c.packing);
+  if (!s.train_set || s.stream) return worst_case(c, batch, c.packing);
   data::BatchingOptions batching = train_batching(c);
   batching.cutoff_len = s.config.cutoff_len;
   return cut_to(data::Batcher(*s.train_set, batching).capacity_of(static_cast<int64_t>(s.epoch_ends.size())), c, batch, c.packing);
@@ -275,7 +276,16 @@ namespace {
 void arrange_batches(RunSetup& s) {
   s.train_batches = std::make_unique<data::Batcher>(*s.train_set, train_batching(s.config));
   if (s.eval_set) s.eval_batches = std::make_unique<data::Batcher>(*s.eval_set, eval_batching(s.config));
-  count_steps(s);
+  if (s.stream) s.epoch_ends = {s.total_steps};
+  else count_steps(s);
+}
+
+// A stream is known by its first window alone.
+std::string describe_stream(const RunSetup& s) {
+  return fmt::format("data: a stream of {} files, {}; windows of up to {} rows (the first of {}) or {} tokens. The first has {} samples of {} tokens "
+                     "({} labelled), longest {}", s.data_files.size(), format_bytes(s.stream->stream().bytes()), s.stream->buffer_size(),
+                     std::min(s.stream->buffer_size(), StreamFeed::kFirstRows), StreamFeed::kMostTokens, s.train_set->groups(), s.train_set->total_tokens(),
+                     s.train_set->labelled_tokens(), s.train_set->longest());
 }
 
 }  // namespace
@@ -294,14 +304,15 @@ std::vector<std::string> describe_data(const RunSetup& s) {
   std::vector<std::string> lines;
   constexpr const char* kSamples[] = {"samples", "samples", "pairs", "judged answers"};
   const char* samples = kSamples[static_cast<size_t>(s.config.row_kind())];
-  lines.push_back(fmt::format("data: {} rows read, {} training {} of {} tokens ({} labelled), longest {}", s.rows_read, s.train_set->groups(), samples,
+  if (s.stream) lines.push_back(describe_stream(s));
+  else lines.push_back(fmt::format("data: {} rows read, {} training {} of {} tokens ({} labelled), longest {}", s.rows_read, s.train_set->groups(), samples,
                               s.train_set->total_tokens(), s.train_set->labelled_tokens(), s.train_set->longest()));
   if (s.train_set->sources().size() > 1) lines.push_back("data sets: " + fmt::format("{}", fmt::join(data::count_by_source(*s.train_set), ", ")));
   if (s.eval_set) lines.push_back(fmt::format("validation: {} {} of {} tokens", s.eval_set->groups(), samples, s.eval_set->total_tokens()));
   if (s.config.packing) {
     const auto packs = s.train_batches->steps_in_epoch(0);
-    lines.push_back(fmt::format("packing: sequences of up to {} tokens, {} updates in the first epoch; attention and positions keep samples apart",
-                                s.config.cutoff_len, packs));
+    lines.push_back(fmt::format("packing: sequences of up to {} tokens, {} updates in the first {}; attention and positions keep samples apart",
+                                s.config.cutoff_len, packs, s.stream ? "window" : "epoch"));
   }
   for (const std::string& line : s.report.summary()) lines.push_back(line);
   return lines;

@@ -9,6 +9,7 @@
 #include "formats/model_directory.h"
 #include "train/config.h"
 #include "train/engine.h"
+#include "train/stream_feed.h"
 #include "train/vocabulary.h"
 
 namespace attune::train {
@@ -19,11 +20,12 @@ struct RunSetup {
   models::DecoderConfig architecture;
   Vocabulary vocabulary;
   std::unique_ptr<text::Tokenizer> tokenizer;
-  std::unique_ptr<text::ChatTemplate> chat;  // null for pre-training
+  std::shared_ptr<text::ChatTemplate> chat;  // null for pre-training
   data::DataReport report;
   std::vector<std::string> data_files;
   int64_t rows_read = 0;
   std::unique_ptr<data::TokenSet> train_set, eval_set;
+  std::unique_ptr<StreamFeed> stream;  // streaming: then the training set is a window of it
   std::unique_ptr<data::Batcher> train_batches, eval_batches;  // eval may be null
   std::unique_ptr<objectives::Objective> objective;
   EngineOptions engine;

@@ -96,6 +96,7 @@ class Trainer {
   void evaluate(double epoch, bool candidate = true);
   void save_checkpoint(double epoch);
   void take_best();
+  RunSetup::Place place();              // of the next update
   double epoch_at(int64_t step) const;  // after update `step` (from 0)
   bool epoch_ends_at(int64_t step) const;
   bool eval_due() const;
@@ -188,7 +189,7 @@ void Trainer::load_model(uint64_t activation_bytes) {
 
 // Settings that decide which samples come when: a run that resumes must agree with itself.
 Json Trainer::order_settings() const {
-  return {{"train_data", setup_.train_set->fingerprint()},
+  return {{"train_data", setup_.stream ? setup_.stream->fingerprint() : setup_.train_set->fingerprint()},
           {"seed", config_.seed},
           {"data_seed", config_.data_seed.value_or(config_.seed)},
           {"per_device_train_batch_size", config_.per_device_train_batch_size},
@@ -262,6 +263,7 @@ void Trainer::restore() {
   engine_->set_completed_squares(state.value("completed_squares", std::vector<double>{}));
   // A kill between a checkpoint and its clean-up leaves one too many.
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
+  if (setup_.stream) setup_.stream->restore(state.at("stream"), done_, setup_);
   log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
   if (samples_) samples_->restore(done_);
   info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
@@ -281,7 +283,21 @@ void Trainer::restore_best(const Json& state) {
   best_.restore(state);
 }
 
+RunSetup::Place Trainer::place() {
+  if (!setup_.stream) return setup_.place_of(done_);
+  try {
+    const StreamFeed::Place place = setup_.stream->place_of(done_, setup_);
+    return {place.window, place.index, place.steps};
+  } catch (const Error& e) {
+    // What was learnt from the data before it is not lost.
+    if (done_ == 0 || save_due()) throw;
+    save_checkpoint(epoch_at(done_ - 1));
+    throw Error(e.blame(), fmt::format("{} (checkpoint-{} holds what was learnt before it)", e.what(), done_));
+  }
+}
+
 double Trainer::epoch_at(int64_t step) const {
+  if (setup_.stream) return setup_.stream->epoch_at(step);
   const auto place = setup_.place_of(step);
   return static_cast<double>(place.epoch) + static_cast<double>(place.index + 1) / static_cast<double>(place.steps_in_epoch);
 }
@@ -388,7 +404,8 @@ void Trainer::save_checkpoint(double epoch) {
                       {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
                       {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_}, {"window_measures", measures},
                       {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"completed_squares", engine_->completed_squares()},
-                      {"threads", omp_get_max_threads()}, {"order", order_settings()}};
+                      {"threads", omp_get_max_threads()}, {"order", order_settings()},
+                      {"stream", setup_.stream ? setup_.stream->state(done_, setup_) : Json()}};
   c.state = state.dump(2) + "\n";
   write_checkpoint(output_, done_, c);
   if (superseded_ > 0 && !periodic(superseded_)) remove_checkpoint(output_, superseded_);
@@ -400,7 +417,11 @@ void Trainer::save_checkpoint(double epoch) {
 std::string Trainer::run() {
   SignalGuard guard;
   write_file_atomic(output_ / "attune_config.yaml", config_.resolved_yaml());
-  if (!setup_.report.entries().empty()) write_file_atomic(output_ / "data_report.jsonl", setup_.report.jsonl());
+  // Of a stream it grows with the windows: one that goes on has it already.
+  if (!setup_.stream || setup_.stream->at_first_window()) {
+    if (setup_.report.entries().empty()) fs::remove(output_ / "data_report.jsonl");
+    else write_file_atomic(output_ / "data_report.jsonl", setup_.report.jsonl());
+  }
   Progress progress(config_.stage, setup_.total_steps);
   Step step;
   start_ = window_start_ = seconds_now();
@@ -410,8 +431,8 @@ std::string Trainer::run() {
     base_metric_ = last_eval_.value(best_.name(), NAN);
   }
   while (done_ < setup_.total_steps && !best_.exhausted()) {
-    const auto place = setup_.place_of(done_);
     const double asked = seconds_now();
+    const auto place = this->place();
     setup_.train_batches->make_step(place.epoch, place.index, step);
     input_seconds_ += seconds_now() - asked;
     const double lr = schedule_.learning_rate(done_);

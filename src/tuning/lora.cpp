@@ -88,8 +88,8 @@ void load_beginnings(const fs::path& checkpoint, models::Decoder& model) {
   for (const auto& [p, values] : kept) models::store(*p, values);
   for (const auto& p : model.parameters().all())
     if (const nn::Parameter* begun = models::beginning_of(model, *p)) {
-      convert(begun->weight.data, begun->weight.dtype, p->stepped().data, p->stepped().dtype, static_cast<size_t>(p->count()));
-      refresh(*p);
+      convert_on(*p->device, begun->weight, p->stepped());
+      p->refresh();
     }
 }
 

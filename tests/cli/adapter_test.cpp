@@ -1,4 +1,5 @@
 // Adapters as a user meets them: trained, resumed, continued, used and merged.
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "formats/model_directory.h"

@@ -115,6 +115,14 @@ TEST_F(PairData, ValidateNamesEveryRowThatIsNotUsed) {
   expect_failure(data("stats", "sft", "judged.jsonl"), 2, "for stage kto; stage sft needs");
 }
 
+TEST_F(PairData, ValidateOfAStreamGoesThroughAWholePass) {
+  work_->write("long.jsonl", small_alpaca(30) + "not JSON\n" + small_alpaca(3));
+  const Result r = data("validate", "sft", "long.jsonl", {"streaming=true", "buffer_size=4", "max_steps=1"});
+  EXPECT_EQ(r.code, 1) << r.err;
+  EXPECT_TRUE(says(r.out, "long.jsonl:31: dropped: not valid JSON")) << r.out;
+  EXPECT_TRUE(says(r.err, "34 rows read")) << r.err;
+}
+
 TEST_F(PairData, ConvertWritesOneCanonicalFormThatReadsBack) {
   for (const auto& [file, to, stage] : {std::tuple{"pairs.jsonl", "preference", "dpo"}, {"judged.jsonl", "kto", "kto"}}) {
     const std::string out = at(std::string(to) + "_out.jsonl");

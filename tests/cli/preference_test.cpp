@@ -92,6 +92,34 @@ TEST_F(Preferences, LossesWithoutReferenceComputeNone) {
   expect_failure(train("dpo", "pairs.jsonl", {"pref_loss=exo_pair"}), 2, "dpo_label_smoothing");
 }
 
+// A flag that is read and never passed on has no effect: that would be a defect (MedicalGPT's beta and weight_decay in DPO).
+TEST_F(Preferences, EverySettingReachesTheRun) {
+  const auto model = [&](const std::vector<std::string>& more) {
+    auto settings = more;
+    settings.insert(settings.end(), {"max_steps=3", "overwrite_output_dir=true"});
+    const Result r = train("dpo", "pairs.jsonl", settings);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return read_file(work_ / "out/model.safetensors");
+  };
+  const std::string plain = model({});
+  for (const char* setting : {"pref_beta=0.5", "weight_decay=0.1", "pref_ftx=1", "dpo_label_smoothing=0.2", "pref_loss=ipo", "max_grad_norm=0.01"})
+    EXPECT_FALSE(model({setting}) == plain) << setting;
+  EXPECT_TRUE(model({}) == plain);
+}
+
+// orpo, simpo and cpo are stages by name; TRL's DPOTrainer knows no such loss_type.
+TEST_F(Preferences, LossesThatAreStagesByName) {
+  for (const char* loss : {"orpo", "simpo", "cpo"}) {
+    ASSERT_EQ(train("dpo", "pairs.jsonl", {"max_steps=3", std::string("pref_loss=") + loss, "overwrite_output_dir=true"}).code, 0);
+    const std::string as_loss = read_file(work_ / "out/model.safetensors");
+    const Result r = train(loss, "pairs.jsonl", {"max_steps=3", "overwrite_output_dir=true"});
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_TRUE(read_file(work_ / "out/model.safetensors") == as_loss) << loss;
+  }
+  EXPECT_EQ(train("orpo", "pairs.jsonl", {"max_steps=1", "pref_loss=orpo", "overwrite_output_dir=true"}).code, 0);
+  expect_failure(train("orpo", "pairs.jsonl", {"pref_loss=simpo"}), 2, "stage: orpo is stage dpo with pref_loss: orpo, but pref_loss says simpo");
+}
+
 TEST_F(Preferences, SeveralMicroBatchesAndPacksLearnTheSame) {
   const auto loss = [&](const std::vector<std::string>& more) {
     auto settings = more;

@@ -119,13 +119,17 @@ TEST_F(Answers, APairIsOnePromptWithTwoAnswersAndOnlyTheseAreLearnt) {
   EXPECT_TRUE(std::equal(ids.begin(), ids.end(), set.ids(0).begin(), set.ids(0).begin() + static_cast<ptrdiff_t>(prompt(set, 0))));
 }
 
-TEST_F(Answers, WeightsOfRowsAndMessagesMultiply) {
+TEST_F(Answers, AMessagesWeightIsItsTokensTheRowsIsTheWholePairs) {
   Record r = pair_of({{"user", "q"}}, "a", "b");
   r.weight = 0.5f;
   r.rejected[0].weight = 0.25f;
   const TokenSet set = pairs({r});
-  EXPECT_EQ(set.weights(0)[set.ids(0).size() - 1], 0.5f);
-  EXPECT_EQ(set.weights(1)[set.ids(1).size() - 1], 0.125f);
+  // A message's weight is its tokens', the row's the whole pair's: it must not scale the log-probabilities that are compared.
+  EXPECT_EQ(set.weights(0)[set.ids(0).size() - 1], 1.0f);
+  EXPECT_EQ(set.weights(1)[set.ids(1).size() - 1], 0.25f);
+  Step step;
+  Batcher(set, {.micro_batch_size = 1, .group_size = 2}).make_step(0, 0, step);
+  for (const SideValues& side : step.micro_batches[0].side) EXPECT_EQ(side.weight, 0.5f);
   r.rejected[0].weight = 0;
   EXPECT_EQ(pairs({r, pair_of({{"user", "q"}}, "a", "b")}).groups(), 1);
   EXPECT_EQ(reasons(), (List{"dropped: no token carries a label"}));

@@ -92,6 +92,31 @@ TEST_F(Rows, EveryShapeOfAPairIsTheSameRecord) {
   EXPECT_FALSE(table.records.rows.at(1).margin);
 }
 
+// TRL's implicit prompts as plain texts.
+TEST_F(Rows, PlainTextsWithACommonBeginning) {
+  const Record marked = pair(R"({"chosen":"\n\nHuman: first\n\nAssistant: one\n\nHuman: q\nand more\n\nAssistant: good\n\n1. x",)"
+                             R"("rejected":"\n\nHuman: first\n\nAssistant: one\n\nHuman: q\nand more\n\nAssistant: bad"})");
+  EXPECT_EQ(prompt(marked), (List{"user:first", "assistant:one", "user:q\nand more"}));
+  EXPECT_EQ(chosen(marked), (List{"assistant:good\n\n1. x"}));
+  EXPECT_EQ(rejected(marked), (List{"assistant:bad"}));
+  EXPECT_EQ(prompt(pair(R"({"system":"S","chosen":"Human: q\n\nAssistant: good","rejected":"Human: q\n\nAssistant: bad"})")), (List{"system:S", "user:q"}));
+  // Without marks: the common beginning up to a whole sentence, with a note that says so.
+  const auto parts = [&](const char* row) {
+    const Read r = read(std::string(row) + "\n", RowKind::pair);
+    EXPECT_EQ(r.report.entries().size(), 1u);
+    const Record& record = r.records.rows.at(0);
+    return List{prompt(record).at(0), chosen(record).at(0), rejected(record).at(0)};
+  };
+  EXPECT_EQ(parts(R"({"chosen":"The sky is blue. Why? It scatters.","rejected":"The sky is blue. Why? It is so."})"),
+            (List{"user:The sky is blue. Why?", "assistant:It scatters.", "assistant:It is so."}));
+  EXPECT_EQ(parts(R"({"chosen":"问题是什么？答案一。","rejected":"问题是什么？答案二。"})"), (List{"user:问题是什么？", "assistant:答案一。", "assistant:答案二。"}));
+  EXPECT_EQ(parts(R"({"chosen":"one two three","rejected":"one two four"})"), (List{"user:one two", "assistant:three", "assistant:four"}));
+  EXPECT_EQ(reason(R"({"chosen":"a same text","rejected":"a same text"})"), "chosen and rejected are the same");
+  EXPECT_NE(reason(R"({"chosen":"good","rejected":"bad"})").find("there is no prompt"), std::string::npos);
+  EXPECT_NE(reason(R"({"chosen":"Human: q\n\nAssistant: a\n\nHuman: x\n\nAssistant: b","rejected":"Human: q\n\nAssistant: a\n\nHuman: y\n\nAssistant: b"})").find("part at a question"),
+            std::string::npos);
+}
+
 // MedicalGPT's validator knows no tool roles, no chosen and rejected, and no order.
 TEST_F(Rows, SystemTurnsToolsHistoryAndMarginsAreKept) {
   const Record tools = pair(R"({"conversations":[{"from":"system","value":"S"},{"from":"human","value":"q"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"},)"

@@ -224,6 +224,41 @@ TEST(TrlReward, ValueAndGradientsAreTheSame) {
   EXPECT_NEAR(m[3].mean(), f["metrics"]["margin"].get<double>(), 1e-4);
 }
 
+// A row's weight multiplies its share of the loss and of the gradient, whatever the loss does with log-probabilities.
+TEST(RowWeight, ScalesTheLossOfThePair) {
+  const Json& f = fixture_json("pairs.json");
+  Preference ipo({{objectives::find_preference_loss("ipo"), 1.0}}, {});
+  objectives::Reward reward(0.01);
+  objectives::Kto bco({0.1, 1, 1, objectives::KtoOptions::Loss::apo_zero});
+  for (const objectives::Objective* objective : {static_cast<const objectives::Objective*>(&ipo), static_cast<const objectives::Objective*>(&reward),
+                                                 static_cast<const objectives::Objective*>(&bco)}) {
+    const auto run = [&](std::vector<float> weights) {
+      Step step = objective == &bco ? step_of_judged(f["kto"]["rows"]) : step_of_pairs(f["pairs"], 4);
+      step.probes.clear();
+      auto& side = step.micro_batches[0].side;
+      const size_t of_row = side.size() / 4;
+      for (size_t i = 0; i < side.size(); ++i) side[i].weight = weights[i / of_row], side[i].reference_logp = -20 - static_cast<float>(i);
+      auto model = objective == &reward ? scorer() : load_model(fixture("models/qwen2_tiny"));
+      auto engine = engine_for(*model, *objective, step, nn::Recompute::light, 0);
+      std::vector<float> out{static_cast<float>(engine->step(step, 1, 0.0f).loss)};
+      for (float g : floats(model->parameters().find("model.norm.weight")->gradient)) out.push_back(g);
+      return out;
+    };
+    std::vector<float> sum;
+    const std::vector<float> weights{2, 0.5f, 1, 3};
+    for (size_t i = 0; i < 4; ++i) {
+      std::vector<float> one(4, 0.0f);
+      one[i] = 1;
+      const auto part = run(one);
+      sum.resize(part.size());
+      for (size_t j = 0; j < part.size(); ++j) sum[j] += weights[i] * part[j];
+    }
+    const auto all = run(weights);
+    EXPECT_NEAR(all[0], sum[0], 1e-4 * std::abs(sum[0]));
+    EXPECT_LT(relative_error(all, sum), 1e-4);
+  }
+}
+
 class TrlCurve : public ::testing::TestWithParam<const char*> {};
 
 // The reference is the model as it begins, measured by the engine itself.

@@ -166,6 +166,36 @@ TEST_P(DequantizeTest, ARectangleIsAPartOfTheWhole) {
   }
 }
 
+// Against the numbers that dequantize gives in the same type, in double.
+TEST_P(DequantizeTest, FewRowsMultiplyByTheNumbersThatAreNeverWritten) {
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 64}, {7, 128}, {300, 192}}) {
+    std::vector<float> values;
+    for (double v : random_doubles(n * k, 11)) values.push_back(static_cast<float>(v));
+    for (const Quantization& how : kWays) {
+      if (!how.four_bits()) continue;
+      const Packed p(values, n, k, how);
+      for (DType dtype : {DType::f32, DType::bf16})
+        for (int64_t m : {int64_t{1}, int64_t{2}, int64_t{5}, ops::kMostProductRows}) {
+          Owned w(dtype, n, k), x(dtype, m, k, random_doubles(m * k, 12), k + 3), y(dtype, m, n, n + 5), wide(DType::f32, m, n);
+          ops::dequantize(context, {p.matrix, 0, 0, w});
+          ops::quantized_product(context, {x, y, p.matrix});
+          ops::quantized_product(context, {x, wide, p.matrix});
+          const auto weights = w.doubles(), rows = x.doubles(), got = y.doubles(), exact = wide.doubles();
+          for (int64_t i = 0; i < m; ++i)
+            for (int64_t j = 0; j < n; ++j) {
+              double sum = 0, size = 0;
+              for (int64_t l = 0; l < k; ++l) {
+                const double term = rows[static_cast<size_t>(i * k + l)] * weights[static_cast<size_t>(j * k + l)];
+                sum += term, size += std::abs(term);
+              }
+              ASSERT_NEAR(exact[static_cast<size_t>(i * n + j)], sum, 1e-6 * size) << text_of(how) << " " << name_of(dtype) << " " << m << ", " << j;
+              ASSERT_NEAR(got[static_cast<size_t>(i * n + j)], sum, 1e-6 * size + (dtype == DType::bf16 ? 0.004 * std::abs(sum) : 0));
+            }
+        }
+    }
+  }
+}
+
 ATTUNE_EVERY_BACKEND(DequantizeTest);
 
 }  // namespace

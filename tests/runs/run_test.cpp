@@ -47,7 +47,7 @@ TEST_F(Runs, TheTableHasTheColumnsThatSomebodyHasAFigureFor) {
   work.write("older|x/attune_manifest.json", R"({"stage":"sft","finetuning_type":"full"})");
   const runs::Run old = runs::read_run(write("older|x", older, Json::object(), Json::object()));
   EXPECT_EQ(runs::table({full}, false),
-            "run  method        trained  share    updates  training loss  validation loss  duration     tokens/s  peak memory\n"
+            "run  method        trained  share    updates  training loss  validation loss  duration    tokens/s  peak memory\n"
             "a    LoRA, rank 8  8,192    0.819 %  6        2.5000         4.0000 → 2.0000  1 min 23 s  512       1.23 GB\n");
   const std::string both = runs::table({full, old}, true);
   EXPECT_NE(both.find("| older\\|x | sft | full | – | – | 6 |"), std::string::npos) << both;

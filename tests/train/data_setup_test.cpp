@@ -142,5 +142,13 @@ TEST_F(CachedRun, SmallDataLeavesNothingInTheUsersDirectory) {
   else ::unsetenv("ATTUNE_CACHE_DIR");
 }
 
+// A defect of others: their scripts validate on the directory that they train on.
+TEST_F(CachedRun, ValidationOnTheTrainingDataIsSaid) {
+  run({"eval_dataset=" + (work_ / "more.jsonl").string()});
+  EXPECT_EQ(said_.find("trained on too"), std::string::npos) << said_;
+  run({"eval_dataset=" + (work_ / "model/../data.jsonl").string()});
+  EXPECT_NE(said_.find("data.jsonl is trained on too"), std::string::npos) << said_;
+}
+
 }  // namespace
 }  // namespace attune::train

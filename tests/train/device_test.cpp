@@ -19,6 +19,8 @@ struct Case {
   Json model = {};  // changes of the small llama's config
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 class OnADevice : public ::testing::TestWithParam<Case> {
  protected:
   OnADevice() {
@@ -92,13 +94,16 @@ TEST_P(OnADevice, ARunLeavesTheBitsOfOneOnTheHost) {
 }
 
 // Killed behind its first checkpoint: what is loaded goes where it was saved from.
-TEST_P(OnADevice, AResumedRunToo) {
+class ResumedOnADevice : public OnADevice {};
+TEST_P(ResumedOnADevice, ARunLeavesTheSameBitsToo) {
   train("cpu", GetParam().settings);
   train("cuda", GetParam().settings);
   for (const auto& entry : fs::directory_iterator(work_ / "cuda"))
     if (const std::string name = entry.path().filename().string(); name == "checkpoint-4" || name.ends_with(".safetensors") || name == "train_results.json")
       if (name != "reference_logps.safetensors") fs::remove_all(entry.path());
-  train("cuda", GetParam().settings);
+  List more = GetParam().settings;
+  more.push_back("resume_from_checkpoint=true");
+  train("cuda", more);
   expect_same_files();
 }
 
@@ -107,6 +112,8 @@ List with(List first, const List& more) {
   first.insert(first.end(), more.begin(), more.end());
   return first;
 }
+
+std::string name_of(const ::testing::TestParamInfo<Case>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(
     Ways, OnADevice,
@@ -127,7 +134,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"rm", {"stage=rm", "dataset=pairs.jsonl"}},
                       Case{"tied_in_backward", {"optimizer_in_backward=true", "optim=sgd"}, {{"tie_word_embeddings", true}}},
                       Case{"dynamic_rope", {}, {{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}, {"max_position_embeddings", 32}}}),
-    [](const auto& info) { return info.param.name; });
+    name_of);
+INSTANTIATE_TEST_SUITE_P(Ways, ResumedOnADevice,
+                         ::testing::Values(Case{"bf16_8bit", {"bf16=true", "optim=adamw_8bit", "l2_to_base=0.1"}}, Case{"badam", {"use_badam=true", "badam_switch_interval=1"}},
+                                           Case{"tensor_train", with(kLora, {"use_tensor_train=true"})}, Case{"kto", {"stage=kto", "dataset=judged.jsonl"}}),
+                         name_of);
 
 }  // namespace
 }  // namespace attune::train

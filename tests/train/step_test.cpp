@@ -68,6 +68,23 @@ TEST(Dropout, ChangesWithTheStepAndRepeatsWithIt) {
   EXPECT_EQ(a, again);
 }
 
+// A defect of others: NEFTune's noise stays on while a model is evaluated.
+TEST(Dropout, NoiseAndDropoutBelongToTrainingAlone) {
+  auto model = load_model(fixture("models/llama2_tiny"));
+  const Step step = split(eight_samples(150), {{1, 2, 3}});
+  objectives::CausalLm plain_loss, smoothed(0.1f);
+  std::vector<objectives::Outcome> plain, noisy;
+  train::EngineOptions options = options_for(step);
+  options.eval_capacity = options.capacity;
+  make_engine(*model, plain_loss, options)->evaluate(step, plain);
+  options.neftune_noise_alpha = 5, options.hidden_dropout = options.embedding_dropout = options.attention_dropout = 0.3f;
+  auto engine = make_engine(*model, smoothed, options);
+  EXPECT_NE(engine->step(step, 1, 0.0f).loss, 0);
+  engine->evaluate(step, noisy);
+  ASSERT_EQ(noisy.size(), plain.size());
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(noisy[i].loss, plain[i].loss);
+}
+
 // Clipping and the global norm ------------------------------------------------------------------------------------------
 
 TEST(Clipping, ScalesByTheGlobalNormOnlyWhereItIsTooLarge) {

@@ -50,8 +50,9 @@ CASES = {
     "qwen2_tables": ("models/qwen2_tiny", dict(r=2, lora_alpha=4, target_modules=["v_proj", "embed_tokens"]), 0, 8),
     "gemma_tables": ("families/gemma", dict(r=2, lora_alpha=4, target_modules=["down_proj", "embed_tokens", "lm_head"]), 0, 9),
     # Every other family, each with one peculiarity of its own: norms behind branches and soft caps, norms of q and k, windows.
+    # (gemma3 at twice this alpha begins to oscillate in the last steps, and gradient norms follow the rounding of fp32.)
     "gemma2_lora": ("families/gemma2", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 10),
-    "gemma3_lora": ("families/gemma3", dict(r=4, lora_alpha=8, target_modules=ALL), 4.0, 11),
+    "gemma3_lora": ("families/gemma3", dict(r=4, lora_alpha=4, target_modules=ALL), 0, 11),
     "mistral_lora": ("families/mistral", dict(r=4, lora_alpha=8, target_modules=ALL), 0, 12),
     "qwen3_lora": ("families/qwen3", dict(r=4, lora_alpha=8, target_modules=ALL), 4.0, 13),
 }

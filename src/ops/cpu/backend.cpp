@@ -35,6 +35,8 @@ const Backend& backend() {
       .scatter_rows = scatter_rows,
       .dropout = dropout,
       .dequantize = dequantize,
+      .quantized_product = quantized_product,
+      .quantized_product_rows = kQuantizedProductRows,
       .token_logprob = token_logprob,
       .logprob_slab = logprob_slab,
       .finish_logprob = finish_logprob,

@@ -78,7 +78,117 @@ void eight_bits(const QuantizedMatrix& m, int64_t row, int64_t column, int64_t n
   for (; i < n; ++i) out[i] = from_float<T>(static_cast<float>(static_cast<int8_t>(codes[i])) * absmax * step);
 }
 
+// x as `quantized_product` reads it: of each block the elements in the upper halves of the codes' bytes, then those in the lower ones.
+template <class T, class Spread>
+void spread(const Tensor& x, Spread* out) {
+  constexpr int64_t kHalf = kQuantBlock / 2;
+  for (int64_t i = 0; i < x.rows.count; ++i)
+    for (int64_t block = 0; block < x.cols; block += kQuantBlock, out += kQuantBlock)
+      for (int64_t j = 0; j < kHalf; ++j) {
+        out[j] = from_float<Spread>(to_float(x.row<T>(i)[block + 2 * j]));
+        out[kHalf + j] = from_float<Spread>(to_float(x.row<T>(i)[block + 2 * j + 1]));
+      }
+}
+
+// The sums of M rows of x with one row of the matrix. A block has sixteen different numbers: they are scaled and rounded (to T, as
+// `dequantize` does) once, and codes choose among them.
+template <class T, class Spread, int M>
+void multiply_row(const QuantizedMatrix& w, const float* map, const float* numbers, int64_t row, const Spread* x, float* sums) {
+  const int64_t blocks = w.cols / kQuantBlock;
+  const uint8_t* codes = w.codes + row * w.cols / 2;
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  const __m512 all = _mm512_loadu_ps(numbers);
+  const __m256i mask = _mm256_set1_epi8(15);
+  __m512 sum[M][2];
+  for (int i = 0; i < M; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b) {
+    const __m512 scaled = _mm512_mul_ps(all, _mm512_set1_ps(absmax_of(w, map, row * blocks + b)));
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + b * (kQuantBlock / 2)));
+    const __m256i half[2] = {_mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask), _mm256_and_si256(bytes, mask)};
+    const Spread* from = x + b * kQuantBlock;
+#if defined(__AVX512BF16__)
+    if constexpr (sizeof(Spread) == 2) {
+      const __m512i table = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(scaled));
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const __m512i numbers_of = _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(half[h]), table);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i)
+          sum[i][h] = _mm512_dpbf16_ps(sum[i][h], (__m512bh)numbers_of, (__m512bh)_mm512_loadu_si512(from + i * w.cols + h * kQuantBlock / 2));
+      }
+      continue;
+    }
+#endif
+    if constexpr (sizeof(Spread) == 4) {
+      float rounded[kWidth];
+      if constexpr (sizeof(T) == 2) {
+        T narrow[kWidth];
+        Whole::store((Floats)scaled, narrow);
+        Whole::store(Whole::load(narrow), rounded);
+      } else {
+        Whole::store((Floats)scaled, rounded);
+      }
+      const __m512 table = _mm512_loadu_ps(rounded);
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) {
+        const __m128i quarter = q % 2 ? _mm256_extracti128_si256(half[q / 2], 1) : _mm256_castsi256_si128(half[q / 2]);
+        const __m512 numbers_of = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(quarter), table);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) sum[i][q % 2] = _mm512_fmadd_ps(numbers_of, _mm512_loadu_ps(from + i * w.cols + q * kWidth), sum[i][q % 2]);
+      }
+    }
+  }
+  for (int i = 0; i < M; ++i) sums[i] = _mm512_reduce_add_ps(_mm512_add_ps(sum[i][0], sum[i][1]));
+#else
+  for (int i = 0; i < M; ++i) sums[i] = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const float scale = absmax_of(w, map, row * blocks + b);
+    float table[16];
+    for (int c = 0; c < 16; ++c) table[c] = to_float(from_float<T>(numbers[c] * scale));
+    for (int64_t j = 0; j < kQuantBlock / 2; ++j) {
+      const uint8_t byte = codes[b * (kQuantBlock / 2) + j];
+      for (int i = 0; i < M; ++i) {
+        const Spread* from = x + i * w.cols + b * kQuantBlock + j;
+        sums[i] += table[byte >> 4] * to_float(from[0]) + table[byte & 15] * to_float(from[kQuantBlock / 2]);
+      }
+    }
+  }
+#endif
+}
+
+template <class T, class Spread, int M = 1>
+void multiply_rows(const QuantizedProduct& a, const Spread* x) {
+  if constexpr (M < kMostProductRows)
+    if (a.x.rows.count > M) return multiply_rows<T, Spread, M + 1>(a, x);
+  const float* map = DynamicMap::with_sign().values.data();
+  const float* numbers = code_table(a.w.how.type).data();
+#pragma omp parallel for schedule(static) if (a.w.count() >= kParallelElements)
+  for (int64_t j = 0; j < a.w.rows; ++j) {
+    float sums[M];
+    multiply_row<T, Spread, M>(a.w, map, numbers, j, x, sums);
+    with_type(a.y.dtype, [&](auto zero) {
+      for (int i = 0; i < M; ++i) a.y.row<decltype(zero)>(i)[j] = from_float<decltype(zero)>(sums[i]);
+    });
+  }
+}
+
 }  // namespace
+
+void quantized_product(const QuantizedProductCall& call) {
+  with_type(call.args.x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if constexpr (!std::is_same_v<T, Float16>) {
+#if defined(__AVX512BF16__)
+      using Spread = T;
+#else
+      using Spread = float;
+#endif
+      auto* x = reinterpret_cast<Spread*>(call.workspace);
+      spread<T>(call.args.x, x);
+      multiply_rows<T>(call.args, x);
+    }
+  });
+}
 
 void dequantize(const Dequantize& a) {
   const QuantizedMatrix& m = a.from;

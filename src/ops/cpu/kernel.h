@@ -88,6 +88,13 @@ void gather_rows(const GatherRows&);
 void scatter_rows(const ScatterRows&);
 void dropout(const Dropout&);
 void dequantize(const Dequantize&);
+void quantized_product(const QuantizedProductCall&);
+// Without registers for a block's sixteen numbers there is nothing to gain.
+#if defined(__AVX512F__)
+inline constexpr int64_t kQuantizedProductRows = kMostProductRows;
+#else
+inline constexpr int64_t kQuantizedProductRows = 0;
+#endif
 void token_logprob(const TokenLogprob&);
 void logprob_slab(const LogprobSlab&);
 void finish_logprob(const FinishLogprob&);
