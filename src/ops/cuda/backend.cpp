@@ -11,7 +11,7 @@ namespace {
 Device& the_device() { return device(); }
 int64_t threads() { return kParts; }
 
-// Singular vectors are left to the host.
+// Singular vectors are left to the host. Few rows by a quantised matrix have no kernel of their own: it is turned into numbers.
 constexpr Backend kTable{
     .name = "cuda",
     .device = the_device,
@@ -38,6 +38,8 @@ constexpr Backend kTable{
     .scatter_rows = scatter_rows,
     .dropout = dropout,
     .dequantize = dequantize,
+    .quantized_product = nullptr,
+    .quantized_product_rows = 0,
     .token_logprob = token_logprob,
     .logprob_slab = logprob_slab,
     .finish_logprob = finish_logprob,
