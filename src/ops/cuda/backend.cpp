@@ -11,7 +11,7 @@ namespace {
 Device& the_device() { return device(); }
 int64_t threads() { return kParts; }
 
-// Singular vectors are left to the host. Few rows by a quantised matrix have no kernel of their own: it is turned into numbers.
+// Singular vectors are left to the host.
 constexpr Backend kTable{
     .name = "cuda",
     .device = the_device,
@@ -38,8 +38,8 @@ constexpr Backend kTable{
     .scatter_rows = scatter_rows,
     .dropout = dropout,
     .dequantize = dequantize,
-    .quantized_product = nullptr,
-    .quantized_product_rows = 0,
+    .quantized_product = quantized_product,
+    .quantized_product_rows = kMostProductRows,
     .token_logprob = token_logprob,
     .logprob_slab = logprob_slab,
     .finish_logprob = finish_logprob,
