@@ -24,7 +24,8 @@ bool pin_heap(std::string& why) {
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, static_cast<int>(kHeap));
-  std::free(std::malloc(kHeap / 64));  // grows it
+  void* volatile some = std::malloc(kHeap / 64);  // grows it
+  std::free(some);
   uintptr_t begin = 0, end = 0;
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);)

@@ -38,6 +38,8 @@ constexpr Backend kTable{
     .scatter_rows = scatter_rows,
     .dropout = dropout,
     .dequantize = dequantize,
+    .quantized_product = quantized_product,
+    .quantized_product_rows = kMostProductRows,
     .token_logprob = token_logprob,
     .logprob_slab = logprob_slab,
     .finish_logprob = finish_logprob,

@@ -30,6 +30,7 @@ void gather_rows(const GatherRows&);
 void scatter_rows(const ScatterRows&);
 void dropout(const Dropout&);
 void dequantize(const Dequantize&);
+void quantized_product(const QuantizedProductCall&);
 void token_logprob(const TokenLogprob&);
 void logprob_slab(const LogprobSlab&);
 void finish_logprob(const FinishLogprob&);

@@ -163,10 +163,11 @@ void prepare(unsigned count) {
 }
 
 // Until all threads of the warp are done or wait for the block.
-void run_warp(unsigned first, unsigned end) {
+void run_warp(unsigned first, unsigned end, bool backwards) {
   for (bool moved = true; moved && error.empty();) {
     moved = false;
-    for (unsigned i = first; i < end && error.empty(); ++i) {
+    for (unsigned turn = first; turn < end && error.empty(); ++turn) {
+      const unsigned i = backwards ? end - 1 - (turn - first) : turn;
       if (threads[i].state != State::ready) continue;
       moved = true;
       now = i;
@@ -178,7 +179,9 @@ void run_warp(unsigned first, unsigned end) {
     if (threads[i].state == State::at_warp_barrier) error = "some threads of a warp wait for others that never come";
 }
 
+// Every other block runs backwards: what threads do to each other without a barrier between shows in the results.
 void run_block(unsigned count) {
+  const bool backwards = (blockIdx.x + blockIdx.y + blockIdx.z) % 2 != 0;
   for (unsigned i = 0; i < count; ++i) {
     Thread& t = threads[i];
     t.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
@@ -188,7 +191,11 @@ void run_block(unsigned count) {
   }
   for (Warp& w : warps) w.arrived = 0;
   while (error.empty()) {
-    for (unsigned first = 0; first < count; first += kWarp) run_warp(first, std::min(first + kWarp, count));
+    const unsigned all = (count + kWarp - 1) / kWarp;
+    for (unsigned w = 0; w < all; ++w) {
+      const unsigned first = (backwards ? all - 1 - w : w) * kWarp;
+      run_warp(first, std::min(first + kWarp, count), backwards);
+    }
     if (!error.empty()) return;
     const auto done = std::count_if(threads.begin(), threads.begin() + count, [](const Thread& t) { return t.state == State::done; });
     if (done == count) return;

@@ -1,6 +1,7 @@
 // What stands for libraries: cuBLASLt's product, which the plain kernel computes as gemm plans it, and the driver's memory.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -38,7 +39,8 @@ bool commit_memory(void* base, uint64_t bytes) {
   bytes = (bytes + kPage - 1) / kPage * kPage;
   const cuda_emulator::OnDevice device;
   cuda_emulator::add_device_memory(base, bytes);
-  std::memset(static_cast<char*>(base) + r.committed, 0xA5, bytes - r.committed);  // fresh memory holds anything
+  // Fresh memory holds anything; not all of it, as pages that nobody touches cost nothing.
+  std::memset(static_cast<char*>(base) + r.committed, 0xA5, std::min<uint64_t>(bytes - r.committed, uint64_t{1} << 20));
   r.committed = bytes;
   return true;
 }
