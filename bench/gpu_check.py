@@ -164,7 +164,7 @@ def check_rung(bundle, work, table):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "build" / "cuda" / "bundle", help="directory of the unpacked bundle")
+    parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "build" / "cuda" / "attune-bundle", help="directory of the unpacked bundle; default: build/cuda/attune-bundle")
     parser.add_argument("--only", default=",".join(CHECKS), help="checks by name, with commas")
     args = parser.parse_args()
     wanted = args.only.split(",")

@@ -227,11 +227,11 @@ size_t Engine::index_of(const nn::Parameter& parameter) const {
 
 void Engine::begin_norms() {
   std::fill(squared_norms_.begin(), squared_norms_.end(), 0.0);
-  if (!options_.optimizer_in_backward) context_->device().zero(norms_, squared_norms_.size() * sizeof(double));
+  if (!options_.optimizer_in_backward && !context_->dry()) context_->device().zero(norms_, squared_norms_.size() * sizeof(double));
 }
 
 void Engine::fetch_norms() {
-  if (!options_.optimizer_in_backward) context_->device().download(squared_norms_.data(), norms_, squared_norms_.size() * sizeof(double));
+  if (!options_.optimizer_in_backward && !context_->dry()) context_->device().download(squared_norms_.data(), norms_, squared_norms_.size() * sizeof(double));
 }
 
 // Adds to the books; returns the squared norm of this gradient.

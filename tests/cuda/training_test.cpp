@@ -19,6 +19,8 @@ struct Case {
   List settings;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 class CudaTraining : public ::testing::TestWithParam<Case> {
  protected:
   CudaTraining() {
