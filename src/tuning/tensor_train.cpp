@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <set>
@@ -326,12 +327,12 @@ void TensorTrain::backward(ops::Context& where, const nn::Parameter& derived) co
     });
   }
   const Tensor first = in_fp32(context, *t.cores[0]), second = in_fp32(context, *t.cores[1]);
-  std::vector<Tensor> drafts;
-  for (const nn::Parameter* core : t.cores) drafts.push_back(draft_of(context, device, core->gradient));
+  std::array<Tensor, 3> drafts;
+  for (size_t i = 0; i < t.cores.size(); ++i) drafts[i] = draft_of(context, device, t.cores[i]->gradient);
   ops::gemm(context, {dm, second, drafts[0], false, true, false});
   ops::gemm(context, {first, dm, drafts[1], true, false, false});
   if (weighted) angle_gradients(context, *t.cores[2], dw, drafts[2]);
-  for (size_t i = 0; !context.dry() && i < drafts.size(); ++i) hand_in(device, drafts[i], t.cores[i]->gradient);
+  for (size_t i = 0; !context.dry() && i < t.cores.size(); ++i) hand_in(device, drafts[i], t.cores[i]->gradient);
 }
 
 }  // namespace attune::tuning
