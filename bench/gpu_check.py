@@ -98,10 +98,13 @@ def check_score(bundle, work, table):
 
 
 def settings(model, output, precision, device, more=()):
-    given = [f"model_name_or_path={model}", f"dataset={ROOT / 'examples/medical/pretrain.jsonl'}", "stage=pt", "packing=true", "cutoff_len=256",
-             "per_device_train_batch_size=4", "max_steps=10", "learning_rate=1e-3", "lr_scheduler_type=constant", "logging_steps=1", "save_strategy=no",
-             "seed=42", "overwrite_output_dir=true", f"output_dir={output}", f"device={device}", *more]
-    return given if precision == "fp32" else [*given, f"{precision}=true"]
+    given = {"model_name_or_path": model, "dataset": ROOT / "examples/medical/pretrain.jsonl", "stage": "pt", "packing": "true", "cutoff_len": 256,
+             "per_device_train_batch_size": 4, "max_steps": 10, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no",
+             "seed": 42, "overwrite_output_dir": "true", "output_dir": output, "device": device}
+    given |= dict(item.split("=", 1) for item in more)
+    if precision != "fp32":
+        given[precision] = "true"
+    return [f"{key}={value}" for key, value in given.items()]
 
 
 def losses(output):
