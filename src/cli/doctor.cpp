@@ -34,6 +34,7 @@ int doctor(bool json) {
                                   {"memory_bytes", total_memory_bytes()},
                                   {"available_memory_bytes", available_memory_bytes()},
                                   {"gpus", cuda ? Json::array({{{"name", cuda->device().name()}, {"memory_bytes", cuda->device().total_memory()}, {"available_memory_bytes", cuda->device().free_memory()}}}) : Json::array()},
+                                  {"gpu_problem", no_gpu},
                                   {"mpi", false},
                                   {"calibration", {{"fp32_tflops", fp32.matrix_flops / 1e12}, {"bf16_tflops", half.matrix_flops / 1e12}, {"axpy_gbs", fp32.axpy_bytes / 1e9}}},
                                   {"advice", advice}}));

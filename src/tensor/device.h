@@ -1,4 +1,4 @@
-// Where numbers lie. Ops compute there; everybody else sees them through OnHost (tensor/on_host.h).
+// Where numbers lie. Ops compute there; everybody else asks for them through tensor/transfer.h.
 #pragma once
 
 #include <cstdint>
