@@ -153,6 +153,9 @@ void check(const Config& c, bool needs_data) {
   // LLaMA-Factory's files say bf16 beside pure_bf16.
   if (c.fp16 && (c.bf16 || c.pure_bf16)) refuse("fp16 and bf16 exclude each other: choose one precision");
   if (c.group_by_length && c.packing) refuse("group_by_length does nothing for packing, which fills every sequence: choose one of them");
+  if (c.group_by_length && c.disable_shuffling) refuse("group_by_length sorts rows by length, disable_shuffling keeps their order: choose one of them");
+  if (c.use_dft_loss && c.label_smoothing_factor > 0)
+    refuse("use_dft_loss and label_smoothing_factor: each changes what a token's loss is, and they are not defined together; choose one of them");
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const auto needs_validation = [&](bool wanted, const char* key) {
     if (wanted && !validation) refuse("{} needs validation data: set val_size, eval_dataset or cross_validation", key);
@@ -196,6 +199,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
   const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
   const bool four_bits = c.quantization().four_bits();
   const bool warms_up = c.lr_scheduler_type != "constant";
+  const bool tokens = c.row_kind() == data::RowKind::text || c.row_kind() == data::RowKind::conversation;
   const std::map<std::string, bool> idle{
       {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
       {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
@@ -208,6 +212,7 @@ void say_idle(const Config& c, const std::set<std::string>& own) {
       {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
       {"buffer_size", !c.streaming}, {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
       {"generation_max_new_tokens", c.num_generation_samples == 0},
+      {"label_smoothing_factor", !tokens}, {"use_dft_loss", !tokens},
       {"resize_vocab", c.add_tokens.empty() && c.add_special_tokens.empty()},
       {"init_special_tokens", c.add_tokens.empty() && c.add_special_tokens.empty()}};
   std::vector<std::string> names;

@@ -29,6 +29,7 @@ Json order_settings(const RunSetup& setup, const models::Decoder& model) {
           {"packing", config.packing},
           {"group_by_length", config.group_by_length},
           {"dataloader_drop_last", config.dataloader_drop_last},
+          {"disable_shuffling", config.disable_shuffling},
           {"cutoff_len", config.cutoff_len},
           {"optim", setup.engine.optimizer.name},
           {"use_badam", config.use_badam},
