@@ -49,8 +49,7 @@ void roles(const Options& options, DType dtype) {
         const auto s = alternate(options.rounds, 2.0 * static_cast<double>(m * l.out * l.in), peak,
                                  {[&] { ops::gemm(context, g); }, [&] { onednn_product(g); }});
         fmt::print("  {} | {}", show(s[0]), show(s[1]));
-        std::fflush(stdout);
-      }
+        }
       fmt::print("\n");
     }
   }
@@ -73,7 +72,6 @@ void gemv(const Options& options, DType dtype) {
       const auto s = alternate(options.rounds, bytes * static_cast<double>(copies), read_bandwidth,
                                {[&] { all([&](const ops::Gemm& g) { ops::gemm(context, g); }); }, [&] { all(onednn_product); }});
       fmt::print("{:16} {:5}  {} | {}\n", l.name, m, show(s[0]), show(s[1]));
-      std::fflush(stdout);
     }
   }
 }
@@ -105,7 +103,6 @@ void attention(const Options& options) {
       const auto forward = alternate(options.rounds, flops, bf16_peak, {[&] { run_forward(context); }, [&] { run_forward(fp32); }});
       const auto backward = alternate(options.rounds, 2.5 * flops, bf16_peak, {[&] { run_backward(context); }, [&] { run_backward(fp32); }});
       fmt::print("{:6} {:4} {:6}  {} | {}  {} | {}\n", t, d, heads, show(forward[0]), show(forward[1]), show(backward[0]), show(backward[1]));
-      std::fflush(stdout);
     }
 }
 
@@ -123,6 +120,7 @@ const std::array<std::string, 8> kParts{"gemm", "fp32", "gemv", "attention", "st
 
 int main(int argc, char** argv) {
   using namespace attune::bench_kernels;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // each line when it is known, into a file too
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string a = argv[i];
