@@ -81,7 +81,6 @@ void head(const Options& options) {
       const double flops = 6.0 * static_cast<double>(rows * kWords * width);
       const Sample s = alternate(options.rounds, flops, [&] { return flops / seconds([&] { bench.products(); }); }, {[&] { bench.loss(); }})[0];
       fmt::print("{:6} R = {:5}  {}\n", name, rows, show(s));
-      std::fflush(stdout);
     }
   }
 }

@@ -49,7 +49,6 @@ void line(const Options& options, const Case& c, int64_t rows, int64_t cols) {
   const Sample s = alternate(options.rounds, bytes + fetched, axpy_bandwidth, {[&] { optimizer->step(context, p, ++step, 1e-4f, 1); }})[0];
   const double own = bytes / (bytes + fetched);
   fmt::print("{:32} {:6.1f} {:6.1f} {:6.2f} {:6.0f} %  {:6.0f} %\n", c.shown, bytes / n, s.rate * own / 1e9, 1e9 * (bytes + fetched) / s.rate / n, 100 * s.share * own, 100 * s.share);
-  std::fflush(stdout);
 }
 
 }  // namespace

@@ -35,7 +35,6 @@ class Table {
   void line(const std::string& name, double elements, double moved, double fetched, Turns& turns, F&& run) {
     const Sample s = alternate(options_.rounds, elements * (moved + fetched), axpy_bandwidth, {[&] { run(), turns.next(); }})[0];
     fmt::print("{:44} {:6} {:6.1f} {:6.0f} %  {:6.0f} %\n", name, rows_, s.rate * moved / (moved + fetched) / 1e9, 100 * s.share * moved / (moved + fetched), 100 * s.share);
-    std::fflush(stdout);
   }
 
  private:
