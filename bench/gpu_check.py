@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ class Bundle:
         self.attune = directory / "attune"
         self.ops = directory / "test_ops_cuda"
         if not os.access(self.attune, os.X_OK):
-            raise SystemExit(f"error: {self.attune} is missing; `cmake --build build/cuda --target bundle` makes it, on a machine with nvcc")
+            raise SystemExit(f"error: {self.attune} is missing or no program; `cmake --build build/cuda --target bundle` makes it, on a machine with nvcc")
 
     def run(self, *arguments):
         done = subprocess.run([self.attune, *map(str, arguments)], capture_output=True, text=True, check=False)
@@ -167,15 +168,41 @@ def check_rung(bundle, work, table):
     table.add("rung", "7B full, T=2048, two bytes a parameter: peak", f"{held:.1f} GiB", "24 GiB", held <= 24)
 
 
+def unpacked(bundle, place):
+    """The directory of a bundle, which may be its archive: a fifth of its size, where it has to be sent somewhere."""
+    if bundle.is_dir():
+        return bundle.resolve()
+    archive = bundle if bundle.is_file() else bundle.with_name(bundle.name + ".tar.xz")
+    if not archive.is_file():
+        raise SystemExit(f"error: {bundle} is missing; `cmake --build build/cuda --target bundle` makes it, on a machine with nvcc")
+    with tarfile.open(archive) as packed:
+        packed.extractall(place)
+    return place / "attune-bundle"
+
+
 def show_libraries():
     """This Python's NVIDIA libraries, cuBLASLt among them, for attune to find too."""
     found = [str(d) for entry in sys.path if entry for d in sorted(pathlib.Path(entry).glob("nvidia/*/lib"))]
     os.environ["LD_LIBRARY_PATH"] = ":".join([*filter(None, [os.environ.get("LD_LIBRARY_PATH")]), *found])
 
 
+def checked(bundle, wanted):
+    offered, table = json.loads(bundle.run("doctor", "--json")), Table()
+    if not offered["gpus"]:
+        raise SystemExit(f"error: attune sees no GPU here: {offered.get('gpu_problem', 'no reason given')}")
+    print(f"{offered['gpus'][0]['name']}, {offered['gpus'][0]['memory_bytes'] / 2**30:.0f} GiB", file=sys.stderr)
+    for name in wanted:
+        with tempfile.TemporaryDirectory(prefix="attune-gpu-") as work:
+            try:
+                globals()[f"check_{name}"](bundle, pathlib.Path(work), table)
+            except (RuntimeError, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
+                table.add(name, "ended early", str(problem).strip().splitlines()[-1][:200] if str(problem).strip() else type(problem).__name__, "to the end", False)
+    return table
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "build" / "cuda" / "attune-bundle", help="directory of the unpacked bundle; default: build/cuda/attune-bundle")
+    parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "build" / "cuda" / "attune-bundle", help="directory or archive; default: build/cuda/attune-bundle, or its .tar.xz")
     parser.add_argument("--only", default=",".join(CHECKS), help="checks by name, with commas")
     parser.add_argument("--shapes", default=",".join(BILLIONS), help="of the check of speed, with commas; each takes some minutes")
     args = parser.parse_args()
@@ -187,17 +214,8 @@ def main():
     if unknown:
         parser.error(f"--shapes {unknown[0]}: known are {', '.join(BILLIONS)}")
     show_libraries()
-    bundle, table = Bundle(args.bundle.resolve(), args.shapes.split(",")), Table()
-    offered = json.loads(bundle.run("doctor", "--json"))
-    if not offered["gpus"]:
-        raise SystemExit(f"error: attune sees no GPU here: {offered.get('gpu_problem', 'no reason given')}")
-    print(f"{offered['gpus'][0]['name']}, {offered['gpus'][0]['memory_bytes'] / 2**30:.0f} GiB", file=sys.stderr)
-    for name in wanted:
-        with tempfile.TemporaryDirectory(prefix="attune-gpu-") as work:
-            try:
-                globals()[f"check_{name}"](bundle, pathlib.Path(work), table)
-            except (RuntimeError, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
-                table.add(name, "ended early", str(problem).strip().splitlines()[-1][:200] if str(problem).strip() else type(problem).__name__, "to the end", False)
+    with tempfile.TemporaryDirectory(prefix="attune-bundle-") as place:
+        table = checked(Bundle(unpacked(args.bundle, pathlib.Path(place)), args.shapes.split(",")), wanted)
     table.show()
     return 1 if table.failed else 0
 
