@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -49,11 +50,12 @@ class Table:
 
 
 class Bundle:
-    def __init__(self, directory):
+    def __init__(self, directory, shapes_wanted):
+        self.shapes = shapes_wanted  # of the check of speed
         self.attune = directory / "attune"
         self.ops = directory / "test_ops_cuda"
         if not os.access(self.attune, os.X_OK):
-            raise SystemExit(f"error: {self.attune} is missing; `cmake --build build/cuda --target bundle` makes it, on a machine with nvcc")
+            raise SystemExit(f"error: {self.attune} is missing or no program; `cmake --build build/cuda --target bundle` makes it, on a machine with nvcc")
 
     def run(self, *arguments):
         done = subprocess.run([self.attune, *map(str, arguments)], capture_output=True, text=True, check=False)
@@ -64,7 +66,7 @@ class Bundle:
 
 def check_ops(bundle, work, table):
     del work
-    done = subprocess.run([bundle.ops, "--gtest_brief=1"], capture_output=True, text=True, check=False)
+    done = subprocess.run([bundle.ops, "--gtest_brief=1"], capture_output=True, text=True, check=False, cwd=ROOT)
     said = (done.stdout + done.stderr).strip().splitlines()
     table.add("ops", "op table on the GPU", next((line for line in reversed(said) if "PASSED" in line or "FAILED" in line), said[-1] if said else "no output"),
               "all pass", done.returncode == 0)
@@ -74,15 +76,15 @@ def check_ops(bundle, work, table):
     if not sanitizer:
         print("  ops: compute-sanitizer is not there; left out", file=sys.stderr)
         return
-    done = subprocess.run([sanitizer, "--error-exitcode=9", bundle.ops, "--gtest_brief=1", "--gtest_filter=*rms*:*Rope*:*Swiglu*:*Attention*:*Embedding*"],
-                          capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([sanitizer, "--error-exitcode=9", bundle.ops, "--gtest_brief=1", "--gtest_filter=*RmsNorm*:*Rope*:*Swiglu*:*Attention*:*Embedding*"],
+                          capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
     table.add("ops", "compute-sanitizer", f"exit {done.returncode}", "exit 0", done.returncode == 0)
 
 
-def make_model(bundle, work, config, name):
+def make_model(bundle, work, config, name, dtype="fp32"):
     shape = work / f"{name}.json"
     shape.write_text(json.dumps(config), encoding="utf-8")
-    bundle.run("init", "--config", shape, "--out", work / name, "--seed", 42, "--dtype", "fp32", "--tokenizer", ROOT / "tests/fixtures/tokenizers/sentencepiece")
+    bundle.run("init", "--config", shape, "--out", work / name, "--seed", 42, "--dtype", dtype, "--tokenizer", ROOT / "tests/fixtures/tokenizers/sentencepiece")
     return work / name
 
 
@@ -137,15 +139,16 @@ def check_memory(bundle, work, table):
 
 
 def check_speed(bundle, work, table):
-    for name, config in BILLIONS.items():
+    for name in bundle.shapes:
+        config = BILLIONS[name]
         shape = work / f"{name}.json"
         shape.write_text(json.dumps(config), encoding="utf-8")
         batch = {"0.5B": 16, "1.5B": 8, "7B": 2}[name]
         command = [sys.executable, ROOT / "bench/peers/run.py", "--device", "cuda", "--config", shape, "--tokenizer", ROOT / "tests/fixtures/tokenizers/sentencepiece",
                    "--tokens", "1024", "--batch", str(batch), "--steps", "10", "--warmup", "4", "--rounds", "1", "--out", work / f"peers-{name}",
-                   *(["--compile"] if name != "7B" else ["--peer", "bf16"])]
+                   "--threads", str(os.cpu_count()), *(["--compile"] if name != "7B" else ["--peer", "bf16", "--dtype", "bf16"])]
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, env=os.environ | {"ATTUNE": str(bundle.attune)})
-        print(done.stdout, file=sys.stderr)
+        print(done.stdout, done.stderr[-3000:], sep="\n", file=sys.stderr, flush=True)
         result = work / f"peers-{name}" / "summary.json"
         if done.returncode or not result.exists():
             table.add("speed", name, f"run.py ended with {done.returncode}: {done.stderr[-300:]}", "a figure", False)
@@ -157,7 +160,7 @@ def check_speed(bundle, work, table):
 
 
 def check_rung(bundle, work, table):
-    model = make_model(bundle, work, BILLIONS["7B"] | {"torch_dtype": "bfloat16"}, "seven")
+    model = make_model(bundle, work, BILLIONS["7B"], "seven", "bf16")
     given = settings(model, work / "rung", "pure_bf16", "cuda", ["cutoff_len=2048", "per_device_train_batch_size=1", "max_steps=3", "optim=adalomo",
                                                                 "optimizer_in_backward=true", "gradient_checkpointing=block"])
     bundle.run("train", *given)
@@ -165,17 +168,26 @@ def check_rung(bundle, work, table):
     table.add("rung", "7B full, T=2048, two bytes a parameter: peak", f"{held:.1f} GiB", "24 GiB", held <= 24)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "build" / "cuda" / "attune-bundle", help="directory of the unpacked bundle; default: build/cuda/attune-bundle")
-    parser.add_argument("--only", default=",".join(CHECKS), help="checks by name, with commas")
-    args = parser.parse_args()
-    wanted = args.only.split(",")
-    unknown = [c for c in wanted if c not in CHECKS]
-    if unknown:
-        parser.error(f"--only {unknown[0]}: known are {', '.join(CHECKS)}")
-    bundle, table = Bundle(args.bundle.resolve()), Table()
-    offered = json.loads(bundle.run("doctor", "--json"))
+def unpacked(bundle, place):
+    """The directory of a bundle, which may be its archive: a fifth of its size, where it has to be sent somewhere."""
+    if bundle.is_dir():
+        return bundle.resolve()
+    archive = bundle if bundle.is_file() else bundle.with_name(bundle.name + ".tar.xz")
+    if not archive.is_file():
+        raise SystemExit(f"error: {bundle} is missing; `cmake --build build/cuda --target bundle` makes it, on a machine with nvcc")
+    with tarfile.open(archive) as packed:
+        packed.extractall(place)
+    return place / "attune-bundle"
+
+
+def show_libraries():
+    """This Python's NVIDIA libraries, cuBLASLt among them, for attune to find too."""
+    found = [str(d) for entry in sys.path if entry for d in sorted(pathlib.Path(entry).glob("nvidia/*/lib"))]
+    os.environ["LD_LIBRARY_PATH"] = ":".join([*filter(None, [os.environ.get("LD_LIBRARY_PATH")]), *found])
+
+
+def checked(bundle, wanted):
+    offered, table = json.loads(bundle.run("doctor", "--json")), Table()
     if not offered["gpus"]:
         raise SystemExit(f"error: attune sees no GPU here: {offered.get('gpu_problem', 'no reason given')}")
     print(f"{offered['gpus'][0]['name']}, {offered['gpus'][0]['memory_bytes'] / 2**30:.0f} GiB", file=sys.stderr)
@@ -185,6 +197,25 @@ def main():
                 globals()[f"check_{name}"](bundle, pathlib.Path(work), table)
             except (RuntimeError, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
                 table.add(name, "ended early", str(problem).strip().splitlines()[-1][:200] if str(problem).strip() else type(problem).__name__, "to the end", False)
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=pathlib.Path, default=ROOT / "build" / "cuda" / "attune-bundle", help="directory or archive; default: build/cuda/attune-bundle, or its .tar.xz")
+    parser.add_argument("--only", default=",".join(CHECKS), help="checks by name, with commas")
+    parser.add_argument("--shapes", default=",".join(BILLIONS), help="of the check of speed, with commas; each takes some minutes")
+    args = parser.parse_args()
+    wanted = args.only.split(",")
+    unknown = [c for c in wanted if c not in CHECKS]
+    if unknown:
+        parser.error(f"--only {unknown[0]}: known are {', '.join(CHECKS)}")
+    unknown = [s for s in args.shapes.split(",") if s not in BILLIONS]
+    if unknown:
+        parser.error(f"--shapes {unknown[0]}: known are {', '.join(BILLIONS)}")
+    show_libraries()
+    with tempfile.TemporaryDirectory(prefix="attune-bundle-") as place:
+        table = checked(Bundle(unpacked(args.bundle, pathlib.Path(place)), args.shapes.split(",")), wanted)
     table.show()
     return 1 if table.failed else 0
 

@@ -45,6 +45,7 @@ def arguments():
     parser.add_argument("--data", type=pathlib.Path, help='conversations, or JSONL with "text"; pretrain has a default')
     parser.add_argument("--template", help="chat template by name; default: the tokenizer's own")
     parser.add_argument("--mode", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of the model's files, and so of attune's result: fp32 takes 60 GB of disk for 7 billion parameters")
     parser.add_argument("--adapter", type=int, metavar="RANK", help="LoRA of this rank in place of full tuning; the peers use PEFT")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside eager, in the same rounds")
     parser.add_argument("--own-fp32", action="store_true", help="with --mode bf16: attune in fp32 too")
@@ -110,7 +111,7 @@ def prepare(args):
     config = json.loads(args.config.read_text(encoding="utf-8")) if args.config else shapes.QWEN2_HALF_BILLION
     shape, model, data = args.out / "shape" / "config.json", args.out / "model", args.data
     shape.write_text(json.dumps(config), encoding="utf-8")
-    subprocess.run([sides.ATTUNE, "init", "--config", shape, "--out", model, "--seed", "42", "--dtype", "fp32", "--tokenizer", args.tokenizer], check=True)
+    subprocess.run([sides.ATTUNE, "init", "--config", shape, "--out", model, "--seed", "42", "--dtype", args.dtype, "--tokenizer", args.tokenizer], check=True)
     if args.task == PRETRAIN:
         data = args.out / "data.jsonl"
         tokens.write_documents(sides.ATTUNE, model, args.data, args.tokens, args.steps * args.batch, data, seed=42)

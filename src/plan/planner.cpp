@@ -261,9 +261,9 @@ Plan make_plan(const RunSetup& s, const Config& config, Calibration* calibration
   const uint64_t reference = reference_bytes(s, config), run = plan.parts.total() + plan.sample_bytes;
   plan.reference_bytes = reference > run ? reference - run : 0;
   Device& device = options.backend->device();
-  const uint64_t resident = device.is_host() ? resident_memory_bytes() : 0;  // program, tokenizer, data
-  plan.program_bytes = resident + (s.stream && device.is_host() ? s.stream->memory_bytes(s) : 0);
-  plan.available_bytes = device.free_memory() + resident;
+  const uint64_t held = device.held_memory();  // program, tokenizer, data; on a GPU the driver's own, and what others hold there
+  plan.program_bytes = held + (s.stream && device.is_host() ? s.stream->memory_bytes(s) : 0);
+  plan.available_bytes = device.free_memory() + held;
   if (!calibration) return plan;
   Config timed = config;
   timed.cutoff_len = s.config.cutoff_len;

@@ -15,7 +15,8 @@ struct Plan {
   // stream), "head" (final norm, logits of a chunk), "backward" (the block in work), "gradients" (of parameters, with
   // optimizer_in_backward), "workspace" (of kernels).
   std::map<std::string, uint64_t> arena;
-  // Resident now: the program itself, tokenizer and data; of a stream what its windows will take too. On a GPU they lie elsewhere: 0.
+  // Resident now: the program itself, tokenizer and data; of a stream what its windows will take too. On a GPU what is held there
+  // now: the driver's context, and other processes.
   uint64_t program_bytes = 0;
   uint64_t library_bytes = 0;  // what the math library takes when it computes
   uint64_t sample_bytes = 0;   // num_generation_samples: cache and workspace of an evaluation's answers

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,12 @@ std::vector<std::string> places() {
       patterns.push_back(std::string(root) + "/lib/python3*/site-packages/nvidia/*/lib");
       patterns.push_back(std::string(root) + "/lib");
     }
+  // Pythons that the shell would find: an environment whose bin/ is in PATH though nobody activated it.
+  if (const char* path = std::getenv("PATH")) {
+    std::stringstream directories(path);
+    for (std::string bin; std::getline(directories, bin, ':');)
+      if (bin.ends_with("/bin")) patterns.push_back(bin.substr(0, bin.size() - 3) + "lib/python3*/site-packages/nvidia/*/lib");
+  }
   if (const char* root = std::getenv("CUDA_HOME")) patterns.push_back(std::string(root) + "/lib64");
   for (const char* p : {"/usr/local/cuda/lib64", "/usr/local/cuda-*/lib64", "/usr/local/cuda-*/lib", "/usr/local/lib/python3*/dist-packages/nvidia/*/lib",
                         "/usr/local/lib/python3*/site-packages/nvidia/*/lib", "/usr/lib/python3*/dist-packages/nvidia/*/lib",
