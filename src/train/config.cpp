@@ -326,6 +326,22 @@ void take_stage_loss(Config& c, const std::set<std::string>& own) {
   if (!own.count("pref_loss_weights")) c.pref_loss_weights.clear();
 }
 
+// Keys that are another way to say what a second one says: which of the two is written first decides nothing.
+void take_other_names(Config& c, const std::map<std::string, Given>& given) {
+  const auto find = [&](const char* key) {
+    const auto it = given.find(key);
+    return it == given.end() || it->second.values.empty() ? nullptr : &it->second;
+  };
+  if (const Given *use_cpu = find("use_cpu"), *device = find("device"); use_cpu && device && boolean(*use_cpu)) {
+    if (device->scalar() == "cuda")
+      refuse("{}: use_cpu: true and device: cuda ({}) contradict each other. Leave one of them out: device: cpu computes on the processor, device: cuda on the GPU",
+             use_cpu->where, device->where);
+    c.device = "cpu";
+  }
+  if (const Given *neat = find("neat_packing"), *packing = find("packing"); neat && packing && boolean(*neat) && !boolean(*packing))
+    refuse("{}: neat_packing: true and packing: false ({}) contradict each other: they are two names of one setting. Leave one of them out", neat->where, packing->where);
+}
+
 // Layers of keys, later ones before earlier ones. What the first `shared` layers set may be meant for other stages: it is
 // not said to be idle.
 Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bool needs_data) {
@@ -350,6 +366,7 @@ Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bo
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
   if (implies_update_in_backward(config)) config.optimizer_in_backward = true;
   take_stage_loss(config, own);
+  take_other_names(config, merged);
   check(config, needs_data);
   say_idle(config, own);
   return config;

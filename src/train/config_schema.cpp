@@ -218,7 +218,7 @@ class Schema {
     flag("group_by_length", &Config::group_by_length, "Samples of similar length share a micro-batch (no use with `packing`).");
     flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last micro-batch when it is not full.");
     choices("device", &Config::device, {"auto", "cpu", "cuda"}, "Where it computes; `auto` takes a GPU where there is one.");
-    add({"use_cpu", "", "boolean", "`true` is `device: cpu`.",
+    add({"use_cpu", "", "boolean", "`true` is `device: cpu`; beside `device: cuda` it is refused.",
          [](Config& c, const Given& g) { if (boolean(g)) c.device = "cpu"; },
          [](const Config& c) { return text(c.device == "cpu"); }, {}});
     integer("seed", &Config::seed, 0, int64_t{1} << 53, "Everything random is a function of it.");

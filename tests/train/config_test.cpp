@@ -232,6 +232,23 @@ TEST_F(ConfigFile, CrossValidationNeedsItsEvaluationsAndItsOwnCheckpoints) {
   EXPECT_EQ(load("resume_from_checkpoint: False\n").resume_from_checkpoint, "");
 }
 
+TEST_F(ConfigFile, TwoNamesOfOneSettingThatContradictEachOtherAreRefusedInEitherOrder) {
+  for (const std::string yaml : {"use_cpu: true\ndevice: cuda\n", "device: cuda\nuse_cpu: true\n"}) {
+    const std::string message = refusal(yaml);
+    EXPECT_TRUE(says(message, "use_cpu: true and device: cuda")) << yaml << message;
+    EXPECT_TRUE(says(message, "run.yaml:1") && says(message, "run.yaml:2")) << message;
+  }
+  // Whatever the layer: neither wins in silence.
+  EXPECT_TRUE(says(refusal("use_cpu: false\ndevice: cuda\n", {"use_cpu=true"}), "contradict"));
+  EXPECT_TRUE(says(refusal("use_cpu: true\n", {"device=cuda"}), "contradict"));
+  for (const std::string yaml : {"use_cpu: true\ndevice: auto\n", "device: auto\nuse_cpu: true\n", "device: cpu\nuse_cpu: true\n", "device: cpu\nuse_cpu: false\n"})
+    EXPECT_EQ(load(yaml).device, "cpu") << yaml;
+  EXPECT_EQ(load("use_cpu: false\ndevice: cuda\n").device, "cuda");
+  for (const std::string yaml : {"packing: false\nneat_packing: true\n", "neat_packing: true\npacking: false\n"})
+    EXPECT_TRUE(says(refusal(yaml), "neat_packing: true and packing: false")) << yaml;
+  EXPECT_TRUE(load("packing: true\nneat_packing: false\n").packing);
+}
+
 TEST_F(ConfigFile, SettingsWithoutEffectAreNamed) {
   const auto said = [&](const List& overrides) {
     ::testing::internal::CaptureStderr();
