@@ -348,13 +348,13 @@ const std::set<std::string>& ignored_keys() {
       "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
       "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
       "hub_private_repo", "ms_hub_token", "om_hub_token", "log_on_each_node", "skip_memory_metrics",
-      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "precompute_ref_log_probs", "ref_model_quantization_bit", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
+      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "precompute_ref_log_probs", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
   return keys;
 }
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "use_dft_loss", "auto_find_batch_size", "disable_shuffling"};
+      "use_dft_loss", "auto_find_batch_size", "disable_shuffling", "ref_model_quantization_bit"};
   return keys;
 }
 

@@ -260,7 +260,20 @@ TEST_F(ConfigFile, SettingsWithoutEffectAreNamed) {
   EXPECT_TRUE(says(said({"lr_scheduler_type=constant", "warmup_ratio=0.1"}), "warmup_ratio"));
   EXPECT_TRUE(says(said({"freeze_trainable_layers=1"}), "freeze_trainable_layers"));
   EXPECT_TRUE(says(said({"metric_for_best_model=accuracy"}), "metric_for_best_model"));
+  EXPECT_TRUE(says(said({"stage=dpo", "label_smoothing_factor=0.1"}), "label_smoothing_factor"));
+  EXPECT_TRUE(says(said({"max_steps=10", "num_train_epochs=3"}), "num_train_epochs"));
+  EXPECT_TRUE(says(said({"save_strategy=no", "save_steps=10"}), "save_steps"));
+  EXPECT_TRUE(says(said({"eval_steps=10"}), "eval_steps"));
+  EXPECT_TRUE(says(said({"badam_switch_interval=10"}), "badam_switch_interval"));
+  EXPECT_TRUE(says(said({"clipping=off", "max_grad_norm=2"}), "max_grad_norm"));
+  EXPECT_FALSE(says(said({"max_steps=10", "save_steps=5", "val_size=2", "eval_steps=5", "label_smoothing_factor=0.1", "max_grad_norm=2"}), "no effect"));
   EXPECT_FALSE(says(said({"optim=adafactor", "metric_for_best_model=accuracy", "val_size=2", "warmup_ratio=0.1"}), "no effect"));
+}
+
+TEST_F(ConfigFile, AReferenceThatWouldBeAnotherThanAskedForIsRefused) {
+  EXPECT_TRUE(says(refusal("{}", {"stage=dpo", "ref_model=m", "ref_model_quantization_bit=4"}), "ref_model_quantization_bit is not available"));
+  EXPECT_EQ(refusal("stage: dpo\nref_model_quantization_bit: null\n"), "");
+  EXPECT_TRUE(says(refusal("{}", {"stage=rm", "val_size=2", "num_generation_samples=1"}), "num_generation_samples"));
 }
 
 TEST_F(ConfigFile, OptimizersGoByTheirKnownNames) {
