@@ -135,6 +135,21 @@ TEST(LossMask, TextOfUsersNeverBecomesAControlToken) {
   EXPECT_EQ(last[last.size() - 1], *tokenizer->eos_id());
 }
 
+// A micro-batch of its own would have nothing to learn from, and end the run.
+TEST(LossMask, ATextOfWeightZeroIsDroppedAndReported) {
+  const auto tokenizer = chatml_tokenizer();
+  Records records;
+  records.files = {"x"};
+  records.rows = {text_row("a b", 1), text_row("c d", 2)};
+  records.rows[0].weight = 0;
+  DataReport report;
+  const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, RowKind::text}, report);
+  ASSERT_EQ(set.size(), 1);
+  EXPECT_EQ(set.where(0), "x:2");
+  ASSERT_EQ(report.entries().size(), 1u);
+  EXPECT_EQ(report.entries()[0].where + ": " + report.entries()[0].reason, "x:1: its weight is 0");
+}
+
 class Cutoff : public ::testing::Test {
  protected:
   TokenSet cut(text::Conversation c, int64_t limit) {
