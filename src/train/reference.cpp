@@ -1,11 +1,16 @@
 #include "train/reference.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
+#include "formats/peft.h"
 #include "formats/safetensors.h"
 #include "models/load.h"
 #include "util/error.h"
+#include "util/hash.h"
 #include "util/log.h"
 #include "util/machine.h"
 #include "util/progress.h"
@@ -21,6 +26,36 @@ std::pair<int64_t, bool> reach(const RunSetup& s) {
   return {std::min(epoch, s.total_steps), s.total_steps > epoch};
 }
 
+// By its bytes: a directory may hold another model tomorrow, under the same name.
+std::string content_of(formats::ModelDirectory& model) {
+  std::set<fs::path> files{model.path() / "config.json"};
+  if (model.has_weights())
+    for (const auto& [name, entry] : model.tensors()) files.insert(entry.file->path());
+  std::string hashes;
+  for (const fs::path& file : files) hashes += hash128_file(file);
+  return fmt::format("{:016x}", hash64(hashes));
+}
+
+std::string content_of_adapter(const std::string& directory) {
+  return fmt::format("{:016x}", hash64(hash128_file(formats::open_adapter(directory)->path()) + hash128_file(fs::path(directory) / "adapter_config.json")));
+}
+
+// What the reference is, as far as it decides what it says of a token.
+std::map<std::string, std::string> reference_of(const RunSetup& s) {
+  const Config& c = s.config;
+  if (!c.ref_model.empty()) {
+    formats::ModelDirectory model(c.ref_model);
+    return {{"reference", "ref_model " + content_of(model)}};
+  }
+  std::map<std::string, std::string> out{{"reference", "the model as training begins " + content_of(*s.directory)}};
+  std::vector<std::string> adapters;
+  for (const std::string& directory : c.adapter_name_or_path) adapters.push_back(content_of_adapter(directory));
+  out["adapters"] = fmt::format("{}", fmt::join(adapters, ","));
+  if (!s.vocabulary.rows.empty())
+    out["new_tokens"] = fmt::format("{} | {} | {} | {}", fmt::join(c.add_tokens, ","), fmt::join(c.add_special_tokens, ","), c.init_special_tokens, c.seed);
+  return out;
+}
+
 }  // namespace
 
 EngineOptions reference_options(const EngineOptions& run) {
@@ -31,7 +66,7 @@ EngineOptions reference_options(const EngineOptions& run) {
   return options;
 }
 
-ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors") {
+ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors"), reference_(reference_of(setup)) {
   const auto [steps, all] = reach(setup);
   parts_.push_back({setup.train_set.get(), setup.train_batches.get(), "train", true, steps, all});
   if (setup.eval_batches) parts_.push_back({setup.eval_set.get(), setup.eval_batches.get(), "eval", false, setup.eval_batches->steps_in_epoch(0), false});
@@ -42,18 +77,18 @@ ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(
 
 // Files of this run alone: another reference or other data begins anew.
 std::map<std::string, std::string> ReferenceLogps::identity() const {
-  const Config& c = setup_.config;
-  std::map<std::string, std::string> id{{"format", "attune reference log-probabilities 1"},
-                                        {"reference", c.ref_model.empty() ? "the model as training begins: " + c.model_name_or_path : c.ref_model},
-                                        {"quantization", text_of(c.ref_model.empty() ? setup_.engine.tuning.quantization : Quantization{})},
-                                        {"compute", name_of(setup_.engine.compute)}};
+  std::map<std::string, std::string> id = reference_;
+  id["format"] = "attune reference log-probabilities 2";
+  id["compute"] = name_of(setup_.engine.compute);
+  id["quantization"] = text_of(setup_.config.ref_model.empty() ? setup_.engine.tuning.quantization : Quantization{});
   for (const Part& p : parts_) id[p.name] = p.set->fingerprint();
   return id;
 }
 
-void ReferenceLogps::load() {
+void ReferenceLogps::load() try {
   if (!fs::exists(file_)) return;
   const formats::SafetensorsFile file(file_);
+  for (const auto& [key, value] : reference_) changed_ |= !file.metadata().contains(key) || file.metadata().at(key) != value;
   if (file.metadata() != identity()) return;
   for (Part& p : parts_) {
     const formats::TensorInfo* info = file.find(p.name);
@@ -62,6 +97,8 @@ void ReferenceLogps::load() {
     file.read(*info, DType::f32, values.data());
     for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kReferenceLogp, i, values[static_cast<size_t>(i)]);
   }
+} catch (const Error& error) {
+  warn("the log-probabilities of the reference that are kept cannot be used: {}", error.what());
 }
 
 void ReferenceLogps::store() const {

@@ -15,6 +15,8 @@ class ReferenceLogps {
   explicit ReferenceLogps(RunSetup& setup);
   // Whether some are missing that the run needs; what is in output_dir already was read.
   bool missing() const;
+  // Whether those in output_dir are another model's than the one that is the reference now.
+  bool changed() const { return changed_; }
   // Computes them with the model as it is now, through the run's own engine. Shows progress.
   void fill(Engine& engine);
   // The same with the model of `ref_model`, which is loaded for it and gone when this returns.
@@ -38,6 +40,8 @@ class ReferenceLogps {
   RunSetup& setup_;
   fs::path file_;
   std::vector<Part> parts_;
+  std::map<std::string, std::string> reference_;  // the model, its adapters …: by content
+  bool changed_ = false;
 };
 
 }  // namespace attune::train

@@ -161,11 +161,14 @@ void Trainer::claim_output() {
 void Trainer::prepare_reference() {
   if (!needs_reference(config_)) return;
   references_ = std::make_unique<ReferenceLogps>(setup_);
+  if (checkpoint_ && references_->changed())
+    refuse("{}: the reference is another model than when this run began: {} on disk, or the setting that names it, has changed since. Restore it, or start afresh",
+           output_.string(), config_.ref_model.empty() ? "the base or an adapter that it begins with" : "ref_model");
   if (!config_.ref_model.empty() && references_->missing()) references_->fill_with(config_.ref_model);
   reference_missing_ = references_->missing();
   if (reference_missing_ && checkpoint_ && setup_.engine.tuning.adapts())
-    fail("{}: reference_logps.safetensors, which an adapter's run needs to continue, is not there any more or belongs to other data. Start afresh, or "
-         "bring the file back", output_.string());
+    fail("{}: reference_logps.safetensors, which an adapter's run needs to continue, is not there any more, is damaged, or belongs to another reference or other "
+         "data. Start afresh, or bring the file back with the base and the data that it was made of", output_.string());
 }
 
 void Trainer::load_model(uint64_t activation_bytes) {

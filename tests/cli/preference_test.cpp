@@ -63,6 +63,42 @@ TEST_F(Preferences, ASeparateReferenceIsUsed) {
   EXPECT_TRUE(says(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("nowhere"), "overwrite_output_dir=true"}).err, "nowhere"));
 }
 
+// What is kept belongs to a model, not to the name of a directory.
+TEST_F(Preferences, AReferenceThatHasChangedIsAskedAnew) {
+  const auto make = [&](const std::string& name, const std::string& seed) {
+    fs::remove_all(work_ / name);
+    const Result r = run({"init", "--config", at("config.json"), "--out", at(name), "--tokenizer", at("tokenizer"), "--seed", seed});
+    ASSERT_EQ(r.code, 0) << r.err;
+  };
+  const auto asked = [&](const std::vector<std::string>& more) {  // a new run that finds what an earlier one has kept
+    const std::string kept = fs::exists(work_ / "out/reference_logps.safetensors") ? read_file(work_ / "out/reference_logps.safetensors") : "";
+    fs::remove_all(work_ / "out");
+    if (!kept.empty()) work_.write("out/reference_logps.safetensors", kept);
+    auto settings = more;
+    settings.insert(settings.end(), {"max_steps=2", "save_steps=1"});
+    const Result r = train("dpo", "pairs.jsonl", settings);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return says(r.err, "reference: ");
+  };
+  EXPECT_TRUE(asked({}));
+  EXPECT_FALSE(asked({}));
+  make("base", "5");
+  EXPECT_TRUE(asked({}));
+  make("other", "6");
+  EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+  EXPECT_FALSE(asked({"ref_model=" + at("other")}));
+  make("other", "7");
+  EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+  // A run in the middle of its way does not change its reference.
+  make("other", "8");
+  fs::remove(work_ / "out/train_results.json");
+  expect_failure(train("dpo", "pairs.jsonl", {"ref_model=" + at("other"), "max_steps=2", "resume_from_checkpoint=true"}), 2, "the reference is another model");
+  // What is damaged is made anew.
+  make("other", "7");
+  work_.write("out/reference_logps.safetensors", read_file(work_ / "out/reference_logps.safetensors").substr(0, 300));
+  EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+}
+
 TEST_F(Preferences, ResumedItGoesOnWithTheSameReference) {
   ASSERT_EQ(train("dpo", "pairs.jsonl", {"max_steps=8", "output_dir=" + at("whole")}).code, 2);  // output_dir twice
   const std::vector<std::string> settings{"max_steps=8", "save_steps=4"};
