@@ -1,10 +1,12 @@
 // train and plan.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "eval/evaluation.h"
 #include "plan/report.h"
 #include "train/cross_validation.h"
 #include "train/pipeline.h"
@@ -94,9 +96,12 @@ std::string run_pipeline(const std::vector<train::Config>& stages, bool force) {
   check_stages(stages, force);
   train::PipelineHooks hooks;
   hooks.run = [&](const train::Config& c) { return run_once(c, {}, force); };
-  hooks.merge = [](const std::string& base, const std::string& adapter, const std::string& out) {
+  hooks.merge = [](const train::Config& stage, const std::string& out) {
     MergeArgs args;
-    args.model = base, args.adapters = {adapter}, args.out = out;
+    args.model = stage.model_name_or_path, args.out = out;
+    args.adapters = {fmt::format("{}", fmt::join(eval::evaluated_adapters(stage), ","))};  // with those below the new one
+    // The weights beside which it has learnt: the next stage goes on with what this one has measured.
+    if (stage.quantization().on()) args.base = "dequantized";
     merge(args);
   };
   return train::run_pipeline(stages, hooks);

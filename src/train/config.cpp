@@ -337,8 +337,11 @@ void place_stages(std::vector<Config>& stages, const std::vector<std::vector<Giv
     if (!c.resume_from_checkpoint.empty() && c.resume_from_checkpoint != "true" && c.resume_from_checkpoint != "True")
       refuse("resume_from_checkpoint: {} belongs to one stage; with true the pipeline continues where it was", c.resume_from_checkpoint);
     c.output_dir = (output / fmt::format("{}-{}", i + 1, c.stage_loss.empty() ? c.stage : c.stage_loss)).string();
-    if (before && !sets(own[i], "model_name_or_path"))
+    const bool goes_on = before && !sets(own[i], "model_name_or_path");
+    if (goes_on)
       c.model_name_or_path = before->finetuning_type == "lora" ? (std::filesystem::path(before->output_dir) / "merged").string() : before->output_dir;
+    // Adapters that are named for all stages are part of that result already.
+    if (goes_on && !sets(own[i], "adapter_name_or_path")) c.adapter_name_or_path.clear(), c.create_new_adapter = false;
     // What a stage has brought is told by the loss before it.
     const bool validated = (c.val_size > 0 || !c.eval_dataset.empty()) && c.eval_strategy != "no";
     if (validated && std::none_of(c.settings.begin(), c.settings.end(), [](const auto& s) { return s.key == "eval_on_start"; })) c.eval_on_start = true;

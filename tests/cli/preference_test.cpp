@@ -303,6 +303,32 @@ TEST_F(Pipelines, KilledInAnyStageItEndsWithTheSameBits) {
   EXPECT_TRUE(read_file(work_ / "killed/3-dpo/model.safetensors") == read_file(work_ / "whole/3-dpo/model.safetensors"));
 }
 
+// What the next stage begins with is what this one has made: on the base as it learnt beside it, with the adapters below its own.
+TEST_F(Pipelines, AdaptersOnAQuantisedBaseOrOnOthersAreMergedWhole) {
+  const auto pipeline = [&](const std::string& first) {
+    work_.write("pipe.yaml", "model_name_or_path: " + at("base") + "\ntemplate: default\ncutoff_len: 96\nper_device_train_batch_size: 4\nfinetuning_type: lora\nlora_rank: 4\nmax_steps: 3\n" +
+                                 "stages:\n  - stage: sft\n    dataset: " + at("chat.jsonl") + "\n" + first + "  - stage: dpo\n    dataset: " + at("pairs.jsonl") + "\n    val_size: 4\n");
+  };
+  const auto nll = [&](const std::vector<std::string>& model) {
+    work_.write("lines.txt", "The cat was happy and saw a tree.\n");
+    std::vector<std::string> all{"score", "--file", at("lines.txt")};
+    all.insert(all.end(), model.begin(), model.end());
+    const Result r = run(all);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return parse_json(lines_of(r.out).at(0), "score")["mean_nll"].get<double>();
+  };
+  pipeline("    quantization_bit: 4\n    learning_rate: 1e-2\n");
+  const Result r = go("q");
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NEAR(nll({"--model", at("q/1-sft/merged")}), nll({"--model", at("base"), "--adapter", at("q/1-sft"), "--quantization", "nf4-double"}), 1e-3);
+  pipeline("    adapter_name_or_path: " + at("q/1-sft") + "\n    create_new_adapter: true\n    learning_rate: 0\n");
+  const Result on_top = go("t");
+  ASSERT_EQ(on_top.code, 0) << on_top.err;
+  const double expected = nll({"--model", at("base"), "--adapter", at("q/1-sft")});
+  EXPECT_NEAR(nll({"--model", at("t/1-sft/merged")}), expected, 1e-3);
+  EXPECT_GT(std::abs(expected - nll({"--model", at("base")})), 1e-2);
+}
+
 TEST_F(Pipelines, EveryStageIsLookedAtBeforeTheFirstBegins) {
   write_pipeline();
   std::string text = read_file(work_ / "pipe.yaml");
