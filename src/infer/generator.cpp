@@ -7,7 +7,9 @@
 #include "models/quantized_base.h"
 #include "util/error.h"
 #include "util/files.h"
+#include "util/hash.h"
 #include "util/json.h"
+#include "util/log.h"
 #include "util/machine.h"
 
 namespace attune::infer {
@@ -15,9 +17,38 @@ namespace attune::infer {
 namespace {
 
 // Where the tokenizer is: new tokens and a template come with an adapter.
-std::string tokenizer_directory(const std::string& base, const models::AdapterRequest& adapters) {
+std::string directory_of_tokenizer(const std::string& base, const models::AdapterRequest& adapters) {
   const std::string own = !adapters.chain.empty() ? adapters.chain.back() : !adapters.set.empty() ? adapters.set[0].directory : "";
   return !own.empty() && text::Tokenizer::found_in(own) ? own : base;
+}
+
+bool same_files(const fs::path& a, const fs::path& b) {
+  const auto content = [](const fs::path& directory) {
+    std::string all;
+    for (const fs::path& file : text::Tokenizer::files(directory)) all += file.filename().string() + hash128_file(file);
+    return all;
+  };
+  return a == b || content(a) == content(b);
+}
+
+bool same_tokens(const text::Tokenizer& a, const text::Tokenizer& b) {
+  for (int64_t id = 0; id < a.vocab_size(); ++id)
+    if (a.id_to_token(static_cast<text::TokenId>(id)) != b.id_to_token(static_cast<text::TokenId>(id))) return false;
+  return true;
+}
+
+// One tokenizer reads for all adapters of a set: what another one has learnt in other tokens it would never see.
+void check_tokenizers(const text::Tokenizer& tokenizer, const std::string& directory, const std::string& base, const std::vector<models::NamedAdapter>& set) {
+  for (const models::NamedAdapter& adapter : set) {
+    const std::string own = text::Tokenizer::found_in(adapter.directory) ? adapter.directory : base;
+    if (same_files(own, directory)) continue;
+    const auto theirs = text::Tokenizer::load(own);
+    if (theirs->vocab_size() != tokenizer.vocab_size() || !same_tokens(*theirs, tokenizer))
+      refuse("--adapter: {} goes with the tokenizer in {}, {} with the one in {}, which has other tokens. Such adapters are used alone, or merged first (attune merge)",
+             set[0].name, directory, adapter.name, own);
+    if (theirs->chat_template() != tokenizer.chat_template())
+      warn("--adapter: {} was tuned with another chat template than {}, whose template is used for all of them; --template names one", adapter.name, set[0].name);
+  }
 }
 
 }  // namespace
@@ -34,7 +65,9 @@ Generator::Generator(const std::string& directory, DType compute, const models::
     adapters_ = std::make_unique<models::AdapterSet>(*model_, adapters.set, quantization);
   }
   const auto weights = adapters_ ? models::parse_weights(adapters.use, adapters.set) : std::vector<double>{};
-  tokenizer_ = text::Tokenizer::load(tokenizer_directory(directory, adapters));
+  tokenizer_directory_ = directory_of_tokenizer(directory, adapters);
+  tokenizer_ = text::Tokenizer::load(tokenizer_directory_);
+  check_tokenizers(*tokenizer_, tokenizer_directory_, directory, adapters.set);
   const double bytes = models::weight_bytes(*model_, compute) + (adapters_ ? static_cast<double>(adapters_->bytes(compute)) : 0);
   if (bytes > static_cast<double>(device.free_memory()))
     fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(device.free_memory()));

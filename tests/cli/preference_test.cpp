@@ -237,6 +237,31 @@ TEST_F(Preferences, ARewardModelCanBeAnAdapter) {
       EXPECT_NEAR(parse_json(one[i], "line")[side].get<double>(), parse_json(other[i], "line")[side].get<double>(), 1e-5);
 }
 
+// The adapter's own template, not the base's, is the one that its rewards belong to.
+TEST_F(Preferences, ARewardAdapterIsAskedInItsOwnTemplate) {
+  ASSERT_EQ(run({"train", "model_name_or_path=" + at("base"), "stage=rm", "finetuning_type=lora", "dataset=" + at("pairs.jsonl"), "template=default", "cutoff_len=96",
+                 "per_device_train_batch_size=4", "max_steps=4", "learning_rate=1e-2", "output_dir=" + at("adapter")}).code, 0);
+  work_.write("base/chat_template.jinja", "{% for m in messages %}{{ m['role'] + '> ' + m['content'] + '\n' }}{% endfor %}");
+  const std::vector<std::string> ask{"score", "--reward", "--model", at("base"), "--adapter", at("adapter"), "--file", at("pairs.jsonl")};
+  auto named = ask;
+  named.insert(named.end(), {"--template", "default"});
+  const Result own = run(ask), by_name = run(named);
+  ASSERT_EQ(own.code, 0) << own.err;
+  EXPECT_EQ(own.out, by_name.out);
+}
+
+// Their validation figures are those of the run; there is nothing to generate and compare.
+TEST_F(Preferences, EvaluationOfPairsIsRefusedWithWhereTheFiguresAre) {
+  for (const auto& [stage, data] : {std::pair{"dpo", "pairs.jsonl"}, {"rm", "pairs.jsonl"}, {"kto", "judged.jsonl"}}) {
+    const Result r = run({"eval", "model_name_or_path=" + at("base"), std::string("stage=") + stage, "eval_dataset=" + at(data), "template=default", "output_dir=" + at("out")});
+    expect_failure(r, 2, "eval_results.json");
+    EXPECT_TRUE(says(r.err, std::string("stage ") + stage)) << r.err;
+  }
+  // Of the tuned model questions can be asked.
+  EXPECT_EQ(run({"eval", "model_name_or_path=" + at("base"), "stage=dpo", "eval_dataset=" + at("pairs.jsonl"), "template=default", "output_dir=" + at("out"),
+                 "--file", at("chat.jsonl"), "--max-new-tokens", "2", "--json"}).code, 0);
+}
+
 class Pipelines : public Preferences {
  protected:
   void write_pipeline(const std::string& more = "") {
