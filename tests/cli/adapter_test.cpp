@@ -1,5 +1,6 @@
 // Adapters as a user meets them: trained, resumed, continued, used and merged.
 #include <cstdlib>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "formats/model_directory.h"
@@ -202,6 +203,22 @@ TEST_F(AdapterRun, AnAdapterOfAnotherBaseIsRefused) {
     EXPECT_NE(r.err.find("another base"), std::string::npos) << r.err;
   }
   EXPECT_FALSE(fs::exists(work / "m"));
+}
+
+// Merging looks at it before anything is written, also where the answers are not compared.
+TEST_F(AdapterRun, OneWithNumbersThatAreNoneIsNeitherUsedNorMerged) {
+  for (const std::string more : {"lora_target=q_proj", "additional_target=norm"}) {
+    ASSERT_EQ(run(training("a", {more, "max_steps=1", "overwrite_output_dir=true"})).code, 0);
+    std::string bytes = read_file(work / "a/adapter_model.safetensors");
+    const uint32_t nan = 0x7FC00000u;
+    std::memcpy(&bytes[bytes.size() - 4], &nan, 4);
+    write_file(work / "a/adapter_model.safetensors", bytes);
+    const std::string a = (work / "a").string();
+    for (const auto& args : {std::vector<std::string>{"score", "--model", base, "--file", data, "--adapter", a}, {"score", "--model", base, "--file", data, "--adapter", a, "--use", "a"},
+                             {"merge", "--model", base, "--adapter", a, "--out", (work / "m").string(), "--no-check"}})
+      expect_failure(run(args), 1, "holds a number that is not finite");
+    EXPECT_FALSE(fs::exists(work / "m"));
+  }
 }
 
 TEST_F(AdapterRun, OnAQuantisedBaseResumesToTheSameBitsAndEvaluatesOnIt) {
