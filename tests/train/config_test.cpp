@@ -55,6 +55,8 @@ TEST_F(ConfigFile, DuplicatesAreRefused) {
   EXPECT_TRUE(says(message, "run.yaml:3")) << message;
   EXPECT_TRUE(says(message, "run.yaml:1")) << message;
   EXPECT_TRUE(says(refusal("{}", {"seed=1", "seed=2"}), "duplicate key seed"));
+  for (const char* twice : {"rank_pattern=q_proj=4,k_proj=8,q_proj=16", R"(rank_pattern={"q_proj": 4, "q_proj": 16})"})
+    EXPECT_TRUE(says(refusal("finetuning_type: lora\n", {twice}), "q_proj")) << twice;
   // Two names of one key.
   EXPECT_TRUE(says(refusal("eval_strategy: steps\nevaluation_strategy: no\n"), "duplicate"));
   EXPECT_TRUE(says(refusal("{}", {"eval_strategy=steps", "evaluation_strategy=epoch"}), "duplicate"));
