@@ -105,7 +105,8 @@ class Merge {
     const Json config = new_config();
     formats::SaveOptions save;
     save.config = &config;
-    if (text::Tokenizer::found_in(args_.adapters.back())) save.companions_from = args_.adapters.back();
+    const std::string& own = args_.is_chain() ? args_.adapters.back() : args_.adapters.front();  // as when they run beside the base
+    if (text::Tokenizer::found_in(own)) save.companions_from = own;
     const auto tensors = sources();
     check_room(tensors, out);
     publish_directory(out, [&](const fs::path& directory) {

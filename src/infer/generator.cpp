@@ -16,9 +16,15 @@ namespace attune::infer {
 
 namespace {
 
+// Whose answers are asked for first: of a set the first adapter that has a weight, or the first one.
+size_t first_of(const std::vector<double>& weights) {
+  const auto on = std::find_if(weights.begin(), weights.end(), [](double w) { return w != 0; });
+  return on == weights.end() ? 0 : static_cast<size_t>(on - weights.begin());
+}
+
 // Where the tokenizer is: new tokens and a template come with an adapter.
-std::string directory_of_tokenizer(const std::string& base, const models::AdapterRequest& adapters) {
-  const std::string own = !adapters.chain.empty() ? adapters.chain.back() : !adapters.set.empty() ? adapters.set[0].directory : "";
+std::string directory_of_tokenizer(const std::string& base, const models::AdapterRequest& adapters, const std::vector<double>& weights) {
+  const std::string own = !adapters.chain.empty() ? adapters.chain.back() : !adapters.set.empty() ? adapters.set[first_of(weights)].directory : "";
   return !own.empty() && text::Tokenizer::found_in(own) ? own : base;
 }
 
@@ -44,10 +50,10 @@ void check_tokenizers(const text::Tokenizer& tokenizer, const std::string& direc
     if (same_files(own, directory)) continue;
     const auto theirs = text::Tokenizer::load(own);
     if (theirs->vocab_size() != tokenizer.vocab_size() || !same_tokens(*theirs, tokenizer))
-      refuse("--adapter: {} goes with the tokenizer in {}, {} with the one in {}, which has other tokens. Such adapters are used alone, or merged first (attune merge)",
-             set[0].name, directory, adapter.name, own);
+      refuse("--adapter: {} goes with the tokenizer in {}, which has other tokens than the one in {}. Such adapters are used alone, or merged first (attune merge)",
+             adapter.name, own, directory);
     if (theirs->chat_template() != tokenizer.chat_template())
-      warn("--adapter: {} was tuned with another chat template than {}, whose template is used for all of them; --template names one", adapter.name, set[0].name);
+      warn("--adapter: {} was tuned with another chat template than the one in {}, which is used for all of them; --template names one", adapter.name, directory);
   }
 }
 
@@ -65,7 +71,7 @@ Generator::Generator(const std::string& directory, DType compute, const models::
     adapters_ = std::make_unique<models::AdapterSet>(*model_, adapters.set, quantization);
   }
   const auto weights = adapters_ ? models::parse_weights(adapters.use, adapters.set) : std::vector<double>{};
-  tokenizer_directory_ = directory_of_tokenizer(directory, adapters);
+  tokenizer_directory_ = directory_of_tokenizer(directory, adapters, weights);
   tokenizer_ = text::Tokenizer::load(tokenizer_directory_);
   check_tokenizers(*tokenizer_, tokenizer_directory_, directory, adapters.set);
   const double bytes = models::weight_bytes(*model_, compute) + (adapters_ ? static_cast<double>(adapters_->bytes(compute)) : 0);

@@ -15,7 +15,7 @@ namespace attune::infer {
 class Generator {
  public:
   // Loads weights as `compute`, those of the layers as `quantization` where it is on, and the tokenizer. The tokenizer and template of the last adapter of a
-  // chain, of the first of a set, win over the base's. Refuses a set whose tokenizers have other tokens.
+  // chain, of the first that is chosen of a set, win over the base's. Refuses a set whose tokenizers have other tokens.
   Generator(const std::string& directory, DType compute, const models::AdapterRequest& adapters = {}, const Quantization& quantization = {},
             const ops::Backend& backend = ops::cpu_backend());
   ~Generator();

@@ -312,6 +312,30 @@ TEST_F(AdapterRun, SeveralAddUpAsTheirMergeAndOneIsChosenWithoutTheOthers) {
   EXPECT_FALSE(fs::exists(work / "no"));
 }
 
+// Each was tuned with a template of its own; the one that is chosen is asked in its own.
+TEST_F(AdapterRun, OfSeveralTheFirstThatIsChosenBringsTheTemplate) {
+  ASSERT_EQ(run(training("law", {"lora_target=q_proj", "learning_rate=0.05"})).code, 0);
+  ASSERT_EQ(run(training("tone", {"lora_target=q_proj", "learning_rate=0.05", "template=alpaca"})).code, 0);
+  const std::string law = (work / "law").string(), tone = (work / "tone").string();
+  const auto answer = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> args{"generate", "--model", base, "--max-new-tokens", "8", "--chat", "--prompt", "Hi", "--json"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  };
+  const auto prompt = [](const Result& r) { return parse_json(r.out, "answer")["prompt_ids"]; };
+  const Result alone = answer({"--adapter", tone}), chosen = answer({"--adapter", law, "--adapter", tone, "--use", "tone"}), both = answer({"--adapter", law, "--adapter", tone});
+  ASSERT_EQ(chosen.code, 0) << chosen.err;
+  EXPECT_EQ(prompt(chosen), prompt(alone));
+  EXPECT_EQ(prompt(both), prompt(answer({"--adapter", law})));
+  EXPECT_NE(prompt(both), prompt(alone));
+  EXPECT_TRUE(says(chosen.err, "law was tuned with another chat template")) << chosen.err;
+  for (const char* use : {"law+tone", "tone"}) {
+    const fs::path merged = work / (std::string("merged ") + use);
+    ASSERT_EQ(run({"merge", "--model", base, "--adapter", law, "--adapter", tone, "--use", use, "--out", merged.string(), "--no-check"}).code, 0);
+    EXPECT_EQ(read_file(merged / "chat_template.jinja"), read_file(work / (std::string(use) == "tone" ? "tone" : "law") / "chat_template.jinja")) << use;
+  }
+}
+
 TEST_F(AdapterRun, RowsOfAFileAndAConversationChooseTheirAdapter) {
   ASSERT_EQ(run(training("law", {"lora_target=q_proj,down_proj", "learning_rate=0.05"})).code, 0);
   ASSERT_EQ(run(training("tone", {"lora_target=q_proj,up_proj", "learning_rate=0.05", "seed=7"})).code, 0);
