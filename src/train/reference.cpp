@@ -20,6 +20,9 @@ namespace {
 
 using data::kReferenceLogp;
 
+// What a kill may cost, in seconds.
+constexpr double kKeepEvery = 60;
+
 // Steps of the first epoch that the run comes to, and whether it comes to others.
 std::pair<int64_t, bool> reach(const RunSetup& s) {
   const int64_t epoch = s.train_batches->steps_in_epoch(0);
@@ -155,6 +158,7 @@ bool ReferenceLogps::missing() const {
 
 void ReferenceLogps::fill(Engine& engine) {
   const double begin = seconds_now();
+  double kept = begin;
   int64_t total = 0, done = 0, tokens = 0;
   for_each_missing([&](const Part&, const MicroBatch&) { ++total; });
   Progress progress("reference", total);
@@ -167,6 +171,7 @@ void ReferenceLogps::fill(Engine& engine) {
       p.set->set_side(kReferenceLogp, b.sequence_samples[s], static_cast<float>(sequences[s].logp));
     }
     tokens += b.token_count();
+    if (seconds_now() - kept > kKeepEvery) store(), kept = seconds_now();
     progress.update(++done, fmt::format("{:.0f} tokens/s", static_cast<double>(tokens) / std::max(1e-9, seconds_now() - begin)));
   });
   store();

@@ -1,4 +1,5 @@
 // Rewards, preferences and pipelines from the command line.
+#include <cstring>
 #include <random>
 
 #include "cli/program.h"
@@ -97,6 +98,28 @@ TEST_F(Preferences, AReferenceThatHasChangedIsAskedAnew) {
   make("other", "7");
   work_.write("out/reference_logps.safetensors", read_file(work_ / "out/reference_logps.safetensors").substr(0, 300));
   EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+}
+
+// A run that was killed while it asked the reference goes on where it was.
+TEST_F(Preferences, OfAReferenceOnlyWhatIsMissingIsAsked) {
+  const Result first = train("dpo", "pairs.jsonl", {"max_steps=8"});
+  ASSERT_EQ(first.code, 0) << first.err;
+  const std::string whole = read_file(work_ / "out/reference_logps.safetensors");
+  std::string part = whole;
+  const uint32_t unknown = 0x7FC00000u;
+  std::memcpy(&part[part.size() - 4], &unknown, 4);
+  fs::remove_all(work_ / "out");
+  work_.write("out/reference_logps.safetensors", part);
+  const Result second = train("dpo", "pairs.jsonl", {"max_steps=8"});
+  ASSERT_EQ(second.code, 0) << second.err;
+  EXPECT_TRUE(read_file(work_ / "out/reference_logps.safetensors") == whole);
+  const auto tokens = [](const Result& r) {
+    const std::string mark = "log-probabilities of ";
+    const size_t at = r.err.find(mark);
+    return at == std::string::npos ? 0 : std::stoi(r.err.substr(at + mark.size()));
+  };
+  EXPECT_GT(tokens(second), 0);
+  EXPECT_LT(4 * tokens(second), tokens(first)) << second.err;
 }
 
 TEST_F(Preferences, ResumedItGoesOnWithTheSameReference) {
