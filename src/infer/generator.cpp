@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "models/merge.h"
 #include "models/quantized_base.h"
@@ -38,8 +39,16 @@ bool same_files(const fs::path& a, const fs::path& b) {
 }
 
 bool same_tokens(const text::Tokenizer& a, const text::Tokenizer& b) {
+  const auto token = [](const text::Tokenizer& tokenizer, int64_t id) -> std::optional<std::string> {
+    try {
+      return tokenizer.id_to_token(static_cast<text::TokenId>(id));
+    } catch (const Error&) {  // an id that nobody has
+      return std::nullopt;
+    }
+  };
+  if (a.vocab_size() != b.vocab_size()) return false;
   for (int64_t id = 0; id < a.vocab_size(); ++id)
-    if (a.id_to_token(static_cast<text::TokenId>(id)) != b.id_to_token(static_cast<text::TokenId>(id))) return false;
+    if (token(a, id) != token(b, id)) return false;
   return true;
 }
 
@@ -49,7 +58,7 @@ void check_tokenizers(const text::Tokenizer& tokenizer, const std::string& direc
     const std::string own = text::Tokenizer::found_in(adapter.directory) ? adapter.directory : base;
     if (same_files(own, directory)) continue;
     const auto theirs = text::Tokenizer::load(own);
-    if (theirs->vocab_size() != tokenizer.vocab_size() || !same_tokens(*theirs, tokenizer))
+    if (!same_tokens(*theirs, tokenizer))
       refuse("--adapter: {} goes with the tokenizer in {}, which has other tokens than the one in {}. Such adapters are used alone, or merged first (attune merge)",
              adapter.name, own, directory);
     if (theirs->chat_template() != tokenizer.chat_template())
