@@ -278,6 +278,13 @@ TEST_F(ConfigFile, AReferenceThatWouldBeAnotherThanAskedForIsRefused) {
   EXPECT_TRUE(says(refusal("{}", {"stage=rm", "val_size=2", "num_generation_samples=1"}), "num_generation_samples"));
 }
 
+TEST_F(ConfigFile, ALossThatIsAlwaysZeroIsRefused) {
+  EXPECT_TRUE(says(refusal("{}", {"stage=kto", "kto_chosen_weight=0", "kto_rejected_weight=0"}), "nothing would be learnt"));
+  EXPECT_EQ(refusal("{}", {"stage=kto", "kto_rejected_weight=0"}), "");
+  EXPECT_TRUE(says(refusal("{}", {"stage=dpo", "pref_loss=sigmoid,ipo", "pref_loss_weights=0,0"}), "nothing would be learnt"));
+  EXPECT_EQ(refusal("{}", {"stage=dpo", "pref_loss=sigmoid,ipo", "pref_loss_weights=0,0", "pref_ftx=1"}), "");
+}
+
 TEST_F(ConfigFile, OptimizersGoByTheirKnownNames) {
   const auto rule = [&](const List& overrides) { return optimizer_options(load("{}", overrides)).name; };
   for (const char* name : {"adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf"}) EXPECT_EQ(rule({std::string("optim=") + name}), "adamw");
