@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "models/merge.h"
 #include "models/quantized_base.h"
+#include "text/same_tokens.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/hash.h"
@@ -38,27 +38,13 @@ bool same_files(const fs::path& a, const fs::path& b) {
   return a == b || content(a) == content(b);
 }
 
-bool same_tokens(const text::Tokenizer& a, const text::Tokenizer& b) {
-  const auto token = [](const text::Tokenizer& tokenizer, int64_t id) -> std::optional<std::string> {
-    try {
-      return tokenizer.id_to_token(static_cast<text::TokenId>(id));
-    } catch (const Error&) {  // an id that nobody has
-      return std::nullopt;
-    }
-  };
-  if (a.vocab_size() != b.vocab_size()) return false;
-  for (int64_t id = 0; id < a.vocab_size(); ++id)
-    if (token(a, id) != token(b, id)) return false;
-  return true;
-}
-
 // One tokenizer reads for all adapters of a set: what another one has learnt in other tokens it would never see.
 void check_tokenizers(const text::Tokenizer& tokenizer, const std::string& directory, const std::string& base, const std::vector<models::NamedAdapter>& set) {
   for (const models::NamedAdapter& adapter : set) {
     const std::string own = text::Tokenizer::found_in(adapter.directory) ? adapter.directory : base;
     if (same_files(own, directory)) continue;
     const auto theirs = text::Tokenizer::load(own);
-    if (!same_tokens(*theirs, tokenizer))
+    if (!text::same_tokens(*theirs, tokenizer))
       refuse("--adapter: {} goes with the tokenizer in {}, which has other tokens than the one in {}. Such adapters are used alone, or merged first (attune merge)",
              adapter.name, own, directory);
     if (theirs->chat_template() != tokenizer.chat_template())

@@ -9,6 +9,7 @@
 #include "formats/peft.h"
 #include "formats/safetensors.h"
 #include "models/load.h"
+#include "text/same_tokens.h"
 #include "util/error.h"
 #include "util/hash.h"
 #include "util/log.h"
@@ -185,6 +186,9 @@ void ReferenceLogps::fill_with(const std::string& path) {
   if (model->config().vocab_size < setup_.architecture.vocab_size)
     refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, model->config().vocab_size,
            setup_.architecture.vocab_size);
+  if (text::Tokenizer::found_in(path) && !text::same_tokens(*text::Tokenizer::load(path), *setup_.tokenizer))
+    refuse("ref_model: the tokenizer in {} has other tokens than that of the model which is trained: the reference would read other words. Name a model of the same family, "
+           "or leave ref_model out (the model as training begins)", path);
   const EngineOptions options = reference_options(setup_.engine);
   for (const auto& p : model->parameters().all()) p->trainable = false;
   const auto engine_of = [&](models::Decoder& m, Place place, uint64_t bytes) {

@@ -62,6 +62,10 @@ TEST_F(Preferences, ASeparateReferenceIsUsed) {
   ASSERT_EQ(r.code, 0) << r.err;
   EXPECT_GT(std::abs(result("out/trainer_state.json")["log_history"][0]["loss"].get<double>() - std::log(2.0)), 1e-3);
   EXPECT_TRUE(says(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("nowhere"), "overwrite_output_dir=true"}).err, "nowhere"));
+  // The same number of rows says nothing of what stands in them.
+  ASSERT_EQ(run({"tokenizer", "train", at("text.jsonl"), "--out", at("words"), "--vocab-size", "300"}).code, 0);
+  ASSERT_EQ(run({"init", "--config", at("config.json"), "--out", at("foreign"), "--tokenizer", at("words")}).code, 0);
+  expect_failure(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("foreign"), "overwrite_output_dir=true"}), 2, "has other tokens");
 }
 
 // What is kept belongs to a model, not to the name of a directory.
