@@ -123,6 +123,7 @@ int evaluate(const EvalArgs& args) {
   data::Records records;
   if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
   else if (asks) records = eval::held_out_records(*config);
+  note_base(request.adapters, request.quantization);
   infer::Generator generator(request.model, request.compute, request.adapters, request.quantization, *request.backend);
   const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
   eval::Evaluation evaluation;

@@ -74,8 +74,10 @@ void score_pairs(const data::TokenSet& set, infer::Generator& model) {
 }  // namespace
 
 int reward(const ScoreArgs& args) {
-  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use),
-                         parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
+  const models::AdapterRequest adapters = adapters_of(args.adapters, args.use);
+  const Quantization quantization = parse_quantization(args.quantization, "--quantization");
+  note_base(adapters, quantization);
+  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), adapters, quantization, ops::choose_backend(args.device));
   if (model.model().config().num_labels == 0)
     refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", args.model);
   if (args.ids || fs::path(args.file).extension() == ".txt") {

@@ -269,6 +269,9 @@ TEST_F(AdapterRun, MergingAsksForTheBaseOfAQuantisedRunAndMeasuresBoth) {
   EXPECT_LT(furthest(expected, nll((work / "dequantized").string())), 1e-4);
   EXPECT_LT(furthest(nll(base, a), nll((work / "files").string())), 1e-4);
   EXPECT_GT(furthest(expected, nll(base, a)), 1e-3);
+  // Beside another base it answers, and that is said.
+  EXPECT_TRUE(says(run({"score", "--model", base, "--adapter", a, "--file", text}).err, "--quantization fp4-double holds it as then"));
+  EXPECT_FALSE(says(trained.err, "--quantization"));
   // Elsewhere the adapter alone does not say so.
   fs::remove(fs::path(a) / "attune_config.yaml");
   EXPECT_EQ(merge("n", {"--base", "dequantized"}).code, 2);
