@@ -131,6 +131,9 @@ void check_streaming(const Config& c) {
   without(!c.dataset_weights.empty(), "dataset_weights", "how many rows a data set has is not known; mix by interleave_probs");
   without(c.eval_strategy == "epoch", "eval_strategy: epoch", "set eval_steps");
   without(c.save_strategy == "epoch", "save_strategy: epoch", "set save_steps");
+  const bool once = c.eval_strategy == "auto" && c.eval_steps == 0;
+  for (const auto& [wanted, key] : {std::pair{c.early_stopping_patience > 0, "early_stopping_patience"}, {c.load_best_model_at_end, "load_best_model_at_end"}, {c.save_strategy == "best", "save_strategy: best"}})
+    without(once && wanted, key, "it has no epochs, so that the only evaluation would be the last one. Set eval_steps");
   without(c.dataloader_drop_last, "dataloader_drop_last", "rows would be left out at the end of each window");
   without(!c.tokenized_path.empty(), "tokenized_path", "a stream is not kept");
   const auto per = std::find_if(c.lr_scheduler_kwargs.begin(), c.lr_scheduler_kwargs.end(), [](const auto& p) { return p.first == "per"; });
