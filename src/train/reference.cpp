@@ -4,14 +4,12 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
 
-#include "formats/peft.h"
 #include "formats/safetensors.h"
 #include "models/load.h"
 #include "text/same_tokens.h"
+#include "train/content.h"
 #include "util/error.h"
-#include "util/hash.h"
 #include "util/log.h"
 #include "util/machine.h"
 #include "util/progress.h"
@@ -28,20 +26,6 @@ constexpr double kKeepEvery = 60;
 std::pair<int64_t, bool> reach(const RunSetup& s) {
   const int64_t epoch = s.train_batches->steps_in_epoch(0);
   return {std::min(epoch, s.total_steps), s.total_steps > epoch};
-}
-
-// By its bytes: a directory may hold another model tomorrow, under the same name.
-std::string content_of(formats::ModelDirectory& model) {
-  std::set<fs::path> files{model.path() / "config.json"};
-  if (model.has_weights())
-    for (const auto& [name, entry] : model.tensors()) files.insert(entry.file->path());
-  std::string hashes;
-  for (const fs::path& file : files) hashes += hash128_file(file);
-  return fmt::format("{:016x}", hash64(hashes));
-}
-
-std::string content_of_adapter(const std::string& directory) {
-  return fmt::format("{:016x}", hash64(hash128_file(formats::open_adapter(directory)->path()) + hash128_file(fs::path(directory) / "adapter_config.json")));
 }
 
 // What the reference is, as far as it decides what it says of a token.
