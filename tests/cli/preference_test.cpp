@@ -378,7 +378,7 @@ TEST_F(Pipelines, AdaptersOnAQuantisedBaseOrOnOthersAreMergedWhole) {
   ASSERT_EQ(on_top.code, 0) << on_top.err;
   const double expected = nll({"--model", at("base"), "--adapter", at("q/1-sft")});
   EXPECT_NEAR(nll({"--model", at("t/1-sft/merged")}), expected, 1e-3);
-  EXPECT_GT(std::abs(expected - nll({"--model", at("base")})), 1e-2);
+  EXPECT_GT(std::abs(expected - nll({"--model", at("base")})), 2e-3);
 }
 
 TEST_F(Pipelines, EveryStageIsLookedAtBeforeTheFirstBegins) {
