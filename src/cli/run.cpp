@@ -83,7 +83,9 @@ train::Config before_it_begins(const train::Config& stage, const std::string& ba
 // Every stage must be known to work before the first begins.
 void check_stages(const std::vector<train::Config>& stages, bool force) {
   for (const train::Config& stage : stages) {
+    train::protect_finished_run(stage);
     train::RunSetup setup = train::prepare(before_it_begins(stage, stages[0].model_name_or_path));
+    train::check_run(setup);
     plan::settle(setup);
     const plan::Plan plan = plan::make_plan(setup, nullptr);
     if (!plan.fits() && !force)
@@ -111,8 +113,10 @@ std::string run_pipeline(const std::vector<train::Config>& stages, bool force) {
 plan::Plan plan_one(const train::Config& config, const RunArgs& args, std::string& json) {
   train::RunSetup setup = setup_for_plan(config);
   for (const std::string& line : plan::settle(setup)) notice("{}", line);
-  if (setup.train_set)
+  if (setup.train_set) {
+    train::check_run(setup);
     for (const std::string& line : train::describe_data(setup)) info("{}", line);
+  }
   const auto [plan, suggestions] = make_plan(setup, setup.train_set ? kAsked : kWithoutData, args.all);
   if (args.json) json = plan::plan_json(plan, suggestions);
   else fmt::print("{}", plan::plan_text(plan, suggestions));

@@ -73,7 +73,7 @@ class Trainer {
   Trainer(RunSetup& setup, uint64_t activation_bytes)
       : setup_(setup), config_(setup.config), output_(config_.output_dir),
         schedule_(schedule_options(setup)), best_(config_) {
-    if (setup_.eval_set) best_.check(metric_names(*setup_.eval_set, *setup_.objective));
+    check_run(setup);
     claim_output();
     prepare_reference();
     load_model(activation_bytes);
@@ -535,6 +535,11 @@ std::string Trainer::finish(double epoch) {
 }
 
 }  // namespace
+
+void check_run(const RunSetup& setup) {
+  const optim::Schedule known(schedule_options(setup));
+  if (setup.eval_set) BestModel(setup.config).check(metric_names(*setup.eval_set, *setup.objective));
+}
 
 std::string run_training(RunSetup& setup, uint64_t activation_bytes) {
   interrupted = 0;

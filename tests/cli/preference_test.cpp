@@ -389,6 +389,19 @@ TEST_F(Pipelines, EveryStageIsLookedAtBeforeTheFirstBegins) {
   const Result r = go("p");
   EXPECT_NE(r.code, 0);
   EXPECT_FALSE(fs::exists(work_ / "p/1-pt"));
+  for (const std::string late : {"metric_for_best_model: accuracy", "lr_scheduler_kwargs: {nonsense: 1}"}) {
+    write_pipeline();
+    text = read_file(work_ / "pipe.yaml") + "    " + late + "\n";
+    work_.write("pipe.yaml", text);
+    expect_failure(go("p"), 2, late.substr(0, late.find(':')));
+    EXPECT_FALSE(fs::exists(work_ / "p/1-pt")) << late;
+  }
+  expect_failure(run({"plan", "model_name_or_path=" + at("base"), "stage=dpo", "dataset=" + at("pairs.jsonl"), "template=default", "lr_scheduler_kwargs=nonsense=1"}), 2,
+                 "lr_scheduler_kwargs");
+  write_pipeline();
+  work_.write("p/3-dpo/trainer_log.jsonl", "");
+  expect_failure(go("p"), 2, "already holds a run");
+  EXPECT_FALSE(fs::exists(work_ / "p/1-pt"));
   work_.write("pipe.yaml", "stages:\n  - stage: sft\n    outptu_dir: x\n");
   expect_failure(go("p"), 2, "outptu_dir");
   work_.write("pipe.yaml", "stages: sft\n");
