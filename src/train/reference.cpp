@@ -9,6 +9,7 @@
 #include "models/load.h"
 #include "text/same_tokens.h"
 #include "train/content.h"
+#include "train/objective_options.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -52,6 +53,18 @@ EngineOptions reference_options(const EngineOptions& run) {
   options.capacity = run.capacity;
   options.eval_capacity = run.eval_capacity;
   return options;
+}
+
+void check_reference(const RunSetup& s) {
+  const std::string& path = s.config.ref_model;
+  if (path.empty() || !needs_reference(s.config)) return;
+  const models::DecoderConfig reference = models::declare(formats::ModelDirectory(path))->config();
+  if (reference.num_labels > 0) refuse("ref_model: {} scores sequences; a reference must be a language model", path);
+  if (reference.vocab_size < s.architecture.vocab_size)
+    refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, reference.vocab_size, s.architecture.vocab_size);
+  if (text::Tokenizer::found_in(path) && !text::same_tokens(*text::Tokenizer::load(path), *s.tokenizer))
+    refuse("ref_model: the tokenizer in {} has other tokens than that of the model which is trained: the reference would read other words. Name a model of the same family, "
+           "or leave ref_model out (the model as training begins)", path);
 }
 
 ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors"), reference_(reference_of(setup)) {
@@ -166,13 +179,6 @@ void ReferenceLogps::fill(Engine& engine) {
 void ReferenceLogps::fill_with(const std::string& path) {
   formats::ModelDirectory directory(path);
   auto model = models::declare(directory);
-  if (model->config().num_labels > 0) refuse("ref_model: {} scores sequences; a reference must be a language model", path);
-  if (model->config().vocab_size < setup_.architecture.vocab_size)
-    refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, model->config().vocab_size,
-           setup_.architecture.vocab_size);
-  if (text::Tokenizer::found_in(path) && !text::same_tokens(*text::Tokenizer::load(path), *setup_.tokenizer))
-    refuse("ref_model: the tokenizer in {} has other tokens than that of the model which is trained: the reference would read other words. Name a model of the same family, "
-           "or leave ref_model out (the model as training begins)", path);
   const EngineOptions options = reference_options(setup_.engine);
   for (const auto& p : model->parameters().all()) p->trainable = false;
   const auto engine_of = [&](models::Decoder& m, Place place, uint64_t bytes) {

@@ -9,6 +9,9 @@ namespace attune::train {
 // What an engine is told that only looks, at the batches of a run with these options.
 EngineOptions reference_options(const EngineOptions& run);
 
+// Refuses a `ref_model` that cannot be the run's reference: of another kind, or with other tokens.
+void check_reference(const RunSetup& setup);
+
 // Log-probabilities of the samples that this run will look at, kept in output_dir.
 class ReferenceLogps {
  public:

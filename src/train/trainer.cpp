@@ -538,6 +538,7 @@ std::string Trainer::finish(double epoch) {
 
 void check_run(const RunSetup& setup) {
   const optim::Schedule known(schedule_options(setup));
+  check_reference(setup);
   if (setup.eval_set) BestModel(setup.config).check(metric_names(*setup.eval_set, *setup.objective));
 }
 

@@ -66,6 +66,7 @@ TEST_F(Preferences, ASeparateReferenceIsUsed) {
   ASSERT_EQ(run({"tokenizer", "train", at("text.jsonl"), "--out", at("words"), "--vocab-size", "300"}).code, 0);
   ASSERT_EQ(run({"init", "--config", at("config.json"), "--out", at("foreign"), "--tokenizer", at("words")}).code, 0);
   expect_failure(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("foreign"), "overwrite_output_dir=true"}), 2, "has other tokens");
+  EXPECT_TRUE(fs::exists(work_ / "out/train_results.json"));  // seen before anything is cleared
 }
 
 // What is kept belongs to a model, not to the name of a directory.
