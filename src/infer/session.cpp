@@ -274,7 +274,7 @@ std::vector<float> Session::sequence_scores(const std::vector<int32_t>& ids) {
   tape_->begin(false);
   const models::ForwardOptions options;
   const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, options);
-  const std::vector<float> scores = floats_of(context_->device(), model_.head().logits(*context_, hidden->value.slice(length_of(ids) - 1, 1)));
+  std::vector<float> scores = floats_of(context_->device(), model_.head().logits(*context_, hidden->value.slice(length_of(ids) - 1, 1)));
   if (!std::all_of(scores.begin(), scores.end(), [](float x) { return std::isfinite(x); }))
     fail("{}: the score of a text of {} tokens is not finite: the weights are damaged, or too large for this precision", name_, ids.size());
   return scores;
