@@ -161,7 +161,7 @@ def main():
         parser.error("--steps must be more than --warmup")
     if not os.access(sides.ATTUNE, os.X_OK):
         parser.error(f"{sides.ATTUNE} is missing: scripts/build.sh builds it")
-    pace.require()
+    pace.require("cpu")
     if args.work.exists() and not (args.work / "runs.jsonl").exists():
         parser.error(f"--work {args.work} exists and is no earlier result of this program; it is not overwritten")
     shutil.rmtree(args.work, ignore_errors=True)

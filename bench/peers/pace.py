@@ -39,10 +39,10 @@ def of_gpu(python):
 
 def now(threads, device="cpu", python="python3"):
     """FLOP/s of loops in registers: {"bf16": …, "fp32": …}, and bytes/s read. bf16 is 0 where the processor has none. Of a
-    GPU: FLOP/s of large products."""
+    GPU: FLOP/s of large products. Medians over a second: a hiccup is no change of pace."""
     if device == "cuda":
         return of_gpu(python)
-    done = subprocess.run([PROGRAM, "peak"], check=True, stdout=subprocess.PIPE, text=True,
+    done = subprocess.run([PROGRAM, "peak", "--rounds", "25"], check=True, stdout=subprocess.PIPE, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     p = json.loads(done.stdout)
     return {"bf16": p["bf16_gflops"] * 1e9, "fp32": p["fp32_gflops"] * 1e9, "read": p["read_gbs"] * 1e9}

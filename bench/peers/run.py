@@ -12,7 +12,8 @@ Modes: fp32 beside fp32; bf16 (attune: bf16 with fp32 masters) beside fp32 weigh
 faster one counts. --compile adds torch.compile of each. With --adapter R all train LoRA of rank R on every linear module of the
 layers (alpha 2R, no dropout) beside a frozen base, the peers with PEFT; all begin with the same A and B, which attune wrote. In
 mode bf16 the base of both peers stands in bf16: beside adapters in fp32 with autocast (as trainers do), and beside adapters in bf16.
-The pace of the machine is measured around every process; where it moved, the round is repeated for that peer. PYTHON: the
+The pace of the machine is measured around every process; where it moved, the round is repeated for that peer. With --turns both stay
+in memory and make one step each in turn: a pair of steps is a round (pretrain, one peer; memory for both). PYTHON: the
 interpreter with torch and transformers (--adapter: and peft); ATTUNE and BENCH_KERNELS: the programs, default build/attune and build/bench_kernels.
 """
 
@@ -29,6 +30,7 @@ import report
 import shapes
 import sides
 import tokens
+import turns
 
 PRETRAIN, SFT, PACKED = "pretrain", "sft", "packed-sft"
 TOKENS = {PRETRAIN: 512, SFT: 1024, PACKED: 2048}
@@ -57,6 +59,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, help="comparable rounds wanted of each peer")
     parser.add_argument("--attempts", type=int, help="rounds at most; default: three times --rounds")
     parser.add_argument("--drift", type=float, default=0.05, help="by how much the pace may differ in a comparable round")
+    parser.add_argument("--turns", action="store_true", help="both in memory, one step of each in turn; --peer has to name one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=pathlib.Path, default=pace.ROOT / "build" / "bench-peers")
@@ -84,6 +87,8 @@ def check(parser, args):
         parser.error("--llama-cpp: llama-finetune learns plain text, it goes with --task pretrain")
     if args.adapter is not None and (args.adapter < 1 or args.llama_cpp):
         parser.error("--adapter takes a rank of at least 1, and does not go with --llama-cpp, which tunes all weights")
+    if args.turns and (args.task != PRETRAIN or args.device != "cpu" or args.llama_cpp):
+        parser.error("--turns compares steps that are all alike on the CPU: it goes with --task pretrain, not with --llama-cpp or --device cuda")
     if args.own_fp32 and args.mode != "bf16":
         parser.error("--own-fp32 goes with --mode bf16")
     if not os.access(sides.ATTUNE, os.X_OK):
@@ -168,6 +173,18 @@ def run_round(number, ours, peers, args, sizes):
     return result
 
 
+def all_rounds(ours, peers, args, sizes):
+    """One round after the other, until every peer has enough that can be compared."""
+    rounds = []
+    for number in range(1, args.attempts + 1):
+        wanted = [p for p in peers if sum(report.comparable(r, ours.name, p.name, args.drift) for r in rounds) < args.rounds]
+        if not wanted:
+            break
+        print(f"round {number} (at most {args.attempts})", file=sys.stderr, flush=True)
+        rounds.append(run_round(number, ours, wanted, args, sizes))
+        yield rounds[-1]
+
+
 def main():
     args = arguments()
     config, settings, sizes = prepare(args)
@@ -177,15 +194,13 @@ def main():
         peers = [p for p in peers if any(word in p.name for word in args.peer)]
         if not peers:
             raise SystemExit(f"error: --peer {args.peer} names none of {names}")
+    if args.turns and len(peers) != 1:
+        raise SystemExit(f"error: --turns keeps attune and one peer in memory: --peer has to name one of {[p.name for p in peers]}")
     rounds = []
-    for number in range(1, args.attempts + 1):
-        wanted = [p for p in peers if sum(report.comparable(r, ours.name, p.name, args.drift) for r in rounds) < args.rounds]
-        if not wanted:
-            break
-        print(f"round {number} (at most {args.attempts})", file=sys.stderr, flush=True)
-        rounds.append(run_round(number, ours, wanted, args, sizes))
+    for found in turns.run(ours, peers[0], args) if args.turns else all_rounds(ours, peers, args, sizes):
+        rounds.append(found)
         with open(args.out / "rounds.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(rounds[-1]) + "\n")
+            file.write(json.dumps(found) + "\n")
     programs = dict.fromkeys(m["result"]["program"] for r in rounds for m in r.values())
     lengths = [n for s in sizes for n in s["lengths"]]
     paces = [m[when] for r in rounds for m in r.values() for when in ("before", "after")]

@@ -18,16 +18,35 @@ PYTHON = os.environ.get("PYTHON", sys.executable)
 LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-5, 1e-4
 
 
+class Process:
+    """A command that was started; what it says goes to `log`, standard output to a file beside it."""
+
+    def __init__(self, command, log, threads):
+        self.command, self.log, self.output = command, log, log.with_name(log.name + ".out")
+        with open(log, "wb") as errors, open(self.output, "wb") as output:
+            self.popen = subprocess.Popen([str(c) for c in command], stdout=output, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+
+    def signal(self, number):
+        self.popen.send_signal(number)
+
+    def ended(self):
+        return self.popen.returncode is not None or self.popen.poll() is not None
+
+    def wait(self):
+        """Standard output and VmHWM."""
+        _, status, usage = os.wait4(self.popen.pid, 0)
+        self.popen.returncode = os.waitstatus_to_exitcode(status)
+        self.check()
+        return self.output.read_text(encoding="utf-8"), usage.ru_maxrss * 1024
+
+    def check(self):
+        if self.popen.returncode:
+            raise SystemExit(f"error: {self.command[0]} ended with {self.popen.returncode}; the end of {self.log}:\n" + self.log.read_text(errors="replace")[-3000:])
+
+
 def execute(command, log, threads):
-    """Standard output and VmHWM of a finished process; what it says goes to `log`."""
-    with open(log, "wb") as errors:
-        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
-        output = process.stdout.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"error: {command[0]} ended with {process.returncode}; the end of {log}:\n" + log.read_text(errors="replace")[-3000:])
-    return output, usage.ru_maxrss * 1024
+    """Standard output and VmHWM of a finished process."""
+    return Process(command, log, threads).wait()
 
 
 def version_of(program):
@@ -49,40 +68,55 @@ class Attune:
     precision: str   # "bf16" or "fp32": the peak that its rate is a share of
     settings: list   # of the run
     threads: int
-    adapter: pathlib.Path | None  # to continue; without, full tuning
+    adapter: pathlib.Path | None = None  # to continue; without, full tuning
     device: str = "cpu"
-    state_bytes: int = 0  # weights, masters, gradients as large as the trained weights, moments; from the plan
+    planned: dict = dataclasses.field(default_factory=dict)  # the parts of the plan's memory
     kind = "ourselves"  # of the peers of one kind, the fastest counts
 
-    def run(self, out, number):
-        target = out / f"{self.name.replace(' ', '-')}.{number}"
+    def start(self, out, number):
+        target = self.target(out, number)
         tuned = ["finetuning_type=full", f"learning_rate={LEARNING_RATE}"]
         if self.adapter:
             tuned = ["finetuning_type=lora", "lora_dropout=0", f"adapter_name_or_path={self.adapter}", f"learning_rate={ADAPTER_LEARNING_RATE}"]
         settings = [*self.settings, *tuned, "lr_scheduler_type=constant", "max_grad_norm=1.0",
                     "weight_decay=0", "seed=42", f"device={self.device}", "logging_steps=1", "save_strategy=no", "overwrite_output_dir=true", f"output_dir={target}"]
-        said = target.with_name(target.name + ".log")
-        if not self.state_bytes:
-            parts = json.loads(execute([ATTUNE, "plan", *settings, "--json"], out / "plan.log", self.threads)[0])["parts"]
-        execute([ATTUNE, "train", *settings], said, self.threads)
-        trained, parameters = counts(said)
-        if not self.state_bytes:
-            gradients = trained * (2 if self.precision == "bf16" else 4)
-            self.state_bytes = parts["weights"] + gradients + parts["masters"] + parts["optimizer"]
+        if not self.planned:
+            self.planned = json.loads(execute([ATTUNE, "plan", *settings, "--json"], out / "plan.log", self.threads)[0])["parts"]
+        return Process([ATTUNE, "train", *settings], target.with_name(target.name + ".log"), self.threads)
+
+    def target(self, out, number):
+        return out / f"{self.name.replace(' ', '-')}.{number}"
+
+    def steps(self, out, number):
+        """The lines that the log has of steps so far."""
+        log = self.target(out, number) / "trainer_log.jsonl"
+        if not log.exists():
+            return []
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if '"throughput"' in line]
+
+    def steps_done(self, process, out, number):
+        return len(self.steps(out, number))
+
+    def finish(self, process, out, number):
+        process.wait()
+        target = self.target(out, number)
+        trained, parameters = counts(process.log)
         for weights in target.glob("model*.safetensors"):  # only the figures are needed
             weights.unlink()
-        log = [json.loads(line) for line in (target / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
-        steps = [e for e in log if "throughput" in e]
+        steps = self.steps(out, number)
         tokens = [b["total_tokens"] - a["total_tokens"] for a, b in zip([{"total_tokens": 0}] + steps, steps)]
         results = json.loads((target / "train_results.json").read_text(encoding="utf-8"))
         return {"losses": [e["loss"] for e in steps],
                 "seconds": [n / e["throughput"] for n, e in zip(tokens, steps)],
                 "tokens": tokens,  # all of them useful: attune pads nothing
                 "peak_memory_bytes": results.get("peak_device_memory_bytes", results["peak_memory_bytes"]),
-                "state_bytes": self.state_bytes,
+                "state_bytes": sum(self.planned[part] for part in ("weights", "masters", "optimizer")) + trained * (2 if self.precision == "bf16" else 4),
                 "trained": trained,
                 "parameters": parameters,
                 "program": version_of(ATTUNE)}
+
+    def run(self, out, number):
+        return self.finish(self.start(out, number), out, number)
 
 
 @dataclasses.dataclass
@@ -108,12 +142,20 @@ class Torch:
     def kind(self):
         return "torch.compile" if self.compiled else "eager"
 
-    def run(self, out, number):
+    def start(self, out, number):
         command = [PYTHON, HERE / "torch_step.py", "--model", self.model, "--steps", self.steps, "--rows", self.rows, "--mode", self.mode,
                    "--threads", self.threads, "--device", self.device, "--learning-rate", ADAPTER_LEARNING_RATE if self.adapter else LEARNING_RATE,
                    *(["--adapter", self.adapter] if self.adapter else []), *(["--compile"] if self.compiled else [])]
-        output, _ = execute(command, out / f"{self.name.replace(' ', '-')}.{number}.log", self.threads)
-        return json.loads(output.splitlines()[-1])
+        return Process(command, out / f"{self.name.replace(' ', '-')}.{number}.log", self.threads)
+
+    def steps_done(self, process, out, number):
+        return process.output.read_text(encoding="utf-8").count("step ")
+
+    def finish(self, process, out, number):
+        return json.loads(process.wait()[0].splitlines()[-1])
+
+    def run(self, out, number):
+        return self.finish(self.start(out, number), out, number)
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ sample; with several batches gradients accumulate, and the loss is the mean over
 --adapter DIR trains that adapter beside the frozen model. With autocast the model then stands in bf16 and the adapter in fp32: nothing
 would come of a frozen fp32 base but twice the memory, so that is how trainers set it up.
 
-Prints one JSON line. peak_memory_bytes is VmHWM, or with --device cuda what PyTorch has reserved of the GPU at most; state_bytes are weights, gradients and moments.
+Prints a line for each step, and at last one of JSON. peak_memory_bytes is VmHWM, or with --device cuda what PyTorch has reserved of the GPU at most; state_bytes are weights, gradients and moments.
 """
 
 import argparse
@@ -107,6 +107,7 @@ def main():
             torch.cuda.synchronize()
         losses.append(total)
         seconds.append(time.monotonic() - begin)
+        print(f"step {len(seconds)}", flush=True)
     print(json.dumps({
         "peak_memory_bytes": peak_memory_bytes(),
         "state_bytes": state,

@@ -136,7 +136,11 @@ void Batcher::pack_window(std::vector<int64_t> groups, uint64_t deal_key) const 
     packs_[pack].push_back(group);
     free.emplace(left - tokens, pack);
   }
-  if (!options_.shuffle) return;
+  if (!options_.shuffle) {
+    const auto first_of = [](const std::vector<int64_t>& pack) { return *std::min_element(pack.begin(), pack.end()); };
+    std::sort(packs_.begin() + static_cast<ptrdiff_t>(first), packs_.end(), [&](const auto& a, const auto& b) { return first_of(a) < first_of(b); });
+    return;
+  }
   // Best fit leaves long sequences in front: deal the window's packs in an order of their own.
   const auto n = static_cast<int64_t>(packs_.size() - first);
   const Permutation deal(n, mix_key(options_.seed, 0x9ACCull), deal_key);

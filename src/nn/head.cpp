@@ -179,7 +179,8 @@ void Head::loss_in_chunks(Tape& tape, Value hidden, const Targets& targets, cons
     if (!gradient) return;
     const DType gradient_dtype = call.hook ? DType::f32 : dtype;
     const Tensor dz = ops::logit_gradient(context, {z, labels, lse, part(targets.coefficient, first, rows.count), gradient_dtype,
-                                                    call.label_smoothing, z_loss});
+                                                    call.label_smoothing, z_loss, {}, 0, 0,
+                                                    call.by_probability ? part(call.logp, first, rows.count) : Tensor{}});
     if (call.hook) call.hook->backward(context, dz, first);
     chunk_gradients(tape, c, words, dz, h, dhidden ? dhidden->value.slice(first, rows) : Tensor{});
   });
@@ -220,7 +221,8 @@ void Head::loss_in_slabs(Tape& tape, Value hidden, const Targets& targets, const
   for_each_slab([&](const Words& slab) {
     const Chunk c = chunk(context, h, slab, true);
     const Tensor dz = ops::logit_gradient(context, {c.logits, targets.labels, lse, targets.coefficient, dtype, call.label_smoothing,
-                                                    options_.z_loss, state, slab.first, words.weight.rows.count});
+                                                    options_.z_loss, state, slab.first, words.weight.rows.count,
+                                                    call.by_probability ? part(call.logp, 0, rows.count) : Tensor{}});
     dlogits_back(context, c, slab, dz);
     if (dh.defined()) ops::gemm(context, {dz, slab.weight, dh, false, false, slab.first > 0});
     const int64_t n = slab.weight.rows.count;

@@ -26,6 +26,7 @@ struct LossCall {
   Tensor correct;           // f32 [1,R]: 1 where no word is likelier than the label; undefined: not wanted
   float label_smoothing = 0;
   LogitHook* hook = nullptr;
+  bool by_probability = false;  // each token's gradient is multiplied by the probability of its label
 };
 
 struct HeadOptions {

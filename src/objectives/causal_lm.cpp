@@ -24,11 +24,12 @@ void note_outcomes(const BatchView& batch) {
 double CausalLm::run(nn::Tape& tape, models::Decoder& model, const BatchView& batch, DType compute,
                      const models::ForwardOptions& options) const {
   nn::Value hidden = model.forward(tape, batch.stream(), compute, options);
-  model.head().loss(tape, hidden, batch.targets(), {batch.logp(), batch.correct(), tape.training() ? label_smoothing_ : 0.0f, nullptr});
+  const bool dynamic = dynamic_ && tape.training();
+  model.head().loss(tape, hidden, batch.targets(), {batch.logp(), batch.correct(), tape.training() ? label_smoothing_ : 0.0f, nullptr, dynamic});
   double loss = 0;
   if (!tape.context().dry()) {
     const auto logp = batch.logp_on_host(), coefficient = batch.coefficients();
-    for (size_t i = 0; i < logp.size(); ++i) loss -= static_cast<double>(coefficient[i]) * logp[i];
+    for (size_t i = 0; i < logp.size(); ++i) loss -= static_cast<double>(coefficient[i]) * logp[i] * (dynamic ? std::exp(static_cast<double>(logp[i])) : 1.0);
     if (batch.outcomes) note_outcomes(batch);
   }
   // What is not finite must not reach weights that are updated inside backward.

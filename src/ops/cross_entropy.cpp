@@ -26,6 +26,7 @@ void finish_logprob(Context& context, const FinishLogprob& a) {
 
 Tensor logit_gradient(Context& context, const LogitGradient& a) {
   require(a.logits.dtype == DType::f32 && a.logits.contiguous(), "logit_gradient", "contiguous fp32 logits");
+  require(!a.weight_logp.defined() || a.weight_logp.cols >= a.logits.rows.count, "logit_gradient", "weight_logp [R]");
   context.count({"logit_gradient", {a.logits.cols}, {a.logits.dtype}}, static_cast<double>(a.logits.rows.count),
                 {4.0 * static_cast<double>(a.logits.count()), 6.0 * static_cast<double>(a.logits.count())});
   if (!context.dry()) {

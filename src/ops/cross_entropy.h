@@ -60,6 +60,7 @@ struct LogitGradient {
   // A slab of a larger vocabulary.
   Tensor state = {};  // of logprob_slab over all slabs; undefined: the logits are whole
   int64_t first = 0, vocab = 0;
+  Tensor weight_logp = {};  // f32 [1,R]: coefficients are multiplied by exp of it; undefined: by 1
 };
 // Returns the gradient: a view of the logits' memory.
 Tensor logit_gradient(Context& context, const LogitGradient& args);

@@ -157,6 +157,9 @@ void check(const Config& c, bool needs_data) {
   // LLaMA-Factory's files say bf16 beside pure_bf16.
   if (c.fp16 && (c.bf16 || c.pure_bf16)) refuse("fp16 and bf16 exclude each other: choose one precision");
   if (c.group_by_length && c.packing) refuse("group_by_length does nothing for packing, which fills every sequence: choose one of them");
+  if (c.group_by_length && c.disable_shuffling) refuse("group_by_length sorts rows by length, disable_shuffling keeps their order: choose one of them");
+  if (c.use_dft_loss && c.label_smoothing_factor > 0)
+    refuse("use_dft_loss and label_smoothing_factor: each changes what a token's loss is, and they are not defined together; choose one of them");
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const auto needs_validation = [&](bool wanted, const char* key) {
     if (wanted && !validation) refuse("{} needs validation data: set val_size, eval_dataset or cross_validation", key);

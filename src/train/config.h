@@ -114,7 +114,8 @@ struct Config {
   double label_smoothing_factor = 0, neftune_noise_alpha = 0;
   std::optional<double> attention_dropout;  // config.json's where not set
   double hidden_dropout = 0, embedding_dropout = 0;
-  bool group_by_length = false, dataloader_drop_last = false;
+  bool use_dft_loss = false;
+  bool group_by_length = false, dataloader_drop_last = false, disable_shuffling = false;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;
   std::string device = "auto";

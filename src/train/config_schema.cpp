@@ -205,6 +205,7 @@ class Schema {
     real("weight_decay", &Config::weight_decay, 0, 1e3, "Weight decay; norms and biases are left out. Decoupled, but for adam and sgd, as in PyTorch.");
     real("l2_to_base", &Config::l2_to_base, 0, 1e3, "Like weight_decay, but towards the base model's weights instead of zero (L2-SP), for every trained parameter: a guard against forgetting. Costs a copy of the base in memory.");
     real("label_smoothing_factor", &Config::label_smoothing_factor, 0, 0.999, "Spread this share of the target over all words. The training loss is the smoothed one; evaluation stays plain.");
+    flag("use_dft_loss", &Config::use_dft_loss, "DFT: in training the loss of a token counts times the probability that the model gives it, so that what it finds unlikely is not forced. `pt` and `sft`.");
     real("neftune_noise_alpha", &Config::neftune_noise_alpha, 0, 1e3, "NEFTune: noise of alpha/√(length·hidden_size) on the embeddings, in training only (5 is usual).", {"neft_alpha"});
     add({"attention_dropout", "", "number", "Dropout of attention weights; default: the model's config.json.",
          [](Config& c, const Given& g) { c.attention_dropout = number(g, 0, 0.999); },
@@ -216,6 +217,7 @@ class Schema {
     real("adam_epsilon", &Config::adam_epsilon, kLeastEpsilon, 1, "Added to the denominator.");
     real("max_grad_norm", &Config::max_grad_norm, 0, 1e12, "Clip gradients to this global norm; 0: off.");
     flag("group_by_length", &Config::group_by_length, "Samples of similar length share a micro-batch (no use with `packing`).");
+    flag("disable_shuffling", &Config::disable_shuffling, "Rows come in the order of the files in every epoch (a curriculum); packs in the order of their first rows.");
     flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last micro-batch when it is not full.");
     choices("device", &Config::device, {"auto", "cpu", "cuda"}, "Where it computes; `auto` takes a GPU where there is one.");
     add({"use_cpu", "", "boolean", "`true` is `device: cpu`; beside `device: cuda` it is refused.",
@@ -354,7 +356,7 @@ const std::set<std::string>& ignored_keys() {
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "use_dft_loss", "auto_find_batch_size", "disable_shuffling", "ref_model_quantization_bit"};
+      "auto_find_batch_size", "ref_model_quantization_bit"};
   return keys;
 }
 

@@ -25,6 +25,18 @@ bool idle_preference(const Config& c, const std::string& key) {
   return key == "center_rewards_coefficient" && c.stage != "rm";
 }
 
+// Of an adapter that is continued its own directory says how it is made.
+bool idle_adapter(const Config& c, const std::string& key) {
+  static const std::set<std::string> of_new{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
+                                            "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert",
+                                            "init_lora_weights"};
+  const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
+  if (of_new.count(key)) return !lora || continued;
+  if (key.starts_with("tt_")) return !lora || continued || !c.use_tensor_train;
+  if (key == "loraplus_lr_embedding") return !lora || c.loraplus_lr_ratio == 0;
+  return !lora && (key.starts_with("loraplus_") || key == "create_new_adapter" || key == "use_tensor_train");
+}
+
 }  // namespace
 
 std::vector<std::string> idle_settings(const Config& c, const std::set<std::string>& own) {
@@ -33,15 +45,15 @@ std::vector<std::string> idle_settings(const Config& c, const std::set<std::stri
   const bool lion = rule.starts_with("lion");
   const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
   const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
-  const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
   const bool four_bits = c.quantization().four_bits();
   const bool warms_up = c.lr_scheduler_type != "constant";
+  const bool tokens = c.row_kind() == data::RowKind::text || c.row_kind() == data::RowKind::conversation;
   const std::map<std::string, bool> idle{
       {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
       {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
       {"freeze_trainable_layers", !freeze || by_name}, {"freeze_trainable_modules", !freeze || by_name},
       {"freeze_extra_modules", !freeze || by_name}, {"unfrozen_parameters", !freeze},
-      {"label_smoothing_factor", c.row_kind() == data::RowKind::pair || c.row_kind() == data::RowKind::judged},
+      {"label_smoothing_factor", !tokens}, {"use_dft_loss", !tokens},
       {"num_train_epochs", c.max_steps > 0}, {"max_grad_norm", c.clipping == "off"}, {"clipping", c.max_grad_norm == 0},
       {"template", c.pretraining()}, {"tool_format", c.pretraining()}, {"mask_history", c.row_kind() != data::RowKind::conversation},
       {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
@@ -56,11 +68,7 @@ std::vector<std::string> idle_settings(const Config& c, const std::set<std::stri
   std::vector<std::string> names;
   for (const Config::Setting& s : c.settings) {
     const auto it = idle.find(s.key);
-    static const std::set<std::string> of_adapters{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
-                                                   "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert", "init_lora_weights",
-                                                   "tt_bond", "tt_weighted"};
-    const bool adapter = (of_adapters.count(s.key) > 0 && (!lora || continued)) || (s.key.starts_with("loraplus_") && !lora) || (s.key == "loraplus_lr_embedding" && c.loraplus_lr_ratio == 0) || (s.key == "create_new_adapter" && !lora) || (s.key == "use_tensor_train" && !lora) || (s.key.starts_with("tt_") && !c.use_tensor_train);
-    const bool other = adapter || idle_preference(c, s.key) || (!c.use_badam && s.key.starts_with("badam_")) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
+    const bool other = idle_adapter(c, s.key) || idle_preference(c, s.key) || (!c.use_badam && s.key.starts_with("badam_")) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
     if (own.count(s.key) && (other || (it != idle.end() && it->second))) names.push_back(s.key);
   }
   return names;

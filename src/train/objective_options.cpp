@@ -62,7 +62,7 @@ std::unique_ptr<objectives::Objective> make_objective(const Config& c) {
   if (c.stage == "dpo")
     return std::make_unique<objectives::Preference>(
         terms_of(c), objectives::PreferenceOptions{c.pref_beta, c.dpo_label_smoothing, c.simpo_gamma, c.discopop_tau, c.cpo_alpha});
-  return std::make_unique<objectives::CausalLm>(static_cast<float>(c.label_smoothing_factor));
+  return std::make_unique<objectives::CausalLm>(static_cast<float>(c.label_smoothing_factor), c.use_dft_loss);
 }
 
 }  // namespace attune::train

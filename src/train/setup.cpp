@@ -75,6 +75,7 @@ data::BatchingOptions train_batching(const Config& c) {
   batching.probes = c.row_kind() == data::RowKind::judged;
   batching.group_by_length = c.group_by_length;
   batching.drop_last = c.dataloader_drop_last;
+  batching.shuffle = !c.disable_shuffling;
   batching.seed = static_cast<uint64_t>(c.data_seed.value_or(c.seed));
   return batching;
 }

@@ -17,6 +17,8 @@
 #include "train/reference.h"
 #include "train/result.h"
 #include "train/run_log.h"
+#include "train/run_totals.h"
+#include "train/same_run.h"
 #include "train/samples.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -90,8 +92,6 @@ class Trainer {
   void load_model(uint64_t activation_bytes);
   void restore();
   void restore_best(const Json& state);
-  void check_same_run(const Json& state) const;
-  Json order_settings() const;
   void log_if_due(const StepResult& result, double epoch, double lr);
   void evaluate(double epoch, bool candidate = true);
   void save_checkpoint(double epoch);
@@ -119,16 +119,10 @@ class Trainer {
   std::unique_ptr<RunLog> log_;
   std::unique_ptr<GenerationSamples> samples_;
 
-  // Position and sums; all of it is in a checkpoint.
-  int64_t done_ = 0;              // updates
-  int64_t tokens_seen_ = 0;
-  double flops_ = 0;
-  double loss_sum_ = 0, window_loss_ = 0;
-  int64_t window_steps_ = 0;
+  RunTotals totals_;
   // Of this process alone.
   int64_t window_tokens_ = 0, process_tokens_ = 0;
   double window_start_ = 0, start_ = 0, input_seconds_ = 0;
-  int64_t window_labels_ = 0, window_correct_ = 0;
   Json last_eval_ = Json::object();
   double base_metric_ = NAN;  // of the base model, with eval_on_start
   int64_t superseded_ = 0;    // the best update until another became it
@@ -177,7 +171,7 @@ void Trainer::load_model(uint64_t activation_bytes) {
   info("{}", tuning::describe(*model_));
   if (const Quantization& how = setup_.engine.tuning.quantization; how.on())
     info("base: the layers' weights are held as {}, {:.3g} bits each; the rest in {}", text_of(how), how.bits(), name_of(setup_.engine.compute));
-  if (checkpoint_) check_same_run(read_checkpoint_state(*checkpoint_));
+  if (checkpoint_) check_same_run(*checkpoint_, read_checkpoint_state(*checkpoint_), setup_, *model_);
   // A run that is held near its base or adapts it needs the base's weights, also when it resumes.
   const tuning::TunerOptions& tuning = setup_.engine.tuning;
   if (!checkpoint_ || config_.l2_to_base > 0 || tuning.adapts() || reference_missing_) {
@@ -190,69 +184,13 @@ void Trainer::load_model(uint64_t activation_bytes) {
   if (reference_missing_) references_->fill(*engine_);
 }
 
-// Settings that decide which samples come when: a run that resumes must agree with itself.
-Json Trainer::order_settings() const {
-  return {{"train_data", setup_.stream ? setup_.stream->fingerprint() : setup_.train_set->fingerprint()},
-          {"seed", config_.seed},
-          {"data_seed", config_.data_seed.value_or(config_.seed)},
-          {"per_device_train_batch_size", config_.per_device_train_batch_size},
-          {"gradient_accumulation_steps", config_.gradient_accumulation_steps},
-          {"packing", config_.packing},
-          {"group_by_length", config_.group_by_length},
-          {"dataloader_drop_last", config_.dataloader_drop_last},
-          {"cutoff_len", config_.cutoff_len},
-          {"optim", setup_.engine.optimizer.name},
-          {"use_badam", config_.use_badam},
-          {"finetuning_type", config_.finetuning_type},
-          {"quantization", text_of(setup_.engine.tuning.quantization)},
-          {"optimizer_in_backward", setup_.engine.optimizer_in_backward},
-          {"precision", config_.pure_bf16 ? "pure_bf16" : config_.fp16 ? "fp16" : config_.bf16 ? "bf16" : "fp32"},
-          {"trainable_parameters", model_->parameters().trainable_count()}};
-}
-
-namespace {
-
-// What a checkpoint of an earlier version does not say: switches were off, everything was trained, the precision is open.
-Json unsaid(const std::string& key, const Json& now, const models::Decoder& model) {
-  if (now.is_boolean()) return false;
-  if (key == "trainable_parameters") return model.parameters().count();
-  if (key == "quantization") return text_of(Quantization{});
-  if (key == "precision" || key == "finetuning_type") return now;
-  return "unknown";
-}
-
-}  // namespace
-
-void Trainer::check_same_run(const Json& state) const {
-  const Json now = order_settings();
-  const Json then = state.contains("order") ? state["order"] : Json::object();
-  for (const auto& [key, value] : now.items()) {
-    const Json before = then.contains(key) ? then[key] : unsaid(key, value, *model_);
-    if (before != value)
-      refuse("{}: {} was {} when this checkpoint was written and is {} now; the run cannot continue where it was. Restore the "
-             "setting or the data, or start afresh", checkpoint_->string(), key, before.dump(), value.dump());
-  }
-  if (state.value("threads", 0) != omp_get_max_threads())
-    notice("the checkpoint was written with {} threads, this process has {}: results will agree within rounding, not bit for bit",
-           state.value("threads", 0), omp_get_max_threads());
-}
-
 void Trainer::restore() {
   const Json state = read_checkpoint_state(*checkpoint_);
-  done_ = state.at("step").get<int64_t>();
-  engine_->resume_at(done_);
+  totals_.restore(state);
+  engine_->resume_at(totals_.updates);
   load_checkpoint(*checkpoint_, *model_, engine_->optimizer());
-  if (done_ > setup_.total_steps)
-    refuse("{}: stands at update {}, behind the end of this run ({})", checkpoint_->string(), done_, setup_.total_steps);
-  tokens_seen_ = state.at("tokens_seen").get<int64_t>();
-  flops_ = state.at("flops").get<double>();
-  loss_sum_ = state.at("loss_sum").get<double>();
-  window_loss_ = state.at("window_loss").get<double>();
-  window_steps_ = state.at("window_steps").get<int64_t>();
-  if (state.contains("window_labels")) {
-    window_labels_ = state["window_labels"].get<int64_t>();
-    window_correct_ = state["window_correct"].get<int64_t>();
-  }
+  if (totals_.updates > setup_.total_steps)
+    refuse("{}: stands at update {}, behind the end of this run ({})", checkpoint_->string(), totals_.updates, setup_.total_steps);
   if (state.contains("window_measures") && state["window_measures"].size() == engine_->measures().entries().size())
     for (size_t i = 0; i < engine_->measures().entries().size(); ++i) {
       engine_->measures().entries()[i].sum = state["window_measures"][i][0].get<double>();
@@ -266,10 +204,10 @@ void Trainer::restore() {
   engine_->set_completed_squares(state.value("completed_squares", std::vector<double>{}));
   // A kill between a checkpoint and its clean-up leaves one too many.
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
-  if (setup_.stream) setup_.stream->restore(state.at("stream"), done_, setup_);
-  log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), done_);
-  if (samples_) samples_->restore(done_);
-  info("resuming from {} at update {} of {}", checkpoint_->string(), done_, setup_.total_steps);
+  if (setup_.stream) setup_.stream->restore(state.at("stream"), totals_.updates, setup_);
+  log_->restore(read_json(*checkpoint_ / "trainer_state.json").at("log_history"), totals_.updates);
+  if (samples_) samples_->restore(totals_.updates);
+  info("resuming from {} at update {} of {}", checkpoint_->string(), totals_.updates, setup_.total_steps);
 }
 
 // The best model so far is worth remembering only where it can still become the result.
@@ -287,15 +225,15 @@ void Trainer::restore_best(const Json& state) {
 }
 
 RunSetup::Place Trainer::place() {
-  if (!setup_.stream) return setup_.place_of(done_);
+  if (!setup_.stream) return setup_.place_of(totals_.updates);
   try {
-    const StreamFeed::Place place = setup_.stream->place_of(done_, setup_);
+    const StreamFeed::Place place = setup_.stream->place_of(totals_.updates, setup_);
     return {place.window, place.index, place.steps};
   } catch (const Error& e) {
     // What was learnt from the data before it is not lost.
-    if (done_ == 0 || save_due()) throw;
-    save_checkpoint(epoch_at(done_ - 1));
-    throw Error(e.blame(), fmt::format("{} (checkpoint-{} holds what was learnt before it)", e.what(), done_));
+    if (totals_.updates == 0 || save_due()) throw;
+    save_checkpoint(epoch_at(totals_.updates - 1));
+    throw Error(e.blame(), fmt::format("{} (checkpoint-{} holds what was learnt before it)", e.what(), totals_.updates));
   }
 }
 
@@ -314,8 +252,8 @@ bool Trainer::eval_due() const {
   const std::string& when = config_.eval_strategy;
   if (when == "no") return false;
   const bool by_steps = when == "steps" || (when == "auto" && config_.eval_steps > 0);
-  if (done_ == setup_.total_steps) return true;
-  return by_steps ? done_ % (config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps) == 0 : epoch_ends_at(done_);
+  if (totals_.updates == setup_.total_steps) return true;
+  return by_steps ? totals_.updates % (config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps) == 0 : epoch_ends_at(totals_.updates);
 }
 
 // Whether save_strategy asks for a checkpoint of this update, best or not.
@@ -325,35 +263,34 @@ bool Trainer::periodic(int64_t step) const {
 }
 
 bool Trainer::save_due() const {
-  const bool best = (config_.load_best_model_at_end || config_.save_strategy == "best") && best_.step() == done_;
-  return best || periodic(done_);
+  const bool best = (config_.load_best_model_at_end || config_.save_strategy == "best") && best_.step() == totals_.updates;
+  return best || periodic(totals_.updates);
 }
 
 void Trainer::log_if_due(const StepResult& result, double epoch, double lr) {
-  const bool due = done_ % config_.logging_steps == 0 || done_ == setup_.total_steps || (done_ == 1 && config_.logging_first_step);
+  const bool due = totals_.updates % config_.logging_steps == 0 || totals_.updates == setup_.total_steps || (totals_.updates == 1 && config_.logging_first_step);
   if (!due) return;
   const double now = seconds_now(), elapsed = now - start_;
   RunLog::TrainEntry e;
-  e.step = done_;
+  e.step = totals_.updates;
   e.epoch = epoch;
-  e.loss = window_loss_ / static_cast<double>(window_steps_);
+  e.loss = totals_.window_mean_loss();
   e.grad_norm = result.grad_norm;
   e.learning_rate = lr;
-  e.token_accuracy = window_labels_ > 0 ? static_cast<double>(window_correct_) / static_cast<double>(window_labels_) : NAN;
+  e.token_accuracy = totals_.window_accuracy();
   e.measures = &engine_->measures();
   e.tokens_per_second = static_cast<double>(window_tokens_) / std::max(1e-9, now - window_start_);
   e.elapsed = elapsed;
   const double rate = static_cast<double>(process_tokens_) / std::max(1e-9, elapsed);
-  e.remaining = rate > 0 ? static_cast<double>(setup_.total_steps - done_) * (static_cast<double>(tokens_seen_) / static_cast<double>(done_)) / rate : 0;
-  e.total_tokens = tokens_seen_;
+  e.remaining = rate > 0 ? static_cast<double>(setup_.total_steps - totals_.updates) * (static_cast<double>(totals_.tokens) / static_cast<double>(totals_.updates)) / rate : 0;
+  e.total_tokens = totals_.tokens;
   log_->train(e);
-  info("step {}/{}  epoch {:.2f}  loss {:.4f}{}  grad norm {:.3f}  lr {:.3g}  {:.0f} tokens/s  {} left", done_, setup_.total_steps, epoch,
+  info("step {}/{}  epoch {:.2f}  loss {:.4f}{}  grad norm {:.3f}  lr {:.3g}  {:.0f} tokens/s  {} left", totals_.updates, setup_.total_steps, epoch,
        e.loss, preference_text(engine_->measures()), e.grad_norm, e.learning_rate, e.tokens_per_second, format_seconds(e.remaining));
   if (const std::string trouble = memory_watch_.look(); !trouble.empty())
-    warn("step {}: {}. `attune plan --all` shows settings that take less", done_, trouble);
-  window_loss_ = 0;
-  window_steps_ = 0;
-  window_tokens_ = window_labels_ = window_correct_ = 0;
+    warn("step {}: {}. `attune plan --all` shows settings that take less", totals_.updates, trouble);
+  totals_.begin_window();
+  window_tokens_ = 0;
   engine_->measures().clear();
   window_start_ = now;
 }
@@ -363,31 +300,31 @@ void Trainer::evaluate(double epoch, bool candidate) {
   const double begin = seconds_now();
   last_eval_ = evaluate_set(*engine_, *setup_.eval_batches, *setup_.eval_set);
   const double elapsed = seconds_now() - start_;
-  log_->evaluation(done_, epoch, last_eval_, elapsed, 0, tokens_seen_);
+  log_->evaluation(totals_.updates, epoch, last_eval_, elapsed, 0, totals_.tokens);
   const int64_t best_before = best_.step();
-  const bool best = candidate && best_.update(last_eval_, done_);
+  const bool best = candidate && best_.update(last_eval_, totals_.updates);
   if (best) superseded_ = best_before;
-  info("step {}  validation loss {:.4f}{}{}", done_, last_eval_["eval_loss"].get<double>(), figures_text(last_eval_), best ? "  (best so far)" : "");
-  if (samples_) samples_->write(*model_, done_);
+  info("step {}  validation loss {:.4f}{}{}", totals_.updates, last_eval_["eval_loss"].get<double>(), figures_text(last_eval_), best ? "  (best so far)" : "");
+  if (samples_) samples_->write(*model_, totals_.updates);
   window_start_ += seconds_now() - begin;
 }
 
 TrainerState Trainer::state_at(double epoch) const {
   TrainerState s;
-  s.global_step = done_;
+  s.global_step = totals_.updates;
   s.max_steps = setup_.total_steps;
   s.logging_steps = config_.logging_steps;
   s.eval_steps = config_.eval_steps;
   s.save_steps = config_.save_steps;
   s.train_batch_size = config_.per_device_train_batch_size;
-  s.num_input_tokens_seen = tokens_seen_;
+  s.num_input_tokens_seen = totals_.tokens;
   s.epoch = epoch;
   s.num_train_epochs = config_.max_steps > 0 ? static_cast<double>(setup_.epoch_ends.size()) : config_.num_train_epochs;
-  s.total_flos = flops_;
+  s.total_flos = totals_.flops;
   s.best_step = best_.step();
   s.best_metric = best_.metric();
   const fs::path best = output_ / fmt::format("checkpoint-{}", best_.step());
-  if (best_.step() == done_ || fs::is_directory(best)) s.best_checkpoint = best.string();
+  if (best_.step() == totals_.updates || fs::is_directory(best)) s.best_checkpoint = best.string();
   return s;
 }
 
@@ -403,14 +340,13 @@ void Trainer::save_checkpoint(double epoch) {
   const Json loss_scale = {{"scale", scaler.scale}, {"good_steps", scaler.good_steps}, {"skipped", scaler.skipped}};
   Json measures = Json::array();
   for (const auto& m : engine_->measures().entries()) measures.push_back({m.sum, m.weight});
-  const Json state = {{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"step", done_}, {"total_steps", setup_.total_steps},
-                      {"tokens_seen", tokens_seen_}, {"flops", flops_}, {"loss_sum", loss_sum_}, {"window_loss", window_loss_},
-                      {"window_steps", window_steps_}, {"window_labels", window_labels_}, {"window_correct", window_correct_}, {"window_measures", measures},
-                      {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"completed_squares", engine_->completed_squares()},
-                      {"threads", omp_get_max_threads()}, {"order", order_settings()},
-                      {"stream", setup_.stream ? setup_.stream->state(done_, setup_) : Json()}};
+  Json state = totals_.state();
+  state.update({{"format", 1}, {"attune_version", ATTUNE_VERSION}, {"total_steps", setup_.total_steps}, {"window_measures", measures},
+                {"best", best_.state()}, {"last_eval", last_eval_}, {"loss_scale", loss_scale}, {"completed_squares", engine_->completed_squares()},
+                {"threads", omp_get_max_threads()}, {"order", order_settings(setup_, *model_)},
+                {"stream", setup_.stream ? setup_.stream->state(totals_.updates, setup_) : Json()}});
   c.state = state.dump(2) + "\n";
-  write_checkpoint(output_, done_, c);
+  write_checkpoint(output_, totals_.updates, c);
   if (superseded_ > 0 && !periodic(superseded_)) remove_checkpoint(output_, superseded_);
   superseded_ = 0;
   prune_checkpoints(output_, config_.save_total_limit, best_.step());
@@ -428,20 +364,20 @@ std::string Trainer::run() {
   Progress progress(config_.stage, setup_.total_steps);
   Step step;
   start_ = window_start_ = seconds_now();
-  double epoch = done_ > 0 ? epoch_at(done_ - 1) : 0;
-  if (done_ == 0 && config_.eval_on_start && setup_.eval_batches) {
+  double epoch = totals_.updates > 0 ? epoch_at(totals_.updates - 1) : 0;
+  if (totals_.updates == 0 && config_.eval_on_start && setup_.eval_batches) {
     evaluate(0, false);
     base_metric_ = last_eval_.value(best_.name(), NAN);
   }
-  while (done_ < setup_.total_steps && !best_.exhausted()) {
+  while (totals_.updates < setup_.total_steps && !best_.exhausted()) {
     const double asked = seconds_now();
     const auto place = this->place();
     setup_.train_batches->make_step(place.epoch, place.index, step);
     input_seconds_ += seconds_now() - asked;
-    const double lr = schedule_.learning_rate(done_);
+    const double lr = schedule_.learning_rate(totals_.updates);
     StepResult result;
     try {
-      result = engine_->step(step, done_ + 1, static_cast<float>(lr));
+      result = engine_->step(step, totals_.updates + 1, static_cast<float>(lr));
     } catch (const BadToken& bad) {
       fail("{} It stands at {}", bad.what(), setup_.train_set->where(bad.sample()));
     } catch (const SpoiledModel& spoiled) {
@@ -451,31 +387,28 @@ std::string Trainer::run() {
                                          : std::string("There is no checkpoint to go back to yet: start afresh with a lower learning rate, and "
                                                        "a smaller save_steps"));
     }
-    ++done_;
-    epoch = epoch_at(done_ - 1);
     int64_t tokens = 0;
     for (const MicroBatch& b : step.micro_batches) tokens += b.token_count();
-    tokens_seen_ += tokens, window_tokens_ += tokens, process_tokens_ += tokens;
-    flops_ += engine_->step_work().flops;
-    loss_sum_ += result.loss, window_loss_ += result.loss, ++window_steps_;
-    window_labels_ += result.labels, window_correct_ += result.correct;
-    progress.update(done_, fmt::format("loss {:.4f}  {:.0f} tokens/s", result.loss,
+    totals_.add(result, tokens, engine_->step_work().flops);
+    window_tokens_ += tokens, process_tokens_ += tokens;
+    epoch = epoch_at(totals_.updates - 1);
+    progress.update(totals_.updates, fmt::format("loss {:.4f}  {:.0f} tokens/s", result.loss,
                                        static_cast<double>(process_tokens_) / std::max(1e-9, seconds_now() - start_)));
     log_if_due(result, epoch, lr);
     if (result.skipped)
-      notice("step {}: fp16 gradients overflowed; nothing was updated, the loss scale is {} now ({} skipped so far)", done_,
+      notice("step {}: fp16 gradients overflowed; nothing was updated, the loss scale is {} now ({} skipped so far)", totals_.updates,
              engine_->scaler().scale, engine_->scaler().skipped);
     if (eval_due()) evaluate(epoch);
     if (save_due()) save_checkpoint(epoch);
     if (interrupted) {
       if (!save_due()) save_checkpoint(epoch);
-      fail("interrupted at update {} of {}; checkpoint-{} is written. {}", done_, setup_.total_steps, done_,
+      fail("interrupted at update {} of {}; checkpoint-{} is written. {}", totals_.updates, setup_.total_steps, totals_.updates,
            config_.save_only_model ? "It holds the model alone (save_only_model) and cannot be resumed"
                                    : "Continue with resume_from_checkpoint=true");
     }
   }
   if (best_.exhausted())
-    info("stopped early after update {} of {}: {} evaluations without a better {} than {:.6g} at update {}", done_, setup_.total_steps,
+    info("stopped early after update {} of {}: {} evaluations without a better {} than {:.6g} at update {}", totals_.updates, setup_.total_steps,
          config_.early_stopping_patience, best_.name(), best_.metric(), best_.step());
   return finish(epoch);
 }
@@ -484,7 +417,7 @@ std::string Trainer::run() {
 void Trainer::take_best() {
   if (!config_.load_best_model_at_end || best_.step() == 0) return;
   last_eval_ = best_.metrics();
-  if (best_.step() != done_) {
+  if (best_.step() != totals_.updates) {
     const fs::path best = output_ / fmt::format("checkpoint-{}", best_.step());
     if (const std::string problem = verify_checkpoint(best); !problem.empty())
       fail("load_best_model_at_end: the best checkpoint {} is not intact: {}", best.string(), problem);
@@ -502,10 +435,10 @@ std::string Trainer::finish(double epoch) {
     fail("internal error: weights of the frozen base changed during the run; the adapter would not fit the base any more and is not written");
   if (config_.keep_model) save_result(setup_, *model_);
   Json results = {{"epoch", epoch},
-                  {"num_input_tokens_seen", tokens_seen_},
-                  {"total_flos", flops_},
-                  {"train_loss", loss_sum_ / static_cast<double>(std::max<int64_t>(1, done_))},
-                  {"steps", done_},
+                  {"num_input_tokens_seen", totals_.tokens},
+                  {"total_flos", totals_.flops},
+                  {"train_loss", totals_.mean_loss()},
+                  {"steps", totals_.updates},
                   {"method", tuning::method_of(setup_.engine.tuning)},
                   {"trainable_parameters", tuning::count_parameters(*model_).trained},
                   {"parameters", tuning::count_parameters(*model_).all},
@@ -514,22 +447,22 @@ std::string Trainer::finish(double epoch) {
                   {"best_share", static_cast<double>(best_.step()) / static_cast<double>(setup_.total_steps)},
                   {"train_runtime", seconds},
                   {"input_seconds", input_seconds_},
-                  {"train_steps_per_second", static_cast<double>(done_) / std::max(1e-9, seconds)},
+                  {"train_steps_per_second", static_cast<double>(totals_.updates) / std::max(1e-9, seconds)},
                   {"duration_seconds", seconds},
                   {"tokens_per_second", static_cast<double>(process_tokens_) / std::max(1e-9, seconds)},
                   {"peak_memory_bytes", peak_memory_bytes()}};
   // Its memory is taken once and kept: what it holds at the end is the most.
   if (Device& device = setup_.engine.backend->device(); !device.is_host()) results["peak_device_memory_bytes"] = device.held_memory();
-  log_->finish(done_, epoch, {{"total_flos", flops_}, {"train_loss", results["train_loss"]}, {"train_runtime", seconds}});
+  log_->finish(totals_.updates, epoch, {{"total_flos", totals_.flops}, {"train_loss", results["train_loss"]}, {"train_runtime", seconds}});
   write_file_atomic(output_ / "trainer_state.json", trainer_state_json(state_at(epoch), log_->history()));
   log_->write_curve();
   if (!last_eval_.empty()) write_file_atomic(output_ / "eval_results.json", Json(last_eval_).dump(2) + "\n");
   Json all = results;
   for (const auto& [key, value] : last_eval_.items()) all[key] = value;
   write_file_atomic(output_ / "all_results.json", all.dump(2) + "\n");
-  if (config_.keep_model) write_manifest(setup_, done_);
+  if (config_.keep_model) write_manifest(setup_, totals_.updates);
   write_file_atomic(output_ / "train_results.json", results.dump(2) + "\n");
-  info("done: {} updates in {}, {:.0f} tokens/s, peak memory {}", done_, format_seconds(seconds),
+  info("done: {} updates in {}, {:.0f} tokens/s, peak memory {}", totals_.updates, format_seconds(seconds),
        results["tokens_per_second"].get<double>(), format_bytes(peak_memory_bytes()));
   return dump_json(all);
 }

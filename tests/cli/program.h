@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -21,8 +22,8 @@ struct Result {
   double seconds = 0;
 };
 
-// `kill_after`: seconds until SIGKILL; `signal` instead of it where given. A run that takes two minutes hangs.
-inline Result run(const std::vector<std::string>& arguments, double kill_after = 0, int signal = SIGKILL) {
+// `when`, asked with the seconds that the program has run, says when `signal` is sent, once. A run that takes two minutes hangs.
+inline Result run_until(const std::vector<std::string>& arguments, const std::function<bool(double)>& when, int signal = SIGKILL) {
   const Workspace work;
   const std::string out = (work / "out").string(), err = (work / "err").string();
   std::vector<char*> argv{const_cast<char*>(ATTUNE_PROGRAM)};
@@ -41,7 +42,7 @@ inline Result run(const std::vector<std::string>& arguments, double kill_after =
   int status = 0;
   bool sent = false;
   while (::waitpid(child, &status, WNOHANG) == 0) {
-    if (kill_after > 0 && !sent && elapsed() > kill_after) ::kill(child, signal), sent = true;
+    if (!sent && when(elapsed())) ::kill(child, signal), sent = true;
     if (elapsed() > 120) ::kill(child, SIGKILL);
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
@@ -50,6 +51,11 @@ inline Result run(const std::vector<std::string>& arguments, double kill_after =
   r.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   r.out = read_file(out), r.err = read_file(err);
   return r;
+}
+
+// `kill_after`: seconds until `signal`; 0: never.
+inline Result run(const std::vector<std::string>& arguments, double kill_after = 0, int signal = SIGKILL) {
+  return run_until(arguments, [kill_after](double seconds) { return kill_after > 0 && seconds > kill_after; }, signal);
 }
 
 inline std::vector<std::string> lines_of(const std::string& text) {

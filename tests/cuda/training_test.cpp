@@ -2,16 +2,14 @@
 // cannot touch the emulated device's memory, so nothing that looks at a number behind the device's back survives.
 #include <gtest/gtest.h>
 
-#include "plan/planner.h"
 #include "support/backends.h"
-#include "support/workspace.h"
-#include "train/trainer.h"
+#include "support/device_runs.h"
 
 namespace attune::train {
 namespace {
 
-using test::Workspace;
-using List = std::vector<std::string>;
+using test::with;
+using List = test::DeviceRuns::List;
 
 struct Case {
   std::string name;
@@ -26,41 +24,19 @@ class CudaTraining : public ::testing::TestWithParam<Case> {
   CudaTraining() {
     static const bool added = (ops::add_backend(test::cuda_for_tests()), true);
     (void)added;
-    Json config = test::small_llama_config();
-    config.update({{"hidden_size", 16}, {"intermediate_size", 32}, {"attention_dropout", 0.1}});
-    test::make_small_model(work_ / "model", config);
-    work_.write("sft.jsonl", test::small_alpaca(24));
-    std::string pairs;
-    for (int i = 0; i < 16; ++i)
-      pairs += dump_json({{"question", fmt::format("What did the cat see on day {}?", i)}, {"chosen", fmt::format("It saw {} dogs.", i + 2)}, {"rejected", "No."}}) + "\n";
-    work_.write("pairs.jsonl", pairs);
   }
 
   // Losses by step.
   std::vector<double> losses(const std::string& device) const {
-    List s{"model_name_or_path=" + (work_ / "model").string(), "template=default", "cutoff_len=96", "per_device_train_batch_size=4", "logging_steps=1",
-           "learning_rate=1e-2", "max_steps=3", "save_strategy=no", "device=" + device, "output_dir=" + (work_ / device).string()};
-    const bool pairs = std::any_of(GetParam().settings.begin(), GetParam().settings.end(), [](const std::string& x) { return x == "stage=dpo"; });
-    s.push_back("dataset=" + (work_ / (pairs ? "pairs.jsonl" : "sft.jsonl")).string());
-    s.insert(s.end(), GetParam().settings.begin(), GetParam().settings.end());
-    ::testing::internal::CaptureStderr();
-    try {
-      RunSetup setup = prepare(load_config("", s));
-      const plan::Plan plan = plan::make_plan(setup, nullptr);
-      run_training(setup, plan.parts.activations);
-      ::testing::internal::GetCapturedStderr();
-    } catch (...) {
-      ::testing::internal::GetCapturedStderr();
-      throw;
-    }
+    runs_.train(device, with({"max_steps=3", "save_strategy=no"}, GetParam().settings));
     std::vector<double> out;
-    std::istringstream log(read_file(work_ / device / "trainer_log.jsonl"));
+    std::istringstream log(read_file(runs_.output(device) / "trainer_log.jsonl"));
     for (std::string line; std::getline(log, line);)
       if (const Json json = parse_json(line, "log"); json.contains("loss") && json.contains("throughput")) out.push_back(json["loss"].get<double>());
     return out;
   }
 
-  Workspace work_;
+  test::DeviceRuns runs_{nullptr};
 };
 
 TEST_P(CudaTraining, LossesAreTheCpus) {
@@ -71,10 +47,6 @@ TEST_P(CudaTraining, LossesAreTheCpus) {
 }
 
 const List kLora{"finetuning_type=lora", "lora_rank=4", "lora_dropout=0.1"};
-List with(List first, const List& more) {
-  first.insert(first.end(), more.begin(), more.end());
-  return first;
-}
 
 INSTANTIATE_TEST_SUITE_P(Ways, CudaTraining,
                          ::testing::Values(Case{"full", 1e-4, {"weight_decay=0.1", "hidden_dropout=0.1", "neftune_noise_alpha=5"}},
@@ -86,7 +58,7 @@ INSTANTIATE_TEST_SUITE_P(Ways, CudaTraining,
                                            Case{"muon", 1e-4, {"optim=muon"}}, Case{"adafactor", 1e-4, {"optim=adafactor"}},
                                            Case{"dora", 1e-4, with(kLora, {"use_dora=true"})},
                                            Case{"qlora", 2e-2, with(kLora, {"quantization_bit=4", "double_quantization=true", "bf16=true"})},
-                                           Case{"dpo", 1e-4, {"stage=dpo", "pref_ftx=0.1"}}),
+                                           Case{"dpo", 1e-4, {"stage=dpo", "dataset=pairs.jsonl", "pref_ftx=0.1"}}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -262,6 +262,25 @@ TEST(Batcher, EpochsDifferAndAnOrderlyOneKeepsTheOrder) {
   EXPECT_TRUE(std::is_sorted(a.micro_batches[0].sequence_samples.begin(), a.micro_batches[0].sequence_samples.end()));
 }
 
+TEST(Batcher, OrderlyPacksComeInTheOrderOfTheirFirstRows) {
+  const TokenSet set = make_set(200);
+  BatchingOptions options;
+  options.micro_batch_size = 1;
+  options.packing = true;
+  options.cutoff_len = 64;
+  options.shuffle = false;
+  const Batcher orderly(set, options);
+  Step step;
+  int64_t before = -1;
+  for (int64_t i = 0; i < orderly.steps_in_epoch(0); ++i) {
+    orderly.make_step(0, i, step);
+    const auto& samples = step.micro_batches[0].sequence_samples;
+    const int64_t first = *std::min_element(samples.begin(), samples.end());
+    EXPECT_GT(first, before);
+    before = first;
+  }
+}
+
 TEST(TokenSetFingerprint, SeesEveryChange) {
   const auto print = [](std::vector<std::vector<int32_t>> rows, float weight) {
     TokenSet s;

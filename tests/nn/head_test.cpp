@@ -231,8 +231,8 @@ TEST_P(HeadOptionsTest, SlabsOfTheVocabularyGiveWhatChunksOfTokensGive) {
   allocate();
   make_targets(201, 1000);
   options = GetParam();
-  for (float smoothing : {0.0f, 0.1f}) {
-    const auto run = [&](nn::StepHooks& with) {
+  for (const auto& [smoothing, by_probability] : {std::pair{0.0f, false}, {0.1f, false}, {0.0f, true}}) {
+    const auto run = [&, smoothing = smoothing, by_probability = by_probability](nn::StepHooks& with) {
       std::vector<float> correct(labels.size());
       nn::Tape own(context, with);
       store.begin_step();
@@ -244,7 +244,8 @@ TEST_P(HeadOptionsTest, SlabsOfTheVocabularyGiveWhatChunksOfTokensGive) {
       nn::HeadOptions small = options;
       small.chunk_bytes = 300'000;
       nn::Head(weight, small).loss(own, hidden, targets, {Tensor::vector(logp.data(), DType::f32, targets.rows.count),
-                                                         Tensor::vector(correct.data(), DType::f32, targets.rows.count), smoothing, nullptr});
+                                                         Tensor::vector(correct.data(), DType::f32, targets.rows.count), smoothing, nullptr,
+                                                         by_probability});
       own.backward();
       std::vector<float> known = logp;
       known.insert(known.end(), correct.begin(), correct.end());

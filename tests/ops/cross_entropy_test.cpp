@@ -96,6 +96,20 @@ TEST_P(CrossEntropy, SlabsOfTheVocabularyGiveWhatWholeRowsGive) {
   }
 }
 
+TEST_P(CrossEntropy, GradientsMayCountByTheProbabilityOfTheLabel) {
+  constexpr int64_t r = 5, v = 130;
+  const Doubles z = rounded(random_doubles(r * v, 5, 2), DType::f32), c = rounded(random_doubles(r, 2), DType::f32);
+  const std::vector<int32_t> labels{0, 7, 129, 64, 31};
+  Owned logits(DType::f32, r, v, z), logp(DType::f32, 1, r), lse(DType::f32, 1, r), correct(DType::f32, 1, r), coefficient(DType::f32, 1, r, c);
+  ops::token_logprob(context, {logits, vector_of(labels), logp, lse, correct});
+  Doubles counted = c;
+  for (size_t i = 0; i < counted.size(); ++i) counted[i] *= std::exp(logp.doubles()[i]);
+  Owned expected(DType::f32, r, v, z), less(DType::f32, 1, r, counted);
+  ops::logit_gradient(context, {expected, vector_of(labels), lse, less});
+  ops::logit_gradient(context, {logits, vector_of(labels), lse, coefficient, DType::f32, 0, 0, {}, 0, 0, logp});
+  EXPECT_LT(error_of(logits.doubles(), expected.doubles()), 1e-6);
+}
+
 TEST_P(CrossEntropy, LabelSmoothingSpreadsTheTargetAndAccuracyCountsTheLikeliestWord) {
   const size_t r = 7, v = 129;
   const double smoothing = 0.1f;

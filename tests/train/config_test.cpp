@@ -85,6 +85,7 @@ TEST_F(ConfigFile, WrongTypesAndValuesSayWhatIsExpected) {
       {"early_stopping_patience: 3", "needs validation data"}, {"load_best_model_at_end: true", "needs validation data"},
       {"cross_validation: 1", "nothing to train on"},     {"cross_validation: 3\nval_size: 0.1", "leave out val_size"},
       {"group_by_length: true\npacking: true", "choose one"}, {"label_smoothing_factor: 1", "expected 0 to"},
+      {"group_by_length: true\ndisable_shuffling: true", "choose one"}, {"use_dft_loss: true\nlabel_smoothing_factor: 0.1", "choose one"},
       {"adapter_name_or_path: a", "finetuning_type: lora"}, {"create_new_adapter: true\nfinetuning_type: lora", "adapter_name_or_path"},
       {"pissa_convert: false\nfinetuning_type: lora", "plain LoRA"},
       {"layers_to_transform: [0]\nfinetuning_type: lora\nlora_target: '.*q_proj'", "regular expression"}};

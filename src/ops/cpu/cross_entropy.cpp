@@ -110,7 +110,8 @@ void logit_gradient(const LogitGradient& a) {
     for (int64_t i = 0; i < n; ++i) {
       const float* z = a.logits.row<float>(i);
       auto* out = reinterpret_cast<G*>(a.logits.row<float>(i));
-      const float lse = a.lse.as<float>()[i], c = a.coefficient.as<float>()[i];
+      const float lse = a.lse.as<float>()[i];
+      const float c = a.coefficient.as<float>()[i] * (a.weight_logp.defined() ? std::exp(a.weight_logp.as<float>()[i]) : 1.0f);
       const float everywhere = a.smoothing / static_cast<float>(a.vocab);
       const int64_t label = labels[i] - a.first;
       int64_t top = -1;

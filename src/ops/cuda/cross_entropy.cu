@@ -117,12 +117,13 @@ struct Gradient {
   View state;
   int64_t first;
   float everywhere, on_label, z_loss;
+  const float* weight_logp;  // may be null
 };
 
 template <int N>
 __global__ void __launch_bounds__(kThreads) gradient_rows(Gradient a) {
   const int64_t i = blockIdx.x, label = a.labels[i] - a.first;
-  const float lse = a.lse[i], c = a.coefficient[i];
+  const float lse = a.lse[i], c = a.coefficient[i] * (a.weight_logp ? expf(a.weight_logp[i]) : 1.0f);
   int64_t top = -1;
   if (a.z_loss != 0)
     top = a.state.defined() ? static_cast<int64_t>(a.state.row<float>(i)[SlabColumn::top]) - a.first : see_row<N>(a.logits, i, a.words).top;
@@ -166,7 +167,8 @@ void logit_gradient(const LogitGradient& a) {
   out.dtype = a.dtype;
   if (a.dtype != DType::f32) out.stride *= 2;
   const Gradient g{a.logits, out, a.logits.cols, a.labels.as<int32_t>(), a.lse.as<float>(), a.coefficient.as<float>(), a.state, a.first,
-                   a.smoothing / static_cast<float>(a.vocab), 1.0f - a.smoothing, a.z_loss};
+                   a.smoothing / static_cast<float>(a.vocab), 1.0f - a.smoothing, a.z_loss,
+                   a.weight_logp.defined() ? a.weight_logp.as<float>() : nullptr};
   launch("logit_gradient", block_rows(a.logits.rows.count), wide(a.logits.cols, {a.logits, out}) ? gradient_rows<kWide> : gradient_rows<1>, g);
 }
 
