@@ -202,6 +202,12 @@ TEST_F(Loop, CrossValidationHoldsEverySampleOutOnceAndResumesByFold) {
   ::testing::internal::GetCapturedStderr();
 }
 
+TEST_F(Loop, ACheckpointOfTheModelAloneIsNotResumedAndSaysWhy) {
+  train("alone", {"max_steps=4", "save_steps=2", "save_only_model=true"});
+  const std::string error = error_of([&] { train("on", {"max_steps=4", "resume_from_checkpoint=" + (work_ / "alone/checkpoint-2").string()}); });
+  EXPECT_NE(error.find("save_only_model"), std::string::npos) << error;
+}
+
 TEST_F(Loop, PrecisionOfTheResult) {
   const auto dtypes = [&](const std::string& output) {
     formats::ModelDirectory directory(work_ / output);
