@@ -83,7 +83,6 @@ train::Config before_it_begins(const train::Config& stage, const std::string& ba
 // Every stage must be known to work before the first begins.
 void check_stages(const std::vector<train::Config>& stages, bool force) {
   for (const train::Config& stage : stages) {
-    train::protect_finished_run(stage);
     train::RunSetup setup = train::prepare(before_it_begins(stage, stages[0].model_name_or_path));
     train::check_run(setup);
     plan::settle(setup);

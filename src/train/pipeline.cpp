@@ -94,6 +94,10 @@ void Pipeline::begin() {
     state_ = read_json(file_);
     return check_settings();
   }
+  for (Config s : stages_) {  // no stage has begun: what is there is older, and not for hours of other stages to find
+    s.resume_from_checkpoint.clear();
+    protect_finished_run(s);
+  }
   state_ = {{"format", 1}, {"stages", Json::array()}};
   for (const Config& s : stages_)
     state_["stages"].push_back({{"name", fs::path(s.output_dir).filename().string()}, {"stage", s.stage}, {"finetuning_type", s.finetuning_type},
