@@ -7,6 +7,7 @@
 #include "util/error.h"
 #include "util/files.h"
 #include "util/json.h"
+#include "util/log.h"
 
 namespace attune::cli {
 
@@ -83,6 +84,24 @@ models::AdapterRequest adapters_of(const std::vector<std::string>& values, const
   }
   request.use = use;
   return request;
+}
+
+Quantization trained_on(const std::string& directory) {
+  const fs::path adapter = fs::weakly_canonical(directory);
+  for (const fs::path& run : {adapter, adapter.filename().string().starts_with("checkpoint-") ? adapter.parent_path() : fs::path()})
+    if (!run.empty() && fs::exists(run / "attune_config.yaml")) return train::read_resolved(run / "attune_config.yaml").quantization();
+  return {};
+}
+
+void note_base(const models::AdapterRequest& adapters, const Quantization& held) {
+  if (held.on()) return;
+  for (const std::string& directory : adapters.directories()) {
+    try {
+      if (const Quantization trained = trained_on(directory); trained.on())
+        notice("{} was trained beside a base in {}; here the base is as its files have it. --quantization {} holds it as then", directory, text_of(trained), text_of(trained));
+    } catch (const Error&) {  // a record that cannot be read says nothing
+    }
+  }
 }
 
 std::vector<std::string> read_lines(const std::string& file) {

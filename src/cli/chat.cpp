@@ -294,6 +294,9 @@ class Chat {
 
 }  // namespace
 
-int chat(const ChatArgs& args) { return Chat(args).run(); }
+int chat(const ChatArgs& args) {
+  note_base(adapters_of(args.adapters, args.use, true), parse_quantization(args.quantization, "--quantization"));
+  return Chat(args).run();
+}
 
 }  // namespace attune::cli

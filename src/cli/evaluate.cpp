@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "data/token_set.h"
 #include "eval/evaluation.h"
+#include "train/data_setup.h"
 #include "train/evaluate.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -43,24 +44,28 @@ void write_results(const fs::path& output, const eval::Evaluation& evaluation, c
   if (!merged.is_object()) merged = Json::object();
   merged.update(json);
   fs::create_directories(output);
-  write_file_atomic(output / "generated_predictions.jsonl", evaluation.predictions_jsonl());
+  const bool asked = !evaluation.questions.empty();  // answers of before are not those of a call that asks nothing
+  if (asked) write_file_atomic(output / "generated_predictions.jsonl", evaluation.predictions_jsonl());
   write_file_atomic(results, merged.dump(2) + "\n");
-  info("{} and generated_predictions.jsonl are written", results.string());
+  info("{} {} written", results.string(), asked ? "and generated_predictions.jsonl are" : "is");
 }
 
 // Loss, perplexity and token accuracy of what a configuration holds out, or of the answers in files.
 Json losses_of(infer::Generator& generator, const Request& request, const train::Config* config, const data::Records& records) {
   if (!request.ask.prompt_column.empty()) return Json::object();
   const int64_t batch = config ? config->per_device_eval_batch_size : 8;
-  if (config && request.files.empty())
-    return train::evaluate_model(generator.model(), *train::held_out_set(*config, request.model), request.compute, batch);
+  const auto losses = [&](const data::TokenSet& set) {
+    train::check_ids(set, generator.model().config().vocab_size, request.model);
+    return train::evaluate_model(generator.model(), set, request.compute, batch);
+  };
+  if (config && request.files.empty()) return losses(*train::held_out_set(*config, generator.tokenizer_directory()));
   const auto chat = text::ChatTemplate::create(request.ask.chat_template, generator.tokenizer());
   data::DataReport report;
   data::TokenizeOptions options;
   options.cutoff_len = generator.model().config().max_position_embeddings;
   data::TokenSet set = data::tokenize(records, generator.tokenizer(), chat.get(), options, report);
   for (const std::string& line : report.summary()) warn("{}", line);
-  return set.size() == 0 ? Json::object() : train::evaluate_model(generator.model(), set, request.compute, batch);
+  return set.size() == 0 ? Json::object() : losses(set);
 }
 
 // Numbers of answers and of the loss side by side, of each data set and of all.
@@ -110,11 +115,15 @@ Request request_of(const EvalArgs& args, std::optional<train::Config>& config) {
 int evaluate(const EvalArgs& args) {
   std::optional<train::Config> config;
   const Request request = request_of(args, config);
+  if (const auto kind = config ? config->row_kind() : data::RowKind::conversation; request.files.empty() && (kind == data::RowKind::pair || kind == data::RowKind::judged))
+    refuse("stage {} learns from {}, which are no questions with one right answer. Figures of what the run held out are in {}; to ask its model, name questions "
+           "with --file", config->stage, data::description_of(kind), (fs::path(config->output_dir) / "eval_results.json").string());
   const double begin = seconds_now();
   const bool asks = !config || (config->predict_with_generate && !config->pretraining());
   data::Records records;
   if (!request.files.empty()) records = eval::read_questions(request.files, args.max_samples);
   else if (asks) records = eval::held_out_records(*config);
+  note_base(request.adapters, request.quantization);
   infer::Generator generator(request.model, request.compute, request.adapters, request.quantization, *request.backend);
   const Json losses = losses_of(generator, request, config ? &*config : nullptr, records);
   eval::Evaluation evaluation;

@@ -33,7 +33,10 @@ std::vector<int32_t> prompt_of(const GenerateArgs& args, const text::Tokenizer& 
 }
 
 int generate_one(const GenerateArgs& args, infer::GenerateOptions options) {
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
+  const models::AdapterRequest adapters = adapters_of(args.adapters, args.use);
+  const Quantization quantization = parse_quantization(args.quantization, "--quantization");
+  note_base(adapters, quantization);
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters, quantization, ops::choose_backend(args.device));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   std::unique_ptr<text::ChatTemplate> chat;
   if (args.chat || !args.chat_template.empty()) chat = text::ChatTemplate::create(args.chat_template, tokenizer);
@@ -165,7 +168,10 @@ int generate_file(const GenerateArgs& args, infer::GenerateOptions options) {
     info("{} is complete already", args.out);
     return answers.failed() ? 1 : 0;
   }
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use, true), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
+  const models::AdapterRequest adapters = adapters_of(args.adapters, args.use, true);
+  const Quantization quantization = parse_quantization(args.quantization, "--quantization");
+  note_base(adapters, quantization);
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters, quantization, ops::choose_backend(args.device));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   const bool ask = args.chat || !args.chat_template.empty();
   std::unique_ptr<text::ChatTemplate> chat;

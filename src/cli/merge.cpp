@@ -55,14 +55,7 @@ DType dtype_of(const formats::TensorInfo& info, const std::string& wanted) {
 }
 
 // How the base was held while the adapter was trained: as the command line says, or as the run recorded that left the adapter.
-Quantization trained_on(const std::string& directory) {
-  const fs::path adapter = fs::weakly_canonical(directory);
-  for (const fs::path& run : {adapter, adapter.filename().string().starts_with("checkpoint-") ? adapter.parent_path() : fs::path()})
-    if (!run.empty() && fs::exists(run / "attune_config.yaml")) return train::read_resolved(run / "attune_config.yaml").quantization();
-  return {};
-}
-
-Quantization trained_on(const MergeJob& args) {
+Quantization quantization_of(const MergeJob& args) {
   if (!args.quantization.empty()) return parse_quantization(args.quantization, "--quantization");
   const Quantization last = trained_on(args.adapters.back());
   for (const std::string& adapter : args.adapters)
@@ -105,7 +98,8 @@ class Merge {
     const Json config = new_config();
     formats::SaveOptions save;
     save.config = &config;
-    if (text::Tokenizer::found_in(args_.adapters.back())) save.companions_from = args_.adapters.back();
+    const std::string& own = args_.is_chain() ? args_.adapters.back() : args_.adapters.front();  // as when they run beside the base
+    if (text::Tokenizer::found_in(own)) save.companions_from = own;
     const auto tensors = sources();
     check_room(tensors, out);
     publish_directory(out, [&](const fs::path& directory) {
@@ -326,7 +320,7 @@ int merge(const MergeArgs& given) {
   const MergeJob args(given);
   const fs::path out = args.out;
   if (fs::exists(out) && !(fs::is_directory(out) && fs::is_empty(out))) refuse("--out: {} exists already; it is not overwritten", args.out);
-  const Quantization trained = trained_on(args);
+  const Quantization trained = quantization_of(args);
   check_base(args, trained);
   bool narrow = false;
   {

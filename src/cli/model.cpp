@@ -53,7 +53,10 @@ int init(const InitArgs& args) {
 int score(const ScoreArgs& args) {
   if (args.reward) return reward(args);
   if (!args.chat_template.empty()) refuse("--template goes with --reward: without it each line is scored as it stands");
-  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use), parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
+  const models::AdapterRequest adapters = adapters_of(args.adapters, args.use);
+  const Quantization quantization = parse_quantization(args.quantization, "--quantization");
+  note_base(adapters, quantization);
+  infer::Generator generator(args.model, parse_dtype(args.compute, "--compute"), adapters, quantization, ops::choose_backend(args.device));
   const text::Tokenizer& tokenizer = generator.tokenizer();
   const auto lines = read_lines(args.file);
   for (size_t i = 0; i < lines.size(); ++i) {

@@ -17,14 +17,14 @@ namespace {
 Json number_or_list(const std::vector<float>& scores) { return scores.size() == 1 ? Json(scores[0]) : Json(scores); }
 
 // Conversations or pairs, read and tokenised as training reads them.
-data::TokenSet read_rows(const ScoreArgs& args, const std::string& stage) {
+data::TokenSet read_rows(const ScoreArgs& args, const std::string& stage, const std::string& tokenizer) {
   train::RunSetup setup;
   setup.config.stage = stage;
   setup.config.model_name_or_path = args.model;
   setup.config.chat_template = args.chat_template;
   setup.config.cutoff_len = 1 << 24;
   setup.config.token_cache = false;
-  setup.tokenizer = text::Tokenizer::load(args.model);
+  setup.tokenizer = text::Tokenizer::load(tokenizer);
   data::TokenSet set = train::read_set(setup, {args.file});
   for (const std::string& line : setup.report.summary()) warn("{}", line);
   return set;
@@ -49,6 +49,7 @@ void score_lines(const ScoreArgs& args, infer::Generator& model) {
   for (size_t i = 0; i < lines.size(); ++i) {
     const auto ids = args.ids ? read_ids(lines[i], fmt::format("{}:{}", args.file, i + 1), model.model().config().vocab_size)
                               : model.tokenizer().encode(lines[i], encode).ids;
+    if (ids.empty()) refuse("{}:{}: the line is empty and the tokenizer has no token to begin with; a reward is that of a text", args.file, i + 1);
     fmt::print("{}\n", dump_json({{"reward", number_or_list(model.session().sequence_scores(ids))}}));
   }
 }
@@ -73,8 +74,10 @@ void score_pairs(const data::TokenSet& set, infer::Generator& model) {
 }  // namespace
 
 int reward(const ScoreArgs& args) {
-  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), adapters_of(args.adapters, args.use),
-                         parse_quantization(args.quantization, "--quantization"), ops::choose_backend(args.device));
+  const models::AdapterRequest adapters = adapters_of(args.adapters, args.use);
+  const Quantization quantization = parse_quantization(args.quantization, "--quantization");
+  note_base(adapters, quantization);
+  infer::Generator model(args.model, parse_dtype(args.compute, "--compute"), adapters, quantization, ops::choose_backend(args.device));
   if (model.model().config().num_labels == 0)
     refuse("{} is a language model; rewards come from a model of stage: rm (…ForSequenceClassification)", args.model);
   if (args.ids || fs::path(args.file).extension() == ".txt") {
@@ -83,7 +86,7 @@ int reward(const ScoreArgs& args) {
     return 0;
   }
   const bool pairs = holds_pairs(args.file);
-  const data::TokenSet set = read_rows(args, pairs ? "rm" : "sft");
+  const data::TokenSet set = read_rows(args, pairs ? "rm" : "sft", model.tokenizer_directory());
   if (pairs) {
     score_pairs(set, model);
     return 0;

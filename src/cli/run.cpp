@@ -1,10 +1,12 @@
 // train and plan.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "eval/evaluation.h"
 #include "plan/report.h"
 #include "train/cross_validation.h"
 #include "train/pipeline.h"
@@ -82,6 +84,7 @@ train::Config before_it_begins(const train::Config& stage, const std::string& ba
 void check_stages(const std::vector<train::Config>& stages, bool force) {
   for (const train::Config& stage : stages) {
     train::RunSetup setup = train::prepare(before_it_begins(stage, stages[0].model_name_or_path));
+    train::check_run(setup);
     plan::settle(setup);
     const plan::Plan plan = plan::make_plan(setup, nullptr);
     if (!plan.fits() && !force)
@@ -94,9 +97,12 @@ std::string run_pipeline(const std::vector<train::Config>& stages, bool force) {
   check_stages(stages, force);
   train::PipelineHooks hooks;
   hooks.run = [&](const train::Config& c) { return run_once(c, {}, force); };
-  hooks.merge = [](const std::string& base, const std::string& adapter, const std::string& out) {
+  hooks.merge = [](const train::Config& stage, const std::string& out) {
     MergeArgs args;
-    args.model = base, args.adapters = {adapter}, args.out = out;
+    args.model = stage.model_name_or_path, args.out = out;
+    args.adapters = {fmt::format("{}", fmt::join(eval::evaluated_adapters(stage), ","))};  // with those below the new one
+    // The weights beside which it has learnt: the next stage goes on with what this one has measured.
+    if (stage.quantization().on()) args.base = "dequantized";
     merge(args);
   };
   return train::run_pipeline(stages, hooks);
@@ -106,8 +112,10 @@ std::string run_pipeline(const std::vector<train::Config>& stages, bool force) {
 plan::Plan plan_one(const train::Config& config, const RunArgs& args, std::string& json) {
   train::RunSetup setup = setup_for_plan(config);
   for (const std::string& line : plan::settle(setup)) notice("{}", line);
-  if (setup.train_set)
+  if (setup.train_set) {
+    train::check_run(setup);
     for (const std::string& line : train::describe_data(setup)) info("{}", line);
+  }
   const auto [plan, suggestions] = make_plan(setup, setup.train_set ? kAsked : kWithoutData, args.all);
   if (args.json) json = plan::plan_json(plan, suggestions);
   else fmt::print("{}", plan::plan_text(plan, suggestions));

@@ -36,13 +36,14 @@ std::string_view first_line(std::string_view content) {
   return line;
 }
 
-// Goes over the JSON value that begins at `at` by its brackets and strings alone. `on_element` sees each element of the
-// outermost list or object. Returns the place behind the value, npos where it is not closed.
-template <class OnElement>
-size_t walk_value(std::string_view content, size_t at, OnElement on_element) {
+bool closes(char c) { return c == ']' || c == '}'; }
+
+// Goes over JSON from `at` on by its brackets and strings alone. `ends` sees every character outside of strings and how many brackets
+// are open before it; the place of the first one for which it holds, npos where there is none.
+template <class Ends>
+size_t walk(std::string_view content, size_t at, Ends ends) {
   int depth = 0;
   bool in_string = false;
-  size_t start = kNone;
   for (size_t i = at; i < content.size(); ++i) {
     const char c = content[i];
     if (in_string) {
@@ -50,35 +51,31 @@ size_t walk_value(std::string_view content, size_t at, OnElement on_element) {
       else if (c == '"') in_string = false;
       continue;
     }
-    if (depth == 1 && start == kNone && c != ',' && c != ']' && c != '}' && !std::isspace(static_cast<unsigned char>(c))) start = i;
+    if (ends(i, depth)) return i;
     if (c == '"') in_string = true;
     if (c == '[' || c == '{') ++depth;
-    if (start != kNone && depth == 1 && (c == ',' || c == ']' || c == '}')) {
-      on_element(start, i);
-      start = kNone;
-    }
-    if ((c == ']' || c == '}') && --depth == 0) return i + 1;
+    if (closes(c) && depth > 0) --depth;
   }
   return kNone;
 }
 
+// The list or object that begins at `at`; `on_element` sees each of its elements. Returns the place behind it, npos where it is not closed.
+template <class OnElement>
+size_t walk_value(std::string_view content, size_t at, OnElement on_element) {
+  size_t start = kNone;
+  const size_t end = walk(content, at, [&](size_t i, int depth) {
+    if (depth != 1) return false;
+    const bool border = content[i] == ',' || closes(content[i]);
+    if (border && start != kNone) on_element(start, i), start = kNone;
+    else if (!border && start == kNone && !std::isspace(static_cast<unsigned char>(content[i]))) start = i;
+    return closes(content[i]);
+  });
+  return end == kNone ? kNone : end + 1;
+}
+
 // Behind the element of a list that begins at `at`: its comma or the list's bracket. npos where neither is there.
 size_t element_end(std::string_view content, size_t at) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = at; i < content.size(); ++i) {
-    const char c = content[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      else if (c == '"') in_string = false;
-      continue;
-    }
-    if (c == '"') in_string = true;
-    if (depth == 0 && i > at && (c == ',' || c == ']' || c == '}')) return i;
-    if (c == '[' || c == '{') ++depth;
-    if ((c == ']' || c == '}') && depth > 0) --depth;
-  }
-  return kNone;
+  return walk(content, at, [&](size_t i, int depth) { return depth == 0 && i > at && (content[i] == ',' || closes(content[i])); });
 }
 
 RowBlock cut_lines(std::string_view content, int64_t line, size_t most, bool whole) {

@@ -195,7 +195,8 @@ StreamWindow TokenStream::hold_out(int64_t rows) {
 }
 
 StreamWindow TokenStream::window(const StreamCursor& at, int64_t rows) {
-  return fill(at, [&](const StreamWindow& w, int64_t tokens) { return w.rows >= rows || tokens >= most_tokens_; });
+  // A window has something to learn from, however many rows before that cannot be used.
+  return fill(at, [&](const StreamWindow& w, int64_t tokens) { return w.set.size() > 0 && (w.rows >= rows || tokens >= most_tokens_); });
 }
 
 std::vector<std::string> TokenStream::files() const {

@@ -44,7 +44,7 @@ class TokenStream {
   // The first rows, of which so many can be used. The stream begins behind them, in every pass. Before any window.
   StreamWindow hold_out(int64_t rows);
   const StreamCursor& begin() const { return begin_; }
-  // Up to `rows` rows behind `at`. Throws where a file cannot be read on; what stands before that comes in a window first.
+  // Up to `rows` rows behind `at`, more where none of these can be used. Throws where a file cannot be read on; what stands before that comes in a window first.
   StreamWindow window(const StreamCursor& at, int64_t rows);
   // Makes a call of `window` in another thread end soon, by throwing.
   void cancel() { cancelled_ = true; }

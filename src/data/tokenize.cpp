@@ -54,6 +54,7 @@ std::string fit(TokenizedRow& row, size_t limit) {
 }
 
 RowResult tokenize_text(const Record& record, const text::Tokenizer& tokenizer, const TokenizeOptions& options) {
+  if (record.weight == 0) return RowResult::drop("its weight is 0");
   text::EncodeOptions encode;
   encode.add_special_tokens = true;
   const ByteRange all{0, record.text.size()};

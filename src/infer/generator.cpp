@@ -5,19 +5,51 @@
 
 #include "models/merge.h"
 #include "models/quantized_base.h"
+#include "text/same_tokens.h"
 #include "util/error.h"
 #include "util/files.h"
+#include "util/hash.h"
 #include "util/json.h"
+#include "util/log.h"
 #include "util/machine.h"
 
 namespace attune::infer {
 
 namespace {
 
+// Whose answers are asked for first: of a set the first adapter that has a weight, or the first one.
+size_t first_of(const std::vector<double>& weights) {
+  const auto on = std::find_if(weights.begin(), weights.end(), [](double w) { return w != 0; });
+  return on == weights.end() ? 0 : static_cast<size_t>(on - weights.begin());
+}
+
 // Where the tokenizer is: new tokens and a template come with an adapter.
-std::string tokenizer_directory(const std::string& base, const models::AdapterRequest& adapters) {
-  const std::string own = !adapters.chain.empty() ? adapters.chain.back() : !adapters.set.empty() ? adapters.set[0].directory : "";
+std::string directory_of_tokenizer(const std::string& base, const models::AdapterRequest& adapters, const std::vector<double>& weights) {
+  const std::string own = !adapters.chain.empty() ? adapters.chain.back() : !adapters.set.empty() ? adapters.set[first_of(weights)].directory : "";
   return !own.empty() && text::Tokenizer::found_in(own) ? own : base;
+}
+
+bool same_files(const fs::path& a, const fs::path& b) {
+  const auto content = [](const fs::path& directory) {
+    std::string all;
+    for (const fs::path& file : text::Tokenizer::files(directory)) all += file.filename().string() + hash128_file(file);
+    return all;
+  };
+  return a == b || content(a) == content(b);
+}
+
+// One tokenizer reads for all adapters of a set: what another one has learnt in other tokens it would never see.
+void check_tokenizers(const text::Tokenizer& tokenizer, const std::string& directory, const std::string& base, const std::vector<models::NamedAdapter>& set) {
+  for (const models::NamedAdapter& adapter : set) {
+    const std::string own = text::Tokenizer::found_in(adapter.directory) ? adapter.directory : base;
+    if (same_files(own, directory)) continue;
+    const auto theirs = text::Tokenizer::load(own);
+    if (!text::same_tokens(*theirs, tokenizer))
+      refuse("--adapter: {} goes with the tokenizer in {}, which has other tokens than the one in {}. Such adapters are used alone, or merged first (attune merge)",
+             adapter.name, own, directory);
+    if (theirs->chat_template() != tokenizer.chat_template())
+      warn("--adapter: {} was tuned with another chat template than the one in {}, which is used for all of them; --template names one", adapter.name, directory);
+  }
 }
 
 }  // namespace
@@ -34,7 +66,9 @@ Generator::Generator(const std::string& directory, DType compute, const models::
     adapters_ = std::make_unique<models::AdapterSet>(*model_, adapters.set, quantization);
   }
   const auto weights = adapters_ ? models::parse_weights(adapters.use, adapters.set) : std::vector<double>{};
-  tokenizer_ = text::Tokenizer::load(tokenizer_directory(directory, adapters));
+  tokenizer_directory_ = directory_of_tokenizer(directory, adapters, weights);
+  tokenizer_ = text::Tokenizer::load(tokenizer_directory_);
+  check_tokenizers(*tokenizer_, tokenizer_directory_, directory, adapters.set);
   const double bytes = models::weight_bytes(*model_, compute) + (adapters_ ? static_cast<double>(adapters_->bytes(compute)) : 0);
   if (bytes > static_cast<double>(device.free_memory()))
     fail("{}: the weights take {:.1f} GB in this precision, {} are available", directory, bytes / 1e9, format_bytes(device.free_memory()));

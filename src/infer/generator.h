@@ -15,12 +15,14 @@ namespace attune::infer {
 class Generator {
  public:
   // Loads weights as `compute`, those of the layers as `quantization` where it is on, and the tokenizer. The tokenizer and template of the last adapter of a
-  // chain, of the first of a set, win over the base's.
+  // chain, of the first that is chosen of a set, win over the base's. Refuses a set whose tokenizers have other tokens.
   Generator(const std::string& directory, DType compute, const models::AdapterRequest& adapters = {}, const Quantization& quantization = {},
             const ops::Backend& backend = ops::cpu_backend());
   ~Generator();
 
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
+  // Where it was read from: the base's directory or an adapter's.
+  const std::string& tokenizer_directory() const { return tokenizer_directory_; }
   models::Decoder& model() { return *model_; }
   Session& session() { return *session_; }
   // Adapters that can be chosen; nullptr where there are none. A KeptText of before no longer holds what the model would say.
@@ -39,6 +41,7 @@ class Generator {
   std::vector<float> score(const std::vector<int32_t>& ids) { return session_->score(ids); }
 
  private:
+  std::string tokenizer_directory_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<models::Decoder> model_;
   std::unique_ptr<models::AdapterSet> adapters_;

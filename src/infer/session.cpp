@@ -274,8 +274,10 @@ std::vector<float> Session::sequence_scores(const std::vector<int32_t>& ids) {
   tape_->begin(false);
   const models::ForwardOptions options;
   const nn::Value hidden = model_.forward(*tape_, text.stream, compute_, options);
-  const Tensor scores = model_.head().logits(*context_, hidden->value.slice(length_of(ids) - 1, 1));
-  return floats_of(context_->device(), scores);
+  std::vector<float> scores = floats_of(context_->device(), model_.head().logits(*context_, hidden->value.slice(length_of(ids) - 1, 1)));
+  if (!std::all_of(scores.begin(), scores.end(), [](float x) { return std::isfinite(x); }))
+    fail("{}: the score of a text of {} tokens is not finite: the weights are damaged, or too large for this precision", name_, ids.size());
+  return scores;
 }
 
 uint64_t generation_bytes(models::Decoder& model, DType compute, int64_t sequences, int64_t prompt, int64_t max_new_tokens,

@@ -191,6 +191,11 @@ void grow_vocabulary(DecoderConfig& architecture, const fs::path& adapter) {
   grow_vocabulary(architecture, embedding);
 }
 
+void check_finite(const formats::TensorFile& file, const formats::TensorInfo& tensor, std::span<const float> values) {
+  if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+    fail("{}: tensor \"{}\" holds a number that is not finite: the adapter is damaged, or its training diverged. Use another checkpoint", file.path().string(), tensor.name);
+}
+
 std::vector<float> turned(const std::vector<float>& values, int64_t rows) {
   const auto n = static_cast<size_t>(rows), d = values.size() / n;
   std::vector<float> out(values.size());
@@ -297,6 +302,7 @@ void load_adapter(const nn::ParameterStore& parameters, Decoder& model, const fs
            file->path().string(), info->name, fmt::join(info->shape, ", "), fmt::join(shape, ", "));
     std::vector<float> values(static_cast<size_t>(info->count()));
     file->read(*info, DType::f32, values.data());
+    check_finite(*file, *info, values);
     if (beginning) split(values, *p, *beginning);
     else store(*p, is_transposed(*p) ? turned(values, shape[0]) : values);
     unused.erase(p->adapter_name);

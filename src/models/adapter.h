@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "formats/model_directory.h"
@@ -39,6 +40,9 @@ formats::LoraConfig with_beginnings(formats::LoraConfig config);
 bool unties(const DecoderConfig& architecture, const formats::LoraConfig& config);
 // As `unties` asks: a model whose head begins as a copy of the embedding.
 void untie(DecoderConfig& architecture);
+
+// Fails where a tensor of an adapter holds what is no number: it would spoil every answer.
+void check_finite(const formats::TensorFile& file, const formats::TensorInfo& tensor, std::span<const float> values);
 
 // A matrix of `rows` rows turned.
 std::vector<float> turned(const std::vector<float>& values, int64_t rows);

@@ -18,6 +18,7 @@ constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight", kMa
 std::vector<float> read_floats(const formats::TensorFile& file, const formats::TensorInfo& info) {
   std::vector<float> out(static_cast<size_t>(info.count()));
   file.read(info, DType::f32, out.data());
+  check_finite(file, info, out);
   return out;
 }
 
@@ -98,6 +99,7 @@ void AdapterDelta::apply(const std::string& name, const std::vector<int64_t>& sh
     check(it->second->shape);
     const int64_t cols = shape.back();
     file_->read(*it->second, DType::f32, static_cast<uint64_t>(first * cols), static_cast<uint64_t>(rows * cols), values);
+    check_finite(*file_, *it->second, {values, static_cast<size_t>(rows * cols)});
   }
   const auto it = low_rank_.find(name);
   if (it == low_rank_.end()) return;

@@ -74,9 +74,10 @@ PairLoss apo_down(const Pair& p, const PreferenceOptions& o) {
 }
 
 PairLoss discopop(const Pair& p, const PreferenceOptions& o) {
-  const double x = o.beta * difference(p), m = sigmoid(x / o.discopop_tau), dm = dsigmoid(x / o.discopop_tau) / o.discopop_tau;
-  const double logistic = -log_sigmoid(x), exponential = std::exp(-x);
-  return of_difference(o, logistic * (1 - m) + exponential * m, -sigmoid(-x) * (1 - m) - logistic * dm - exponential * m + exponential * dm);
+  const double x = o.beta * difference(p), t = x / o.discopop_tau, m = sigmoid(t), dm = dsigmoid(t) / o.discopop_tau;
+  // e⁻ˣ·m, in which e⁻ˣ alone may overflow where m is zero.
+  const double logistic = -log_sigmoid(x), exponential = x >= 0 ? std::exp(-x) * m : std::exp(t - x) / (1 + std::exp(t));
+  return of_difference(o, logistic * (1 - m) + exponential, -sigmoid(-x) * (1 - m) - logistic * dm - exponential + exponential * sigmoid(-t) / o.discopop_tau);
 }
 
 PairLoss dpo_by_token(const Pair& p, const PreferenceOptions& o) {

@@ -23,7 +23,10 @@ void BestModel::check(const std::vector<std::string>& known) const {
 }
 
 bool BestModel::update(const Json& metrics, int64_t step) {
-  const double value = metrics.at(name_).get<double>();
+  if (!metrics.contains(name_) || !metrics[name_].is_number())
+    fail("metric_for_best_model: this evaluation gave no \"{}\": nothing in the validation data is what it is a mean of (good answers, bad answers). Choose another metric, or other "
+         "validation data", name_);
+  const double value = metrics[name_].get<double>();
   const bool first = step_ == 0;
   const bool better = first || (larger_ ? value > metric_ : value < metric_);
   // As transformers: the patience asks for a gain above the threshold, the best is simply the best.

@@ -134,6 +134,9 @@ void load_tuned(const fs::path& directory, models::Decoder& model) {
 }
 
 void load_checkpoint(const fs::path& checkpoint, models::Decoder& model, optim::Optimizer& optimizer) {
+  if (!fs::exists(checkpoint / kOptimizer))
+    refuse("resume_from_checkpoint: {} has no optimizer state (save_only_model) and cannot be resumed; begin a new run with it as model_name_or_path (an adapter: "
+           "adapter_name_or_path)", checkpoint.string());
   load_tuned(checkpoint, model);
   formats::SafetensorsFile states(checkpoint / kOptimizer);
   for (const auto& s : optimizer.states()) read_exactly(states, s.name, s.shape, s.tensor.dtype, optimizer.device(), s.tensor.data);

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "train/config_schema.h"
+#include "train/idle_settings.h"
 #include "train/lora_options.h"
 #include "train/objective_options.h"
 #include "train/optimizer_options.h"
@@ -130,6 +131,9 @@ void check_streaming(const Config& c) {
   without(!c.dataset_weights.empty(), "dataset_weights", "how many rows a data set has is not known; mix by interleave_probs");
   without(c.eval_strategy == "epoch", "eval_strategy: epoch", "set eval_steps");
   without(c.save_strategy == "epoch", "save_strategy: epoch", "set save_steps");
+  const bool once = c.eval_strategy == "auto" && c.eval_steps == 0;
+  for (const auto& [wanted, key] : {std::pair{c.early_stopping_patience > 0, "early_stopping_patience"}, {c.load_best_model_at_end, "load_best_model_at_end"}, {c.save_strategy == "best", "save_strategy: best"}})
+    without(once && wanted, key, "it has no epochs, so that the only evaluation would be the last one. Set eval_steps");
   without(c.dataloader_drop_last, "dataloader_drop_last", "rows would be left out at the end of each window");
   without(!c.tokenized_path.empty(), "tokenized_path", "a stream is not kept");
   const auto per = std::find_if(c.lr_scheduler_kwargs.begin(), c.lr_scheduler_kwargs.end(), [](const auto& p) { return p.first == "per"; });
@@ -165,74 +169,13 @@ void check(const Config& c, bool needs_data) {
   needs_validation(c.load_best_model_at_end, "load_best_model_at_end");
   needs_validation(c.save_strategy == "best", "save_strategy: best");
   needs_validation(c.num_generation_samples > 0, "num_generation_samples");
+  if (c.num_generation_samples > 0 && c.stage == "rm") refuse("num_generation_samples: a reward model scores answers and writes none; leave it out in stage rm");
   if (c.cross_validation == 1) refuse("cross_validation: 1 fold leaves nothing to train on; 5 is usual");
   if (c.cross_validation > 0 && c.eval_strategy == "no") refuse("cross_validation needs evaluations, but eval_strategy is no");
   if (const std::string& r = c.resume_from_checkpoint; c.cross_validation > 0 && !r.empty() && r != "true" && r != "True")
     refuse("resume_from_checkpoint: {} belongs to one run, and cross_validation makes several; with true each continues from its own", r);
   if (c.cross_validation > 0 && (c.val_size > 0 || !c.eval_dataset.empty()))
     refuse("cross_validation holds its own validation data out: leave out val_size and eval_dataset");
-}
-
-bool idle_preference(const Config& c, const std::string& key) {
-  const auto uses = [&](std::initializer_list<const char*> losses) {
-    return c.stage == "dpo" && std::any_of(losses.begin(), losses.end(), [&](const char* l) { return std::find(c.pref_loss.begin(), c.pref_loss.end(), l) != c.pref_loss.end(); });
-  };
-  const bool dpo = c.stage == "dpo", kto = c.stage == "kto";
-  if (key == "pref_loss" || key == "pref_loss_weights" || key == "pref_ftx" || key == "ld_alpha") return !dpo;
-  if (key == "pref_beta") return !dpo && !kto;
-  if (key == "dpo_label_smoothing") return !uses({"sigmoid", "robust", "exo_pair", "aot", "sigmoid_norm", "simpo", "cpo"});
-  if (key == "simpo_gamma") return !uses({"simpo"});
-  if (key == "discopop_tau") return !uses({"discopop"});
-  if (key == "cpo_alpha") return !uses({"cpo"});
-  if (key == "ref_model") return !(dpo || kto) || !needs_reference(c);
-  if (key == "kto_chosen_weight" || key == "kto_rejected_weight" || key == "kto_loss") return !kto;
-  return key == "center_rewards_coefficient" && c.stage != "rm";
-}
-
-// Of an adapter that is continued its own directory says how it is made.
-bool idle_adapter(const Config& c, const std::string& key) {
-  static const std::set<std::string> of_new{"lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "bias", "rank_pattern",
-                                            "alpha_pattern", "layers_to_transform", "use_rslora", "use_dora", "pissa_init", "pissa_iter", "pissa_convert",
-                                            "init_lora_weights"};
-  const bool lora = c.finetuning_type == "lora", continued = lora && !c.adapter_name_or_path.empty() && !c.create_new_adapter;
-  if (of_new.count(key)) return !lora || continued;
-  if (key.starts_with("tt_")) return !lora || continued || !c.use_tensor_train;
-  if (key == "loraplus_lr_embedding") return !lora || c.loraplus_lr_ratio == 0;
-  return !lora && (key.starts_with("loraplus_") || key == "create_new_adapter" || key == "use_tensor_train");
-}
-
-// Keys that are set but have no effect beside the others. They do no harm, and files of other tools carry them.
-void say_idle(const Config& c, const std::set<std::string>& own) {
-  const std::string rule = optimizer_options(c).name;
-  const bool adam = rule != "sgd" && rule != "lomo" && rule != "adafactor" && rule != "adalomo" && !rule.starts_with("lion");
-  const bool lion = rule.starts_with("lion");
-  const bool validation = c.val_size > 0 || !c.eval_dataset.empty() || c.cross_validation > 0;
-  const bool freeze = c.finetuning_type == "freeze", by_name = !c.unfrozen_parameters.empty();
-  const bool four_bits = c.quantization().four_bits();
-  const bool warms_up = c.lr_scheduler_type != "constant";
-  const bool tokens = c.row_kind() == data::RowKind::text || c.row_kind() == data::RowKind::conversation;
-  const std::map<std::string, bool> idle{
-      {"adam_beta1", !adam && !lion}, {"adam_beta2", !adam && !lion}, {"adam_epsilon", !adam},
-      {"warmup_ratio", !warms_up || c.warmup_steps > 0}, {"warmup_steps", !warms_up},
-      {"freeze_trainable_layers", !freeze || by_name}, {"freeze_trainable_modules", !freeze || by_name},
-      {"freeze_extra_modules", !freeze || by_name}, {"unfrozen_parameters", !freeze},
-      {"template", c.pretraining()}, {"mask_history", c.row_kind() != data::RowKind::conversation},
-      {"train_on_prompt", c.row_kind() != data::RowKind::conversation},
-      {"metric_for_best_model", !validation}, {"greater_is_better", !validation}, {"eval_on_start", !validation},
-      {"early_stopping_threshold", c.early_stopping_patience == 0}, {"cross_validation_model", c.cross_validation == 0},
-      {"quantization_type", !four_bits}, {"double_quantization", !four_bits}, {"quantization_method", !c.quantization().on()},
-      {"buffer_size", !c.streaming}, {"tokenized_path", !c.token_cache}, {"overwrite_cache", !c.token_cache},
-      {"generation_max_new_tokens", c.num_generation_samples == 0},
-      {"label_smoothing_factor", !tokens}, {"use_dft_loss", !tokens},
-      {"resize_vocab", c.add_tokens.empty() && c.add_special_tokens.empty()},
-      {"init_special_tokens", c.add_tokens.empty() && c.add_special_tokens.empty()}};
-  std::vector<std::string> names;
-  for (const Config::Setting& s : c.settings) {
-    const auto it = idle.find(s.key);
-    const bool other = idle_adapter(c, s.key) || idle_preference(c, s.key) || (!c.use_galore && s.key.starts_with("galore_")) || (!c.use_apollo && s.key.starts_with("apollo_"));
-    if (own.count(s.key) && (other || (it != idle.end() && it->second))) names.push_back(s.key);
-  }
-  if (!names.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(names, ", "));
 }
 
 }  // namespace
@@ -338,6 +281,22 @@ void take_stage_loss(Config& c, const std::set<std::string>& own) {
   if (!own.count("pref_loss_weights")) c.pref_loss_weights.clear();
 }
 
+// Keys that are another way to say what a second one says: which of the two is written first decides nothing.
+void take_other_names(Config& c, const std::map<std::string, Given>& given) {
+  const auto find = [&](const char* key) {
+    const auto it = given.find(key);
+    return it == given.end() || it->second.values.empty() ? nullptr : &it->second;
+  };
+  if (const Given *use_cpu = find("use_cpu"), *device = find("device"); use_cpu && device && boolean(*use_cpu)) {
+    if (device->scalar() == "cuda")
+      refuse("{}: use_cpu: true and device: cuda ({}) contradict each other. Leave one of them out: device: cpu computes on the processor, device: cuda on the GPU",
+             use_cpu->where, device->where);
+    c.device = "cpu";
+  }
+  if (const Given *neat = find("neat_packing"), *packing = find("packing"); neat && packing && boolean(*neat) && !boolean(*packing))
+    refuse("{}: neat_packing: true and packing: false ({}) contradict each other: they are two names of one setting. Leave one of them out", neat->where, packing->where);
+}
+
 // Layers of keys, later ones before earlier ones. What the first `shared` layers set may be meant for other stages: it is
 // not said to be idle.
 Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bool needs_data) {
@@ -362,8 +321,9 @@ Config assemble(const std::vector<std::vector<Given>>& layers, size_t shared, bo
   if (!merged.count("finetuning_type")) notice("finetuning_type is not set: full, every parameter is trained");
   if (implies_update_in_backward(config)) config.optimizer_in_backward = true;
   take_stage_loss(config, own);
+  take_other_names(config, merged);
   check(config, needs_data);
-  say_idle(config, own);
+  if (const auto idle = idle_settings(config, own); !idle.empty()) notice("these keys have no effect beside the other settings: {}", fmt::join(idle, ", "));
   return config;
 }
 
@@ -383,8 +343,11 @@ void place_stages(std::vector<Config>& stages, const std::vector<std::vector<Giv
     if (!c.resume_from_checkpoint.empty() && c.resume_from_checkpoint != "true" && c.resume_from_checkpoint != "True")
       refuse("resume_from_checkpoint: {} belongs to one stage; with true the pipeline continues where it was", c.resume_from_checkpoint);
     c.output_dir = (output / fmt::format("{}-{}", i + 1, c.stage_loss.empty() ? c.stage : c.stage_loss)).string();
-    if (before && !sets(own[i], "model_name_or_path"))
+    const bool goes_on = before && !sets(own[i], "model_name_or_path");
+    if (goes_on)
       c.model_name_or_path = before->finetuning_type == "lora" ? (std::filesystem::path(before->output_dir) / "merged").string() : before->output_dir;
+    // Adapters that are named for all stages are part of that result already.
+    if (goes_on && !sets(own[i], "adapter_name_or_path")) c.adapter_name_or_path.clear(), c.create_new_adapter = false;
     // What a stage has brought is told by the loss before it.
     const bool validated = (c.val_size > 0 || !c.eval_dataset.empty()) && c.eval_strategy != "no";
     if (validated && std::none_of(c.settings.begin(), c.settings.end(), [](const auto& s) { return s.key == "eval_on_start"; })) c.eval_on_start = true;

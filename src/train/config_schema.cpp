@@ -220,7 +220,7 @@ class Schema {
     flag("disable_shuffling", &Config::disable_shuffling, "Rows come in the order of the files in every epoch (a curriculum); packs in the order of their first rows.");
     flag("dataloader_drop_last", &Config::dataloader_drop_last, "Leave out an epoch's last micro-batch when it is not full.");
     choices("device", &Config::device, {"auto", "cpu", "cuda"}, "Where it computes; `auto` takes a GPU where there is one.");
-    add({"use_cpu", "", "boolean", "`true` is `device: cpu`.",
+    add({"use_cpu", "", "boolean", "`true` is `device: cpu`; beside `device: cuda` it is refused.",
          [](Config& c, const Given& g) { if (boolean(g)) c.device = "cpu"; },
          [](const Config& c) { return text(c.device == "cpu"); }, {}});
     integer("seed", &Config::seed, 0, int64_t{1} << 53, "Everything random is a function of it.");
@@ -350,13 +350,13 @@ const std::set<std::string>& ignored_keys() {
       "remove_unused_columns", "print_param_status", "low_cpu_mem_usage", "preprocessing_batch_size", "deepspeed", "fsdp",
       "fsdp_config", "ddp_backend", "dataloader_persistent_workers", "dataloader_prefetch_factor", "hub_token", "hub_strategy",
       "hub_private_repo", "ms_hub_token", "om_hub_token", "log_on_each_node", "skip_memory_metrics",
-      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "precompute_ref_log_probs", "ref_model_quantization_bit", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
+      "logging_strategy", "compute_accuracy", "use_unsloth", "model_revision", "log_level", "precompute_ref_log_probs", "badam_verbose", "badam_update_ratio", "badam_mask_mode", "save_safetensors", "full_determinism"};
   return keys;
 }
 
 const std::set<std::string>& off_keys() {
   static const std::set<std::string> keys{
-      "auto_find_batch_size"};
+      "auto_find_batch_size", "ref_model_quantization_bit"};
   return keys;
 }
 

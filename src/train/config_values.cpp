@@ -77,6 +77,8 @@ Config::Pairs pairs(const Given& g) {
       return s.erase(s.find_last_not_of(' ') + 1);
     };
     out.emplace_back(trimmed(item.substr(0, equals)), trimmed(item.substr(equals + 1)));
+    for (size_t i = 0; i + 1 < out.size(); ++i)
+      if (out[i].first == out.back().first) refuse("{}: {}: \"{}\" stands twice", g.where, g.key, out[i].first);
   }
   return out;
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "train/checkpoint.h"
+#include "train/content.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/hash.h"
@@ -30,11 +31,12 @@ std::string fingerprint(const Config& config) {
   return sha256_hex(c.resolved_yaml());
 }
 
-Json finished_fold(const Config& c) {
+Json finished_fold(const Config& c, const std::string& inputs) {
   const fs::path file = fs::path(c.output_dir) / kFoldResult;
   if (c.resume_from_checkpoint.empty() || !fs::exists(file)) return nullptr;
   const Json result = read_json(file);
-  return result.value("configuration_sha256", std::string()) == fingerprint(c) ? result : Json(nullptr);
+  const bool same = result.value("configuration_sha256", std::string()) == fingerprint(c) && result.value("inputs", std::string()) == inputs;
+  return same ? result : Json(nullptr);
 }
 
 // Mean and standard deviation (n−1) of every metric that all folds have.
@@ -83,15 +85,17 @@ std::string cross_validate(const Config& config, const RunOnce& run) {
     protect_output(config);
     protect_finished_run(config);
   }
+  const std::string inputs = content_of_inputs(config);
   Json summary = {{"cross_validation", count}, {"folds", Json::array()}};
   for (int64_t i = 0; i < count; ++i) {
     const Config c = fold_config(config, i);
-    Json result = finished_fold(c);
+    Json result = finished_fold(c, inputs);
     if (result.is_null()) {
       info("fold {} of {}: {}", i + 1, count, c.output_dir);
       result = parse_json(run(c, {count, i}), "results");
       result["fold"] = i + 1;
       result["configuration_sha256"] = fingerprint(c);
+      result["inputs"] = inputs;
       write_file_atomic(fs::path(c.output_dir) / kFoldResult, result.dump(2) + "\n");
       if (!c.keep_model) remove_checkpoints(c.output_dir);
     } else {

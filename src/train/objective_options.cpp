@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "objectives/causal_lm.h"
 #include "objectives/kto.h"
 #include "objectives/preference.h"
@@ -27,11 +29,14 @@ std::vector<objectives::Preference::Term> terms_of(const Config& c) {
 }  // namespace
 
 void check_objective(const Config& c) {
+  if (c.stage == "kto" && c.kto_chosen_weight == 0 && c.kto_rejected_weight == 0)
+    refuse("kto_chosen_weight and kto_rejected_weight are both 0: nothing would be learnt");
   if (c.stage != "dpo") return;
   if (c.pref_loss.empty()) refuse("pref_loss is empty: name a loss, e.g. sigmoid");
   if (!c.pref_loss_weights.empty() && c.pref_loss_weights.size() != c.pref_loss.size())
     refuse("pref_loss_weights: {} numbers for {} losses in pref_loss; give one each", c.pref_loss_weights.size(), c.pref_loss.size());
-  terms_of(c);
+  const std::vector<objectives::Preference::Term> terms = terms_of(c);
+  if (std::all_of(terms.begin(), terms.end(), [](const auto& t) { return t.weight == 0; })) refuse("pref_loss_weights: all of them are 0: nothing would be learnt");
   for (const std::string& name : c.pref_loss) {
     if (name == "exo_pair" && c.dpo_label_smoothing == 0)
       refuse("pref_loss: exo_pair takes the logarithm of dpo_label_smoothing, which must be above 0; 1e-3 is usual");

@@ -1,8 +1,10 @@
 #include "train/pipeline.h"
 
 #include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 
+#include "train/result.h"
 #include "util/error.h"
 #include "util/files.h"
 #include "util/hash.h"
@@ -76,11 +78,13 @@ class Pipeline {
   const std::vector<Config>& stages_;
   const PipelineHooks& hooks_;
   fs::path output_, file_;
+  std::unique_ptr<DirectoryLock> lock_;
   Json state_;
 };
 
 void Pipeline::begin() {
   fs::create_directories(output_);
+  lock_ = std::make_unique<DirectoryLock>(output_, "output_dir");
   const Config& c = stages_[0];
   const bool resume = !c.resume_from_checkpoint.empty();
   if (fs::exists(file_) && !c.overwrite_output_dir && !resume)
@@ -90,10 +94,15 @@ void Pipeline::begin() {
     state_ = read_json(file_);
     return check_settings();
   }
+  for (Config s : stages_) {  // no stage has begun: what is there is older, and not for hours of other stages to find
+    s.resume_from_checkpoint.clear();
+    protect_finished_run(s);
+  }
   state_ = {{"format", 1}, {"stages", Json::array()}};
   for (const Config& s : stages_)
     state_["stages"].push_back({{"name", fs::path(s.output_dir).filename().string()}, {"stage", s.stage}, {"finetuning_type", s.finetuning_type},
                                 {"base", s.model_name_or_path}, {"settings_sha256", settings_hash(s)}, {"status", "waiting"}});
+  save();  // before anything of an earlier pipeline goes
 }
 
 // pipeline.json is a file like any other: somebody may have changed it.
@@ -124,7 +133,7 @@ void Pipeline::merge_result(size_t i) {
   const fs::path output = stages_[i].output_dir, merged = output / "merged", temporary = output / ".tmp-merged";
   if (fs::exists(merged) || !merged_is_needed(i)) return;
   fs::remove_all(temporary);
-  hooks_.merge(stages_[i].model_name_or_path, output.string(), temporary.string());
+  hooks_.merge(stages_[i], temporary.string());
   fs::rename(temporary, merged);
 }
 
@@ -137,7 +146,10 @@ void Pipeline::run_stage(size_t i) {
     if (entry["status"] == "waiting" || !finished(c)) {
       // A stage that has not begun may find what an earlier pipeline left, and only overwrite_output_dir may clear that.
       if (entry["status"] == "waiting") c.resume_from_checkpoint.clear();
-      if (entry["status"] == "waiting" && c.overwrite_output_dir) fs::remove_all(fs::path(c.output_dir) / "merged");
+      if (entry["status"] == "waiting" && c.overwrite_output_dir) {  // before it is called running: results of before would be taken for its own
+        clear_previous_run(c.output_dir);
+        fs::remove_all(fs::path(c.output_dir) / "merged");
+      }
       if (entry["status"] == "running") c.resume_from_checkpoint = "true", c.overwrite_output_dir = false;
       entry["settings_sha256"] = settings_hash(stages_[i]);
       entry["status"] = "running";

@@ -11,8 +11,8 @@ namespace attune::train {
 
 struct PipelineHooks {
   std::function<std::string(const Config&)> run;  // one training; its results as JSON
-  // An adapter into its base: a model directory.
-  std::function<void(const std::string& base, const std::string& adapter, const std::string& out)> merge;
+  // What a stage with adapters has made, into its base: a model directory.
+  std::function<void(const Config& stage, const std::string& out)> merge;
 };
 
 // `stages` come from load_stages. Leaves pipeline.json beside the stages' directories: what each stage was, how long it took, and

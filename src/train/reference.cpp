@@ -1,10 +1,15 @@
 #include "train/reference.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "formats/safetensors.h"
 #include "models/load.h"
+#include "text/same_tokens.h"
+#include "train/content.h"
+#include "train/objective_options.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -15,10 +20,29 @@ namespace {
 
 using data::kReferenceLogp;
 
+// What a kill may cost, in seconds.
+constexpr double kKeepEvery = 60;
+
 // Steps of the first epoch that the run comes to, and whether it comes to others.
 std::pair<int64_t, bool> reach(const RunSetup& s) {
   const int64_t epoch = s.train_batches->steps_in_epoch(0);
   return {std::min(epoch, s.total_steps), s.total_steps > epoch};
+}
+
+// What the reference is, as far as it decides what it says of a token.
+std::map<std::string, std::string> reference_of(const RunSetup& s) {
+  const Config& c = s.config;
+  if (!c.ref_model.empty()) {
+    formats::ModelDirectory model(c.ref_model);
+    return {{"reference", "ref_model " + content_of(model)}};
+  }
+  std::map<std::string, std::string> out{{"reference", "the model as training begins " + content_of(*s.directory)}};
+  std::vector<std::string> adapters;
+  for (const std::string& directory : c.adapter_name_or_path) adapters.push_back(content_of_adapter(directory));
+  out["adapters"] = fmt::format("{}", fmt::join(adapters, ","));
+  if (!s.vocabulary.rows.empty())
+    out["new_tokens"] = fmt::format("{} | {} | {} | {}", fmt::join(c.add_tokens, ","), fmt::join(c.add_special_tokens, ","), c.init_special_tokens, c.seed);
+  return out;
 }
 
 }  // namespace
@@ -31,7 +55,19 @@ EngineOptions reference_options(const EngineOptions& run) {
   return options;
 }
 
-ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors") {
+void check_reference(const RunSetup& s) {
+  const std::string& path = s.config.ref_model;
+  if (path.empty() || !needs_reference(s.config)) return;
+  const models::DecoderConfig reference = models::declare(formats::ModelDirectory(path))->config();
+  if (reference.num_labels > 0) refuse("ref_model: {} scores sequences; a reference must be a language model", path);
+  if (reference.vocab_size < s.architecture.vocab_size)
+    refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, reference.vocab_size, s.architecture.vocab_size);
+  if (text::Tokenizer::found_in(path) && !text::same_tokens(*text::Tokenizer::load(path), *s.tokenizer))
+    refuse("ref_model: the tokenizer in {} has other tokens than that of the model which is trained: the reference would read other words. Name a model of the same family, "
+           "or leave ref_model out (the model as training begins)", path);
+}
+
+ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(setup.config.output_dir) / "reference_logps.safetensors"), reference_(reference_of(setup)) {
   const auto [steps, all] = reach(setup);
   parts_.push_back({setup.train_set.get(), setup.train_batches.get(), "train", true, steps, all});
   if (setup.eval_batches) parts_.push_back({setup.eval_set.get(), setup.eval_batches.get(), "eval", false, setup.eval_batches->steps_in_epoch(0), false});
@@ -42,18 +78,18 @@ ReferenceLogps::ReferenceLogps(RunSetup& setup) : setup_(setup), file_(fs::path(
 
 // Files of this run alone: another reference or other data begins anew.
 std::map<std::string, std::string> ReferenceLogps::identity() const {
-  const Config& c = setup_.config;
-  std::map<std::string, std::string> id{{"format", "attune reference log-probabilities 1"},
-                                        {"reference", c.ref_model.empty() ? "the model as training begins: " + c.model_name_or_path : c.ref_model},
-                                        {"quantization", text_of(c.ref_model.empty() ? setup_.engine.tuning.quantization : Quantization{})},
-                                        {"compute", name_of(setup_.engine.compute)}};
+  std::map<std::string, std::string> id = reference_;
+  id["format"] = "attune reference log-probabilities 2";
+  id["compute"] = name_of(setup_.engine.compute);
+  id["quantization"] = text_of(setup_.config.ref_model.empty() ? setup_.engine.tuning.quantization : Quantization{});
   for (const Part& p : parts_) id[p.name] = p.set->fingerprint();
   return id;
 }
 
-void ReferenceLogps::load() {
+void ReferenceLogps::load() try {
   if (!fs::exists(file_)) return;
   const formats::SafetensorsFile file(file_);
+  for (const auto& [key, value] : reference_) changed_ |= !file.metadata().contains(key) || file.metadata().at(key) != value;
   if (file.metadata() != identity()) return;
   for (Part& p : parts_) {
     const formats::TensorInfo* info = file.find(p.name);
@@ -62,6 +98,8 @@ void ReferenceLogps::load() {
     file.read(*info, DType::f32, values.data());
     for (int64_t i = 0; i < p.set->size(); ++i) p.set->set_side(kReferenceLogp, i, values[static_cast<size_t>(i)]);
   }
+} catch (const Error& error) {
+  warn("the log-probabilities of the reference that are kept cannot be used: {}", error.what());
 }
 
 void ReferenceLogps::store() const {
@@ -118,6 +156,7 @@ bool ReferenceLogps::missing() const {
 
 void ReferenceLogps::fill(Engine& engine) {
   const double begin = seconds_now();
+  double kept = begin;
   int64_t total = 0, done = 0, tokens = 0;
   for_each_missing([&](const Part&, const MicroBatch&) { ++total; });
   Progress progress("reference", total);
@@ -130,6 +169,7 @@ void ReferenceLogps::fill(Engine& engine) {
       p.set->set_side(kReferenceLogp, b.sequence_samples[s], static_cast<float>(sequences[s].logp));
     }
     tokens += b.token_count();
+    if (seconds_now() - kept > kKeepEvery) store(), kept = seconds_now();
     progress.update(++done, fmt::format("{:.0f} tokens/s", static_cast<double>(tokens) / std::max(1e-9, seconds_now() - begin)));
   });
   store();
@@ -139,10 +179,6 @@ void ReferenceLogps::fill(Engine& engine) {
 void ReferenceLogps::fill_with(const std::string& path) {
   formats::ModelDirectory directory(path);
   auto model = models::declare(directory);
-  if (model->config().num_labels > 0) refuse("ref_model: {} scores sequences; a reference must be a language model", path);
-  if (model->config().vocab_size < setup_.architecture.vocab_size)
-    refuse("ref_model: {} has a vocabulary of {}, the model that is trained {}; they must share a tokenizer", path, model->config().vocab_size,
-           setup_.architecture.vocab_size);
   const EngineOptions options = reference_options(setup_.engine);
   for (const auto& p : model->parameters().all()) p->trainable = false;
   const auto engine_of = [&](models::Decoder& m, Place place, uint64_t bytes) {

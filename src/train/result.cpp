@@ -106,7 +106,7 @@ void clear_previous_run(const fs::path& output) {
                       name == "generated_predictions.jsonl" || name == "generated_samples.jsonl" || name == "cross_validation.json" || name == "fold_result.json" ||
                       name == "eval_results.json" || name == "all_results.json" || name == "training_loss.svg" ||
                       name == "attune_manifest.json" || name == "attune_config.yaml" || name == "data_report.jsonl" ||
-                      name == "reference_logps.safetensors";
+                      name == "reference_logps.safetensors" || name == "reference_logps.safetensors.tmp";
     if (ours) going.push_back(entry.path());
   }
   if (fs::is_directory(output / "runs"))

@@ -216,14 +216,12 @@ RunSetup::Place RunSetup::place_of(int64_t step) const {
   fail("internal error: step {} lies behind the end of the run", step);
 }
 
-std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::string& model) {
-  Config c = config;
+std::unique_ptr<data::TokenSet> held_out_set(const Config& c, const std::string& tokenizer) {
   if (!c.eval_dataset.empty()) {
     RunSetup s;
-    c.model_name_or_path = model;
     s.config = c;
-    s.vocabulary.directory = model;
-    s.tokenizer = text::Tokenizer::load(model);
+    s.vocabulary.directory = tokenizer;
+    s.tokenizer = text::Tokenizer::load(tokenizer);
     auto set = std::make_unique<TokenSet>(read_set(s, c.eval_dataset));
     for (const std::string& line : s.report.summary()) warn("{}", line);
     if (set->size() == 0) refuse("eval_dataset: no sample is left: {}", fmt::join(s.report.summary(), "; "));

@@ -66,8 +66,8 @@ void protect_output(const Config& config);
 void protect_finished_run(const Config& config);
 
 // What a configuration holds out, as its training sees it: `eval_dataset`, or the samples that `val_size` chose. The
-// tokenizer and template are those of `model`. Refuses where nothing is held out.
-std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::string& model);
+// tokenizer is that of the directory `tokenizer` (of a model, or of an adapter that brings its own). Refuses where nothing is held out.
+std::unique_ptr<data::TokenSet> held_out_set(const Config& config, const std::string& tokenizer);
 
 // What the data looks like, one line each, for the log.
 std::vector<std::string> describe_data(const RunSetup& setup);

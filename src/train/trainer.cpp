@@ -75,7 +75,7 @@ class Trainer {
   Trainer(RunSetup& setup, uint64_t activation_bytes)
       : setup_(setup), config_(setup.config), output_(config_.output_dir),
         schedule_(schedule_options(setup)), best_(config_) {
-    if (setup_.eval_set) best_.check(metric_names(*setup_.eval_set, *setup_.objective));
+    check_run(setup);
     claim_output();
     prepare_reference();
     load_model(activation_bytes);
@@ -155,11 +155,14 @@ void Trainer::claim_output() {
 void Trainer::prepare_reference() {
   if (!needs_reference(config_)) return;
   references_ = std::make_unique<ReferenceLogps>(setup_);
+  if (checkpoint_ && references_->changed())
+    refuse("{}: the reference is another model than when this run began: {} on disk, or the setting that names it, has changed since. Restore it, or start afresh",
+           output_.string(), config_.ref_model.empty() ? "the base or an adapter that it begins with" : "ref_model");
   if (!config_.ref_model.empty() && references_->missing()) references_->fill_with(config_.ref_model);
   reference_missing_ = references_->missing();
   if (reference_missing_ && checkpoint_ && setup_.engine.tuning.adapts())
-    fail("{}: reference_logps.safetensors, which an adapter's run needs to continue, is not there any more or belongs to other data. Start afresh, or "
-         "bring the file back", output_.string());
+    fail("{}: reference_logps.safetensors, which an adapter's run needs to continue, is not there any more, is damaged, or belongs to another reference or other "
+         "data. Start afresh, or bring the file back with the base and the data that it was made of", output_.string());
 }
 
 void Trainer::load_model(uint64_t activation_bytes) {
@@ -465,6 +468,12 @@ std::string Trainer::finish(double epoch) {
 }
 
 }  // namespace
+
+void check_run(const RunSetup& setup) {
+  const optim::Schedule known(schedule_options(setup));
+  check_reference(setup);
+  if (setup.eval_set) BestModel(setup.config).check(metric_names(*setup.eval_set, *setup.objective));
+}
 
 std::string run_training(RunSetup& setup, uint64_t activation_bytes) {
   interrupted = 0;

@@ -1,5 +1,6 @@
 // Adapters as a user meets them: trained, resumed, continued, used and merged.
 #include <cstdlib>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "formats/model_directory.h"
@@ -204,6 +205,22 @@ TEST_F(AdapterRun, AnAdapterOfAnotherBaseIsRefused) {
   EXPECT_FALSE(fs::exists(work / "m"));
 }
 
+// Merging looks at it before anything is written, also where the answers are not compared.
+TEST_F(AdapterRun, OneWithNumbersThatAreNoneIsNeitherUsedNorMerged) {
+  for (const std::string more : {"lora_target=q_proj", "additional_target=norm"}) {
+    ASSERT_EQ(run(training("a", {more, "max_steps=1", "overwrite_output_dir=true"})).code, 0);
+    std::string bytes = read_file(work / "a/adapter_model.safetensors");
+    const uint32_t nan = 0x7FC00000u;
+    std::memcpy(&bytes[bytes.size() - 4], &nan, 4);
+    write_file(work / "a/adapter_model.safetensors", bytes);
+    const std::string a = (work / "a").string();
+    for (const auto& args : {std::vector<std::string>{"score", "--model", base, "--file", data, "--adapter", a}, {"score", "--model", base, "--file", data, "--adapter", a, "--use", "a"},
+                             {"merge", "--model", base, "--adapter", a, "--out", (work / "m").string(), "--no-check"}})
+      expect_failure(run(args), 1, "holds a number that is not finite");
+    EXPECT_FALSE(fs::exists(work / "m"));
+  }
+}
+
 TEST_F(AdapterRun, OnAQuantisedBaseResumesToTheSameBitsAndEvaluatesOnIt) {
   const std::vector<std::string> four{"quantization_bit=4", "val_size=4"};
   Result r = run(training("whole", four));
@@ -252,6 +269,9 @@ TEST_F(AdapterRun, MergingAsksForTheBaseOfAQuantisedRunAndMeasuresBoth) {
   EXPECT_LT(furthest(expected, nll((work / "dequantized").string())), 1e-4);
   EXPECT_LT(furthest(nll(base, a), nll((work / "files").string())), 1e-4);
   EXPECT_GT(furthest(expected, nll(base, a)), 1e-3);
+  // Beside another base it answers, and that is said.
+  EXPECT_TRUE(says(run({"score", "--model", base, "--adapter", a, "--file", text}).err, "--quantization fp4-double holds it as then"));
+  EXPECT_FALSE(says(trained.err, "--quantization"));
   // Elsewhere the adapter alone does not say so.
   fs::remove(fs::path(a) / "attune_config.yaml");
   EXPECT_EQ(merge("n", {"--base", "dequantized"}).code, 2);
@@ -293,6 +313,30 @@ TEST_F(AdapterRun, SeveralAddUpAsTheirMergeAndOneIsChosenWithoutTheOthers) {
   ASSERT_EQ(run(training("dora", {"use_dora=true", "max_steps=1"})).code, 0);
   expect_failure(run({"merge", "--model", base, "--adapter", law, "--adapter", (work / "dora").string(), "--out", (work / "no").string()}), 2, "DoRA");
   EXPECT_FALSE(fs::exists(work / "no"));
+}
+
+// Each was tuned with a template of its own; the one that is chosen is asked in its own.
+TEST_F(AdapterRun, OfSeveralTheFirstThatIsChosenBringsTheTemplate) {
+  ASSERT_EQ(run(training("law", {"lora_target=q_proj", "learning_rate=0.05"})).code, 0);
+  ASSERT_EQ(run(training("tone", {"lora_target=q_proj", "learning_rate=0.05", "template=alpaca"})).code, 0);
+  const std::string law = (work / "law").string(), tone = (work / "tone").string();
+  const auto answer = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> args{"generate", "--model", base, "--max-new-tokens", "8", "--chat", "--prompt", "Hi", "--json"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  };
+  const auto prompt = [](const Result& r) { return parse_json(r.out, "answer")["prompt_ids"]; };
+  const Result alone = answer({"--adapter", tone}), chosen = answer({"--adapter", law, "--adapter", tone, "--use", "tone"}), both = answer({"--adapter", law, "--adapter", tone});
+  ASSERT_EQ(chosen.code, 0) << chosen.err;
+  EXPECT_EQ(prompt(chosen), prompt(alone));
+  EXPECT_EQ(prompt(both), prompt(answer({"--adapter", law})));
+  EXPECT_NE(prompt(both), prompt(alone));
+  EXPECT_TRUE(says(chosen.err, "law was tuned with another chat template")) << chosen.err;
+  for (const char* use : {"law+tone", "tone"}) {
+    const fs::path merged = work / (std::string("merged ") + use);
+    ASSERT_EQ(run({"merge", "--model", base, "--adapter", law, "--adapter", tone, "--use", use, "--out", merged.string(), "--no-check"}).code, 0);
+    EXPECT_EQ(read_file(merged / "chat_template.jinja"), read_file(work / (std::string(use) == "tone" ? "tone" : "law") / "chat_template.jinja")) << use;
+  }
 }
 
 TEST_F(AdapterRun, RowsOfAFileAndAConversationChooseTheirAdapter) {

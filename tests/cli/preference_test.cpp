@@ -1,4 +1,5 @@
 // Rewards, preferences and pipelines from the command line.
+#include <cstring>
 #include <random>
 
 #include "cli/program.h"
@@ -61,6 +62,69 @@ TEST_F(Preferences, ASeparateReferenceIsUsed) {
   ASSERT_EQ(r.code, 0) << r.err;
   EXPECT_GT(std::abs(result("out/trainer_state.json")["log_history"][0]["loss"].get<double>() - std::log(2.0)), 1e-3);
   EXPECT_TRUE(says(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("nowhere"), "overwrite_output_dir=true"}).err, "nowhere"));
+  // The same number of rows says nothing of what stands in them.
+  ASSERT_EQ(run({"tokenizer", "train", at("text.jsonl"), "--out", at("words"), "--vocab-size", "300"}).code, 0);
+  ASSERT_EQ(run({"init", "--config", at("config.json"), "--out", at("foreign"), "--tokenizer", at("words")}).code, 0);
+  expect_failure(train("dpo", "pairs.jsonl", {"max_steps=1", "ref_model=" + at("foreign"), "overwrite_output_dir=true"}), 2, "has other tokens");
+  EXPECT_TRUE(fs::exists(work_ / "out/train_results.json"));  // seen before anything is cleared
+}
+
+// What is kept belongs to a model, not to the name of a directory.
+TEST_F(Preferences, AReferenceThatHasChangedIsAskedAnew) {
+  const auto make = [&](const std::string& name, const std::string& seed) {
+    fs::remove_all(work_ / name);
+    const Result r = run({"init", "--config", at("config.json"), "--out", at(name), "--tokenizer", at("tokenizer"), "--seed", seed});
+    ASSERT_EQ(r.code, 0) << r.err;
+  };
+  const auto asked = [&](const std::vector<std::string>& more) {  // a new run that finds what an earlier one has kept
+    const std::string kept = fs::exists(work_ / "out/reference_logps.safetensors") ? read_file(work_ / "out/reference_logps.safetensors") : "";
+    fs::remove_all(work_ / "out");
+    if (!kept.empty()) work_.write("out/reference_logps.safetensors", kept);
+    auto settings = more;
+    settings.insert(settings.end(), {"max_steps=2", "save_steps=1"});
+    const Result r = train("dpo", "pairs.jsonl", settings);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return says(r.err, "reference: ");
+  };
+  EXPECT_TRUE(asked({}));
+  EXPECT_FALSE(asked({}));
+  make("base", "5");
+  EXPECT_TRUE(asked({}));
+  make("other", "6");
+  EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+  EXPECT_FALSE(asked({"ref_model=" + at("other")}));
+  make("other", "7");
+  EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+  // A run in the middle of its way does not change its reference.
+  make("other", "8");
+  fs::remove(work_ / "out/train_results.json");
+  expect_failure(train("dpo", "pairs.jsonl", {"ref_model=" + at("other"), "max_steps=2", "resume_from_checkpoint=true"}), 2, "the reference is another model");
+  // What is damaged is made anew.
+  make("other", "7");
+  work_.write("out/reference_logps.safetensors", read_file(work_ / "out/reference_logps.safetensors").substr(0, 300));
+  EXPECT_TRUE(asked({"ref_model=" + at("other")}));
+}
+
+// A run that was killed while it asked the reference goes on where it was.
+TEST_F(Preferences, OfAReferenceOnlyWhatIsMissingIsAsked) {
+  const Result first = train("dpo", "pairs.jsonl", {"max_steps=8"});
+  ASSERT_EQ(first.code, 0) << first.err;
+  const std::string whole = read_file(work_ / "out/reference_logps.safetensors");
+  std::string part = whole;
+  const uint32_t unknown = 0x7FC00000u;
+  std::memcpy(&part[part.size() - 4], &unknown, 4);
+  fs::remove_all(work_ / "out");
+  work_.write("out/reference_logps.safetensors", part);
+  const Result second = train("dpo", "pairs.jsonl", {"max_steps=8"});
+  ASSERT_EQ(second.code, 0) << second.err;
+  EXPECT_TRUE(read_file(work_ / "out/reference_logps.safetensors") == whole);
+  const auto tokens = [](const Result& r) {
+    const std::string mark = "log-probabilities of ";
+    const size_t at = r.err.find(mark);
+    return at == std::string::npos ? 0 : std::stoi(r.err.substr(at + mark.size()));
+  };
+  EXPECT_GT(tokens(second), 0);
+  EXPECT_LT(4 * tokens(second), tokens(first)) << second.err;
 }
 
 TEST_F(Preferences, ResumedItGoesOnWithTheSameReference) {
@@ -201,6 +265,31 @@ TEST_F(Preferences, ARewardModelCanBeAnAdapter) {
       EXPECT_NEAR(parse_json(one[i], "line")[side].get<double>(), parse_json(other[i], "line")[side].get<double>(), 1e-5);
 }
 
+// The adapter's own template, not the base's, is the one that its rewards belong to.
+TEST_F(Preferences, ARewardAdapterIsAskedInItsOwnTemplate) {
+  ASSERT_EQ(run({"train", "model_name_or_path=" + at("base"), "stage=rm", "finetuning_type=lora", "dataset=" + at("pairs.jsonl"), "template=default", "cutoff_len=96",
+                 "per_device_train_batch_size=4", "max_steps=4", "learning_rate=1e-2", "output_dir=" + at("adapter")}).code, 0);
+  work_.write("base/chat_template.jinja", "{% for m in messages %}{{ m['role'] + '> ' + m['content'] + '\n' }}{% endfor %}");
+  const std::vector<std::string> ask{"score", "--reward", "--model", at("base"), "--adapter", at("adapter"), "--file", at("pairs.jsonl")};
+  auto named = ask;
+  named.insert(named.end(), {"--template", "default"});
+  const Result own = run(ask), by_name = run(named);
+  ASSERT_EQ(own.code, 0) << own.err;
+  EXPECT_EQ(own.out, by_name.out);
+}
+
+// Their validation figures are those of the run; there is nothing to generate and compare.
+TEST_F(Preferences, EvaluationOfPairsIsRefusedWithWhereTheFiguresAre) {
+  for (const auto& [stage, data] : {std::pair{"dpo", "pairs.jsonl"}, {"rm", "pairs.jsonl"}, {"kto", "judged.jsonl"}}) {
+    const Result r = run({"eval", "model_name_or_path=" + at("base"), std::string("stage=") + stage, "eval_dataset=" + at(data), "template=default", "output_dir=" + at("out")});
+    expect_failure(r, 2, "eval_results.json");
+    EXPECT_TRUE(says(r.err, std::string("stage ") + stage)) << r.err;
+  }
+  // Of the tuned model questions can be asked.
+  EXPECT_EQ(run({"eval", "model_name_or_path=" + at("base"), "stage=dpo", "eval_dataset=" + at("pairs.jsonl"), "template=default", "output_dir=" + at("out"),
+                 "--file", at("chat.jsonl"), "--max-new-tokens", "2", "--json"}).code, 0);
+}
+
 class Pipelines : public Preferences {
  protected:
   void write_pipeline(const std::string& more = "") {
@@ -267,6 +356,32 @@ TEST_F(Pipelines, KilledInAnyStageItEndsWithTheSameBits) {
   EXPECT_TRUE(read_file(work_ / "killed/3-dpo/model.safetensors") == read_file(work_ / "whole/3-dpo/model.safetensors"));
 }
 
+// What the next stage begins with is what this one has made: on the base as it learnt beside it, with the adapters below its own.
+TEST_F(Pipelines, AdaptersOnAQuantisedBaseOrOnOthersAreMergedWhole) {
+  const auto pipeline = [&](const std::string& first) {
+    work_.write("pipe.yaml", "model_name_or_path: " + at("base") + "\ntemplate: default\ncutoff_len: 96\nper_device_train_batch_size: 4\nfinetuning_type: lora\nlora_rank: 4\nmax_steps: 3\n" +
+                                 "stages:\n  - stage: sft\n    dataset: " + at("chat.jsonl") + "\n" + first + "  - stage: dpo\n    dataset: " + at("pairs.jsonl") + "\n    val_size: 4\n");
+  };
+  const auto nll = [&](const std::vector<std::string>& model) {
+    work_.write("lines.txt", "The cat was happy and saw a tree.\n");
+    std::vector<std::string> all{"score", "--file", at("lines.txt")};
+    all.insert(all.end(), model.begin(), model.end());
+    const Result r = run(all);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return parse_json(lines_of(r.out).at(0), "score")["mean_nll"].get<double>();
+  };
+  pipeline("    quantization_bit: 4\n    learning_rate: 1e-2\n");
+  const Result r = go("q");
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NEAR(nll({"--model", at("q/1-sft/merged")}), nll({"--model", at("base"), "--adapter", at("q/1-sft"), "--quantization", "nf4-double"}), 1e-3);
+  pipeline("    adapter_name_or_path: " + at("q/1-sft") + "\n    create_new_adapter: true\n    learning_rate: 0\n");
+  const Result on_top = go("t");
+  ASSERT_EQ(on_top.code, 0) << on_top.err;
+  const double expected = nll({"--model", at("base"), "--adapter", at("q/1-sft")});
+  EXPECT_NEAR(nll({"--model", at("t/1-sft/merged")}), expected, 1e-3);
+  EXPECT_GT(std::abs(expected - nll({"--model", at("base")})), 2e-3);
+}
+
 TEST_F(Pipelines, EveryStageIsLookedAtBeforeTheFirstBegins) {
   write_pipeline();
   std::string text = read_file(work_ / "pipe.yaml");
@@ -274,6 +389,19 @@ TEST_F(Pipelines, EveryStageIsLookedAtBeforeTheFirstBegins) {
   work_.write("pipe.yaml", text);
   const Result r = go("p");
   EXPECT_NE(r.code, 0);
+  EXPECT_FALSE(fs::exists(work_ / "p/1-pt"));
+  for (const std::string late : {"metric_for_best_model: accuracy", "lr_scheduler_kwargs: {nonsense: 1}"}) {
+    write_pipeline();
+    text = read_file(work_ / "pipe.yaml") + "    " + late + "\n";
+    work_.write("pipe.yaml", text);
+    expect_failure(go("p"), 2, late.substr(0, late.find(':')));
+    EXPECT_FALSE(fs::exists(work_ / "p/1-pt")) << late;
+  }
+  expect_failure(run({"plan", "model_name_or_path=" + at("base"), "stage=dpo", "dataset=" + at("pairs.jsonl"), "template=default", "lr_scheduler_kwargs=nonsense=1"}), 2,
+                 "lr_scheduler_kwargs");
+  write_pipeline();
+  work_.write("p/3-dpo/trainer_log.jsonl", "");
+  expect_failure(go("p"), 2, "already holds a run");
   EXPECT_FALSE(fs::exists(work_ / "p/1-pt"));
   work_.write("pipe.yaml", "stages:\n  - stage: sft\n    outptu_dir: x\n");
   expect_failure(go("p"), 2, "outptu_dir");

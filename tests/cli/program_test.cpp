@@ -243,6 +243,18 @@ TEST_F(Program, EvaluationTakesTheConfigurationOfARun) {
   EXPECT_EQ(losses.code, 0) << losses.err;
   EXPECT_GT(parse_json(losses.out, "losses").value("perplexity", 0.0), 1.0);
   expect_failure(run({"train", config}), 2, "dataset is missing");
+  // Nothing was asked: what stands there are still the answers of before.
+  EXPECT_EQ(lines_of(read_file(at("predicted/generated_predictions.jsonl"))).size(), 5u);
+}
+
+TEST_F(Program, EvaluationRefusesATokenizerThatIsNotTheModels) {
+  Json config = small_llama_config();
+  config["vocab_size"] = 40;
+  make_small_model(*work_ / "small", config);
+  const std::string asked = work_->write("asked.jsonl", small_alpaca(3)).string();
+  expect_failure(run({"eval", "model_name_or_path=" + at("small"), "eval_dataset=" + asked, "template=default", "predict_with_generate=false", "output_dir=" + at("none")}), 2,
+                 "has only 40 embedding rows");
+  expect_failure(run({"eval", "--model", at("small"), "--file", asked, "--template", "default"}), 2, "has only 40 embedding rows");
 }
 
 TEST_F(Program, DataValidateStatsInspect) {

@@ -158,6 +158,38 @@ TEST_F(VocabularyRun, AnAdapterCarriesThemThroughResumeUseMergeAndAnotherRun) {
   }
 }
 
+// The loss of what is held out is that of the tokens which the adapter knows.
+TEST_F(VocabularyRun, EvaluationOfAnAdapterReadsWithItsTokenizer) {
+  const std::string base = make_small_model(work / "base", config(512, false)).string();
+  const std::vector<std::string> lora{"resize_vocab=true", "finetuning_type=lora", "lora_target=q_proj", "eval_dataset=" + data};
+  ASSERT_EQ(train(base, "a", lora).code, 0);
+  auto asked = lora;
+  asked.insert(asked.end(), {"predict_with_generate=false"});
+  const Result r = train(base, "a", asked, "eval");
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NEAR(read_json(work / "a/eval_results.json")["loss"].get<double>(), read_json(work / "a/all_results.json")["eval_loss"].get<double>(), 1e-4);
+}
+
+// Rows that the base has to spare hold another token in each of them.
+TEST_F(VocabularyRun, AdaptersWithTokensOfTheirOwnAreNotOneSet) {
+  const std::string padded = make_small_model(work / "padded", config(576, false)).string();
+  const std::vector<std::string> lora{"finetuning_type=lora", "lora_target=q_proj", "max_steps=1"};
+  auto other = lora;
+  other.insert(other.end(), {"add_tokens=InsuPen,small blue box", "add_special_tokens=<|tool|>"});
+  ASSERT_EQ(train(padded, "one", lora).code, 0);
+  ASSERT_EQ(run([&] {
+              std::vector<std::string> args{"train", "model_name_or_path=" + padded, "dataset=" + data, "template=default", "cutoff_len=96", "token_cache=false", "output_dir=" + (work / "two").string()};
+              args.insert(args.end(), other.begin(), other.end());
+              return args;
+            }()).code, 0);
+  const std::vector<std::string> both{"generate", "--model", padded, "--prompt", "x", "--max-new-tokens", "1", "--adapter", (work / "one").string(), "--adapter", (work / "two").string(), "--use"};
+  for (const char* use : {"one", "two"}) {
+    auto args = both;
+    args.emplace_back(use);
+    expect_failure(run(args), 2, "which has other tokens");
+  }
+}
+
 TEST_F(VocabularyRun, APlanCountsTheRowsThatAreToCome) {
   const std::string base = make_small_model(work / "base", config(512, false)).string();
   const auto weights = [&](const std::vector<std::string>& more) {

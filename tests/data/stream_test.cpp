@@ -285,6 +285,18 @@ TEST_F(Streams, RowsThatAreNotUsedAreNamedAsInAWholeRead) {
   EXPECT_EQ(first->window(two.end, 100).rows, 2);
 }
 
+// Many rows in a row that are of no use are no end of the data.
+TEST_F(Streams, AWindowGoesOnUntilThereIsARowToLearnFrom) {
+  std::string content;
+  for (int i = 0; i < 20; ++i) content += i % 10 == 9 ? fmt::format("{{\"text\":\"row {}\"}}\n", i) : "{\"other\":1}\n";
+  const auto s = stream({set("d", {content}, ".jsonl")});
+  const auto all = windows(*s, 2, 4);
+  EXPECT_EQ(rows(all[0]), List{"d-0.jsonl:10"});
+  EXPECT_EQ(rows(all[1]), List{"d-0.jsonl:20"});
+  EXPECT_EQ(all[0].rows + all[1].rows, 20);
+  EXPECT_EQ(all[0].report.entries().size() + all[1].report.entries().size(), 18u);
+}
+
 // What cannot be read on ends the stream with its place, behind all that stands before it.
 TEST_F(Streams, ADamagedFileEndsTheStreamBehindItsGoodRows) {
   std::string table = "text,label\n";

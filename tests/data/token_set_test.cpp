@@ -37,10 +37,20 @@ text::Conversation conversation(std::vector<std::pair<std::string, std::string>>
 std::vector<std::string> learnt(const text::Tokenizer& tokenizer, const TokenizedRow& row) { return learnt(tokenizer, row.ids, row.weights); }
 using List = std::vector<std::string>;
 
+Record text_row(std::string text, int64_t line) {
+  Record r;
+  r.text = std::move(text);
+  r.source.line = line;
+  return r;
+}
+
 Records records_of(std::vector<text::Conversation> rows) {
   Records r;
   r.files = {"x.jsonl"};
-  for (size_t i = 0; i < rows.size(); ++i) r.rows.push_back({"", std::move(rows[i]), {0, static_cast<int64_t>(i) + 1}});
+  for (text::Conversation& c : rows) {
+    r.rows.push_back(text_row("", static_cast<int64_t>(r.rows.size()) + 1));
+    r.rows.back().conversation = std::move(c);
+  }
   return r;
 }
 
@@ -114,7 +124,7 @@ TEST(LossMask, TextOfUsersNeverBecomesAControlToken) {
   // Plain text too.
   Records records;
   records.files = {"x"};
-  records.rows.push_back({attack, {}, {0, 1}});
+  records.rows.push_back(text_row(attack, 1));
   DataReport report;
   const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, RowKind::text}, report);
   int control = 0;
@@ -123,6 +133,21 @@ TEST(LossMask, TextOfUsersNeverBecomesAControlToken) {
   EXPECT_EQ(control, 1);  // the EOS that ends the document
   const auto last = set.ids(set.size() - 1);
   EXPECT_EQ(last[last.size() - 1], *tokenizer->eos_id());
+}
+
+// A micro-batch of its own would have nothing to learn from, and end the run.
+TEST(LossMask, ATextOfWeightZeroIsDroppedAndReported) {
+  const auto tokenizer = chatml_tokenizer();
+  Records records;
+  records.files = {"x"};
+  records.rows = {text_row("a b", 1), text_row("c d", 2)};
+  records.rows[0].weight = 0;
+  DataReport report;
+  const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, RowKind::text}, report);
+  ASSERT_EQ(set.size(), 1);
+  EXPECT_EQ(set.where(0), "x:2");
+  ASSERT_EQ(report.entries().size(), 1u);
+  EXPECT_EQ(report.entries()[0].where + ": " + report.entries()[0].reason, "x:1: its weight is 0");
 }
 
 class Cutoff : public ::testing::Test {
@@ -258,7 +283,7 @@ TEST(Pretraining, LongTextsAreSplitWithNothingLost) {
     for (int64_t limit : {int64_t{2}, int64_t{3}, int64_t{64}, n - 1, n, n + 1}) {
       Records records;
       records.files = {"x"};
-      records.rows.push_back({text, {}, {0, 1}});
+      records.rows.push_back(text_row(text, 1));
       DataReport report;
       const TokenSet set = tokenize(records, *tokenizer, nullptr, {limit, false, RowKind::text}, report);
       std::vector<int32_t> joined;
@@ -280,8 +305,8 @@ TEST(Pretraining, ATextOfOneTokenIsReported) {
   const auto tokenizer = chatml_tokenizer();
   Records records;
   records.files = {"x"};
-  records.rows.push_back({"", {}, {0, 1}});
-  records.rows.push_back({"a b", {}, {0, 2}});
+  records.rows.push_back(text_row("", 1));
+  records.rows.push_back(text_row("a b", 2));
   DataReport report;
   const TokenSet set = tokenize(records, *tokenizer, nullptr, {64, false, RowKind::text}, report);
   EXPECT_EQ(set.size(), 1);

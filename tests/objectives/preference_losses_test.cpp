@@ -42,9 +42,8 @@ TEST_P(Losses, AreFiniteAtAnyDistance) {
   const auto* loss = objectives::find_preference_loss(GetParam());
   PreferenceOptions o;
   o.label_smoothing = 0.1;
-  for (double d : {-2000.0, -50.0, 0.0, 50.0, 2000.0}) {
+  for (double d : {-20000.0, -2000.0, -50.0, 0.0, 50.0, 2000.0}) {
     const auto l = loss->of({-2500 + d, -2500, -2500, -2500, 100, 100}, o);
-    if (std::string_view(GetParam()) == "discopop" && d < -1000) continue;  // its exponential is meant to grow
     EXPECT_TRUE(std::isfinite(l.loss)) << d;
     EXPECT_TRUE(std::isfinite(l.d_chosen) && std::isfinite(l.d_rejected)) << d;
   }

@@ -5,6 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "support/errors.h"
+
 namespace attune::train {
 namespace {
 
@@ -49,6 +51,11 @@ TEST(BestModel, LargerIsBetterForAccuracyOrWhereAskedFor) {
   BestModel asked(c);
   exhausted_at(asked, {1, 3, 2});
   EXPECT_EQ(asked.step(), 2);
+}
+
+TEST(BestModel, AMetricThatAnEvaluationDoesNotGiveIsNamed) {
+  BestModel best(config(0, 0, "rewards/chosen"));
+  EXPECT_NE(test::error_of([&] { best.update({{"eval_loss", 1.0}}, 1); }).find("gave no \"eval_rewards/chosen\""), std::string::npos);
 }
 
 TEST(BestModel, StateGoesOnWhereItStood) {

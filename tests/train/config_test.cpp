@@ -55,6 +55,8 @@ TEST_F(ConfigFile, DuplicatesAreRefused) {
   EXPECT_TRUE(says(message, "run.yaml:3")) << message;
   EXPECT_TRUE(says(message, "run.yaml:1")) << message;
   EXPECT_TRUE(says(refusal("{}", {"seed=1", "seed=2"}), "duplicate key seed"));
+  for (const char* twice : {"rank_pattern=q_proj=4,k_proj=8,q_proj=16", R"(rank_pattern={"q_proj": 4, "q_proj": 16})"})
+    EXPECT_TRUE(says(refusal("finetuning_type: lora\n", {twice}), "q_proj")) << twice;
   // Two names of one key.
   EXPECT_TRUE(says(refusal("eval_strategy: steps\nevaluation_strategy: no\n"), "duplicate"));
   EXPECT_TRUE(says(refusal("{}", {"eval_strategy=steps", "evaluation_strategy=epoch"}), "duplicate"));
@@ -233,6 +235,23 @@ TEST_F(ConfigFile, CrossValidationNeedsItsEvaluationsAndItsOwnCheckpoints) {
   EXPECT_EQ(load("resume_from_checkpoint: False\n").resume_from_checkpoint, "");
 }
 
+TEST_F(ConfigFile, TwoNamesOfOneSettingThatContradictEachOtherAreRefusedInEitherOrder) {
+  for (const std::string yaml : {"use_cpu: true\ndevice: cuda\n", "device: cuda\nuse_cpu: true\n"}) {
+    const std::string message = refusal(yaml);
+    EXPECT_TRUE(says(message, "use_cpu: true and device: cuda")) << yaml << message;
+    EXPECT_TRUE(says(message, "run.yaml:1") && says(message, "run.yaml:2")) << message;
+  }
+  // Whatever the layer: neither wins in silence.
+  EXPECT_TRUE(says(refusal("use_cpu: false\ndevice: cuda\n", {"use_cpu=true"}), "contradict"));
+  EXPECT_TRUE(says(refusal("use_cpu: true\n", {"device=cuda"}), "contradict"));
+  for (const std::string yaml : {"use_cpu: true\ndevice: auto\n", "device: auto\nuse_cpu: true\n", "device: cpu\nuse_cpu: true\n", "device: cpu\nuse_cpu: false\n"})
+    EXPECT_EQ(load(yaml).device, "cpu") << yaml;
+  EXPECT_EQ(load("use_cpu: false\ndevice: cuda\n").device, "cuda");
+  for (const std::string yaml : {"packing: false\nneat_packing: true\n", "neat_packing: true\npacking: false\n"})
+    EXPECT_TRUE(says(refusal(yaml), "neat_packing: true and packing: false")) << yaml;
+  EXPECT_TRUE(load("packing: true\nneat_packing: false\n").packing);
+}
+
 TEST_F(ConfigFile, SettingsWithoutEffectAreNamed) {
   const auto said = [&](const List& overrides) {
     ::testing::internal::CaptureStderr();
@@ -244,7 +263,27 @@ TEST_F(ConfigFile, SettingsWithoutEffectAreNamed) {
   EXPECT_TRUE(says(said({"lr_scheduler_type=constant", "warmup_ratio=0.1"}), "warmup_ratio"));
   EXPECT_TRUE(says(said({"freeze_trainable_layers=1"}), "freeze_trainable_layers"));
   EXPECT_TRUE(says(said({"metric_for_best_model=accuracy"}), "metric_for_best_model"));
+  EXPECT_TRUE(says(said({"stage=dpo", "label_smoothing_factor=0.1"}), "label_smoothing_factor"));
+  EXPECT_TRUE(says(said({"max_steps=10", "num_train_epochs=3"}), "num_train_epochs"));
+  EXPECT_TRUE(says(said({"save_strategy=no", "save_steps=10"}), "save_steps"));
+  EXPECT_TRUE(says(said({"eval_steps=10"}), "eval_steps"));
+  EXPECT_TRUE(says(said({"badam_switch_interval=10"}), "badam_switch_interval"));
+  EXPECT_TRUE(says(said({"clipping=off", "max_grad_norm=2"}), "max_grad_norm"));
+  EXPECT_FALSE(says(said({"max_steps=10", "save_steps=5", "val_size=2", "eval_steps=5", "label_smoothing_factor=0.1", "max_grad_norm=2"}), "no effect"));
   EXPECT_FALSE(says(said({"optim=adafactor", "metric_for_best_model=accuracy", "val_size=2", "warmup_ratio=0.1"}), "no effect"));
+}
+
+TEST_F(ConfigFile, AReferenceThatWouldBeAnotherThanAskedForIsRefused) {
+  EXPECT_TRUE(says(refusal("{}", {"stage=dpo", "ref_model=m", "ref_model_quantization_bit=4"}), "ref_model_quantization_bit is not available"));
+  EXPECT_EQ(refusal("stage: dpo\nref_model_quantization_bit: null\n"), "");
+  EXPECT_TRUE(says(refusal("{}", {"stage=rm", "val_size=2", "num_generation_samples=1"}), "num_generation_samples"));
+}
+
+TEST_F(ConfigFile, ALossThatIsAlwaysZeroIsRefused) {
+  EXPECT_TRUE(says(refusal("{}", {"stage=kto", "kto_chosen_weight=0", "kto_rejected_weight=0"}), "nothing would be learnt"));
+  EXPECT_EQ(refusal("{}", {"stage=kto", "kto_rejected_weight=0"}), "");
+  EXPECT_TRUE(says(refusal("{}", {"stage=dpo", "pref_loss=sigmoid,ipo", "pref_loss_weights=0,0"}), "nothing would be learnt"));
+  EXPECT_EQ(refusal("{}", {"stage=dpo", "pref_loss=sigmoid,ipo", "pref_loss_weights=0,0", "pref_ftx=1"}), "");
 }
 
 TEST_F(ConfigFile, OptimizersGoByTheirKnownNames) {

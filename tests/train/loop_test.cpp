@@ -192,7 +192,20 @@ TEST_F(Loop, CrossValidationHoldsEverySampleOutOnceAndResumesByFold) {
   const Json resumed = parse_json(cross_validate(load_config("", settings("cv", again)), once), "summary");
   EXPECT_EQ(runs, 2);
   EXPECT_EQ(resumed["mean"], summary["mean"]);
+  // Other rows under the same name: figures of before are not theirs.
+  std::string rows = read_file(work_ / "data.jsonl");
+  rows.replace(rows.find("day 7."), 6, "day 8.");
+  work_.write("data.jsonl", rows);
+  runs = 0;
+  cross_validate(load_config("", settings("cv", again)), once);
+  EXPECT_EQ(runs, 4);
   ::testing::internal::GetCapturedStderr();
+}
+
+TEST_F(Loop, ACheckpointOfTheModelAloneIsNotResumedAndSaysWhy) {
+  train("alone", {"max_steps=4", "save_steps=2", "save_only_model=true"});
+  const std::string error = error_of([&] { train("on", {"max_steps=4", "resume_from_checkpoint=" + (work_ / "alone/checkpoint-2").string()}); });
+  EXPECT_NE(error.find("save_only_model"), std::string::npos) << error;
 }
 
 TEST_F(Loop, PrecisionOfTheResult) {

@@ -148,6 +148,10 @@ TEST_F(StreamRun, WhatDoesNotGoWithItIsRefusedByName) {
   EXPECT_NE(refusal({"dataset_weights=1,2"}).find("interleave_probs"), std::string::npos);
   EXPECT_NE(refusal({"save_strategy=epoch"}).find("save_steps"), std::string::npos);
   EXPECT_NE(refusal({"dataloader_drop_last=true"}).find("dataloader_drop_last"), std::string::npos);
+  for (const char* best : {"early_stopping_patience=2", "load_best_model_at_end=true", "save_strategy=best"}) {
+    EXPECT_NE(refusal({"val_size=2", best}).find("Set eval_steps"), std::string::npos) << best;
+    EXPECT_EQ(error_of([&] { load_config("", settings({"val_size=2", "eval_steps=4", best})); }), "") << best;
+  }
   EXPECT_NE(refusal({"lr_scheduler_type=step"}).find("per=step"), std::string::npos);
   EXPECT_NE(refusal({"dataset=" + (work_ / "one.jsonl").string() + "#5"}).find("max_samples"), std::string::npos);
 }
