@@ -83,7 +83,7 @@ class Point:
         rate = sum(result["tokens"][timed]) / sum(result["seconds"][timed])
         flops = shapes.step_flops(self.config, [self.length], self.length - 1) / self.length
         run = {"point": self.side.name, "settings": self.settings, "rate": rate, "before": before, "after": after, "peak": result["peak_memory_bytes"],
-               "share": 2 * rate * flops / (pace.peak(before, "bf16") + pace.peak(after, "bf16")), "moved": pace.moved([before, after])}
+               "share": rate * flops / max(pace.peak(before, "bf16"), pace.peak(after, "bf16")), "moved": pace.moved([before, after])}
         with open(self.args.work / "runs.jsonl", "a", encoding="utf-8") as raw:
             raw.write(json.dumps(run) + "\n")
         self.add(run)
