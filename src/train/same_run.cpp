@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include <nlohmann/json.hpp>
+
 #include "util/error.h"
 #include "util/log.h"
 
