@@ -9,7 +9,6 @@
 #include "train/reference.h"
 #include "train/samples.h"
 #include "util/error.h"
-#include "util/machine.h"
 
 namespace attune::plan {
 namespace {
