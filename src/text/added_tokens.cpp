@@ -42,8 +42,10 @@ bool overlaps(std::span<const ByteRange> sorted, ByteRange range) {
   return found != sorted.end() && found->begin < range.end;
 }
 
+// Many models call "<tool_call>", "[TOOL_CALLS]" or "<｜User｜>" not special: what is written with brackets or bars is a mark all the same.
+// Words of a domain (add_tokens) are not.
 bool AddedToken::is_plain_text() const {
-  return !special && (in_user_text || spaces_behind(content, 0) == content.size());
+  return !special && (in_user_text || (content.find_first_of("<>[]{}|") == std::string::npos && content.find("｜") == std::string::npos));
 }
 
 void AddedTokenFinder::add(const AddedToken* token, std::string_view content) {

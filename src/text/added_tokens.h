@@ -22,7 +22,7 @@ struct AddedToken {
   bool special = false;
   bool in_user_text = false;  // plain vocabulary that is found this way, also inside user text
 
-  // Runs of spaces are plain vocabulary of code models, and no control tokens even inside user text.
+  // Runs of spaces (of code models) and words that were added are vocabulary, also inside user text; control tokens are not.
   bool is_plain_text() const;
 };
 

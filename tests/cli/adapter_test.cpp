@@ -318,7 +318,7 @@ TEST_F(AdapterRun, SeveralAddUpAsTheirMergeAndOneIsChosenWithoutTheOthers) {
 // Each was tuned with a template of its own; the one that is chosen is asked in its own.
 TEST_F(AdapterRun, OfSeveralTheFirstThatIsChosenBringsTheTemplate) {
   ASSERT_EQ(run(training("law", {"lora_target=q_proj", "learning_rate=0.05"})).code, 0);
-  ASSERT_EQ(run(training("tone", {"lora_target=q_proj", "learning_rate=0.05", "template=alpaca"})).code, 0);
+  ASSERT_EQ(run(training("tone", {"lora_target=q_proj", "learning_rate=0.05", "template=alpaca", "cutoff_len=240"})).code, 0);
   const std::string law = (work / "law").string(), tone = (work / "tone").string();
   const auto answer = [&](const std::vector<std::string>& more) {
     std::vector<std::string> args{"generate", "--model", base, "--max-new-tokens", "8", "--chat", "--prompt", "Hi", "--json"};

@@ -1,4 +1,5 @@
 // add_tokens, add_special_tokens and resize_vocab as a user meets them: in full runs and with adapters.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -156,6 +157,18 @@ TEST_F(VocabularyRun, AnAdapterCarriesThemThroughResumeUseMergeAndAnotherRun) {
     ASSERT_EQ(r.code, 0) << r.err;
     EXPECT_LT(furthest(nll(base, out), nll(base, (work / ("on" + t)).string())), 1e-6);
   }
+}
+
+// In what people have written a new word is one token; a new control token is none.
+TEST_F(VocabularyRun, NewWordsAreFoundInTheDataAndNewControlTokensAreNot) {
+  const std::string base = make_small_model(work / "base", config(512, false)).string();
+  const Result shown = run({"data", "inspect", "model_name_or_path=" + base, "dataset=" + data, "template=default", "cutoff_len=96", "token_cache=false", "resize_vocab=true", tokens[0], tokens[1],
+                            "output_dir=" + (work / "none").string(), "--row", "17", "--json"});
+  ASSERT_EQ(shown.code, 0) << shown.err;
+  const auto ids = parse_json(lines_of(shown.out).at(0), "row")["ids"].get<std::vector<int32_t>>();
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 512), 2) << shown.out;  // GlucoTab, in question and answer
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 513), 1);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 514), 0);
 }
 
 // The loss of what is held out is that of the tokens which the adapter knows.
