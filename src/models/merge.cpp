@@ -24,7 +24,8 @@ std::vector<float> read_floats(const formats::TensorFile& file, const formats::T
 
 // How many numbers the head of a reward model's or classifier's adapter gives.
 int64_t labels_of(const fs::path& directory) {
-  const auto* head = formats::open_adapter(directory)->find(fmt::format("{}score.weight", formats::kAdapterPrefix));
+  const auto file = formats::open_adapter(directory);
+  const auto* head = file->find(fmt::format("{}score.weight", formats::kAdapterPrefix));
   return head && head->shape.size() == 2 && head->shape[0] > 0 && head->shape[0] <= 1 << 20 ? head->shape[0] : 1;
 }
 
